@@ -1,0 +1,184 @@
+"""Teachers: opened data, a trained classifier and its normalisation, on disk and in memory."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.cli import log, write_json
+from jaxdd import checkpoint, data, nn, relabel, train
+from jaxdd.augment import Augment
+from jaxdd.data import Source
+from jaxdd.errors import InputError
+from jaxdd.evaluate import accuracy
+from jaxdd.nn import Classifier, Variables
+from jaxdd.normalise import Normalisation
+
+# A mirrored 2 or 5 is another character, so mirroring is off for these unless asked for.
+_HANDED = ("digits", "mnist", "kmnist", "emnist", "svhn_cropped", "omniglot")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and at what size."""
+
+    dataset: str = "digits"
+    """"digits", a folder with train/<class>/* and val|test/<class>/*, or any TFDS name."""
+    image_size: int | None = None
+    """Side in pixels; default: that of the images if they are equal squares, else 224."""
+    channels: int | None = None
+    """1 or 3; default: 1 if all images are grey, else 3."""
+    data_dir: str | None = None
+    """Where TFDS keeps its datasets."""
+    mean: tuple[float, ...] | None = None
+    """Per-channel mean of the images in [0, 1]; default: measured."""
+    std: tuple[float, ...] | None = None
+    """Per-channel standard deviation; default: measured."""
+    flip: bool | None = None
+    """Mirror images in all stages; default: yes, except for characters."""
+    memory_gib: float = 4.0
+    """Memory that decoded images may take, and again the pixels being optimised at a time."""
+
+
+@dataclass(frozen=True)
+class TeacherConfig(DataConfig):
+    """How the teacher is made, unless one is given."""
+
+    model: str = "convnet3"
+    """convnet3|4|5|6 or resnet18|34|50|101."""
+    width: int | None = None
+    """Channels of the first block; default 128 (ConvNet) or 64 (ResNet)."""
+    stem: str = "auto"
+    """ResNets: small (3x3), imagenet, or auto: small up to 64 pixels."""
+    seed: int = 0
+    teacher_train: train.TrainSettings = field(
+        default_factory=lambda: train.TrainSettings(
+            epochs=30,
+            batch_size=128,
+            optimizer="sgd",
+            learning_rate=0.1,
+            weight_decay=5e-4,
+            warmup=0.15,
+            augment=Augment(crop="pad"),
+        )
+    )
+
+
+class Teacher(NamedTuple):
+    """A trained classifier and what is needed to use it."""
+
+    model: Classifier
+    variables: Variables
+    norm: Normalisation
+    info: dict  # what `build` needs, and the test accuracy
+
+
+def open_data(config: DataConfig) -> tuple[Source, Normalisation, bool]:
+    """The source (kept in memory where it fits), its normalisation, and whether to mirror."""
+    source = data.load(config.dataset, config.image_size, config.channels, config.data_dir)
+    source = data.in_memory(source, int(config.memory_gib * 2**30))
+    flip = config.flip if config.flip is not None else source.name.split("/")[0] not in _HANDED
+    if (config.mean is None) != (config.std is None):
+        raise InputError("--mean and --std go together; give both or neither")
+    if config.mean is None:
+        return source, Normalisation(*data.statistics(source)), flip
+    for name, value in (("mean", config.mean), ("std", config.std)):
+        if len(value) != source.image_shape[2] or (name == "std" and min(value) <= 0):
+            raise InputError(f"--{name} {value} does not fit images with {source.image_shape[2]} channels")
+    return source, Normalisation(*(np.array(v, np.float32) for v in (config.mean, config.std))), flip
+
+
+def with_flip(settings: train.TrainSettings, flip: bool) -> train.TrainSettings:
+    return dataclasses.replace(settings, augment=dataclasses.replace(settings.augment, flip=flip))
+
+
+def test_batches(source: Source, size: int = 500):
+    return data.batches(source, "test", min(size, len(source.labels["test"])))
+
+
+def describe(config: TeacherConfig, source: Source, norm: Normalisation) -> dict:
+    """All that decides which teacher this is."""
+    return {
+        "dataset": source.name,
+        "image_shape": list(source.image_shape),
+        "class_names": list(source.class_names),
+        "model": config.model,
+        "width": config.width,
+        "stem": config.stem,
+        "mean": [float(x) for x in norm.mean],
+        "std": [float(x) for x in norm.std],
+        "seed": config.seed,
+    }
+
+
+def build(info: dict) -> Classifier:
+    return nn.get(info["model"], len(info["class_names"]), info["image_shape"][0], info["width"], info["stem"])
+
+
+def fit_full(source: Source, model: Classifier, settings: train.TrainSettings, norm: Normalisation, seed: int):
+    """Train on all real images with hard labels: (variables, losses, seconds)."""
+    labels = source.labels["train"]
+    steps = settings.steps(len(labels))
+    batch_size = min(settings.batch_size, len(labels))
+    trainer = train.trainer(model, settings, steps, relabel.hard(), norm)
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    state = trainer.init(jax.random.key(seed), source.image_shape)
+    ones = np.ones(batch_size, np.float32)
+    stream = (
+        (images, train.one_hot(target, len(source.class_names)), ones)
+        for images, target in data.shuffled(source, "train", batch_size, seed)
+    )
+    started = time.perf_counter()
+    state, losses = train.fit(trainer.step, state, key, stream, steps, title="train on all images")
+    return state.variables, losses, time.perf_counter() - started
+
+
+def train_teacher(config: TeacherConfig, source: Source, norm: Normalisation, flip: bool) -> Teacher:
+    info = describe(config, source, norm)
+    model = build(info)
+    settings = with_flip(config.teacher_train, flip)
+    log(f"training {config.model} on {len(source.labels['train'])} images, {settings.epochs} epochs")
+    variables, losses, seconds = fit_full(source, model, settings, norm, config.seed)
+    score = accuracy(model.apply, variables, norm, test_batches(source))
+    info |= {"accuracy": score, "seconds": seconds, "train": dataclasses.asdict(settings), "jax": jax.__version__}
+    info["loss"] = [float(chunk.mean()) for chunk in np.array_split(losses, min(50, len(losses)))]
+    log(f"teacher: test accuracy {100 * score:.1f} %, {seconds:.0f} s")
+    return Teacher(model, variables, norm, info)
+
+
+def save_teacher(path: Path, teacher: Teacher) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(path / "variables", teacher.variables)
+    write_json(path / "teacher.json", teacher.info)
+
+
+def load_teacher(path: Path) -> Teacher:
+    """Read what `save_teacher` wrote; InputError where there is none."""
+    record = path / "teacher.json"
+    if not record.is_file():
+        raise InputError(f"no teacher at {path}; train one with: python -m experiments.squeeze --out {path}")
+    info = json.loads(record.read_text())
+    model = build(info)
+    like = jax.eval_shape(lambda key: model.init(key, tuple(info["image_shape"])), jax.random.key(0))
+    variables = checkpoint.load(path / "variables", like)
+    norm = Normalisation(*(np.array(info[name], np.float32) for name in ("mean", "std")))
+    return Teacher(model, variables, norm, info)
+
+
+def find_or_train(config: TeacherConfig, source: Source, norm: Normalisation, flip: bool, cache: Path) -> Teacher:
+    """The teacher that this config describes, from ``cache`` if it was trained before."""
+    settings = dataclasses.asdict(with_flip(config.teacher_train, flip))
+    identity = json.dumps([describe(config, source, norm), settings], sort_keys=True)
+    name = f"{Path(source.name).name}-{config.model}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
+    if (cache / name / "teacher.json").is_file():
+        log(f"teacher: {cache / name}")
+        return load_teacher(cache / name)
+    teacher = train_teacher(config, source, norm, flip)
+    save_teacher(cache / name, teacher)
+    return teacher

@@ -1,0 +1,1 @@
+"""Dataset distillation by optimal transport, as pure functions in JAX."""

@@ -1,0 +1,5 @@
+"""Classifiers as pure functions."""
+
+from jaxdd.nn.batchnorm import BatchNorm, Moments, image_moments, merge, pool, pool_by_label
+from jaxdd.nn.classifier import Apply, Classifier, Output, Variables, from_linen
+from jaxdd.nn.zoo import MODELS, get

@@ -1,0 +1,80 @@
+"""BatchNorm that hands out the moments of its input, and the algebra of such moments.
+
+The recover stage compares, at every BatchNorm layer, the mean and the *total* variance of the layer's input over all
+images and positions of a class. Both follow from two small vectors an image, its own spatial mean and variance:
+
+    mean = sum_j w_j mean_j,        var = sum_j w_j (var_j + (mean_j - mean)^2),
+
+the law of total variance. So a layer hands out [N, ch] instead of [N, H, W, ch], the grouping (per class, global,
+weighted by atoms) is linear algebra outside the model, and streaming over batches of any size gives the same result.
+No difference of large squares is taken anywhere, which is what keeps float32 enough.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Moments(NamedTuple):
+    """Mean and (biased) variance of a layer's input; both [..., ch], float32. A pytree."""
+
+    mean: jax.Array
+    var: jax.Array
+
+
+def image_moments(x: jax.Array) -> Moments:
+    """Spatial mean and variance of each image: [N, H, W, ch] -> Moments of [N, ch], in float32."""
+    x = x.astype(jnp.float32)
+    mean = x.mean((1, 2))
+    return Moments(mean, jnp.square(x - mean[:, None, None]).mean((1, 2)))
+
+
+def pool(moments: Moments, weights: jax.Array) -> Moments:
+    """Total moments of a weighted group of images, by the law of total variance.
+
+    Args:
+      moments: [..., m, ch], one row an image (or a group that was pooled before).
+      weights: [..., m], non-negative; normalised here, an all-zero group gives zeros.
+
+    Returns:
+      Moments of [..., ch].
+    """
+    total = weights.sum(-1, keepdims=True)
+    w = (weights / jnp.where(total > 0, total, 1.0))[..., None]
+    mean = (w * moments.mean).sum(-2)
+    spread = jnp.square(moments.mean - mean[..., None, :])
+    return Moments(mean, (w * (moments.var + spread)).sum(-2))
+
+
+def pool_by_label(moments: Moments, weights: jax.Array, labels: jax.Array, num_classes: int) -> Moments:
+    """`pool` of each class in a mixed batch: [N, ch] -> [C, ch]; classes without images are zero."""
+    total = jax.ops.segment_sum(weights, labels, num_classes)
+    w = (weights / jnp.where(total > 0, total, 1.0)[labels])[:, None]
+    mean = jax.ops.segment_sum(w * moments.mean, labels, num_classes)
+    spread = jnp.square(moments.mean - mean[labels])
+    return Moments(mean, jax.ops.segment_sum(w * (moments.var + spread), labels, num_classes))
+
+
+def merge(a: Moments, a_weight: jax.Array, b: Moments, b_weight: jax.Array) -> Moments:
+    """Moments of the union of two groups of total weights [...]; a group of weight zero changes nothing."""
+    both = jax.tree.map(lambda x, y: jnp.stack([x, y], -2), a, b)
+    return pool(both, jnp.stack([a_weight, b_weight], -1))
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over N, H, W that sows `image_moments` of its input into the collection ``moments``.
+
+    The moments are computed only where that collection is mutable and survive compilation only where they are used.
+    Running averages follow mean <- 0.9 mean + 0.1 batch mean, epsilon is 1e-5.
+    """
+
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.is_mutable_collection("moments") and not self.is_initializing():
+            self.sow("moments", "input", image_moments(x), reduce_fn=lambda _, new: new, init_fn=lambda: None)
+        norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name="bn")
+        return norm(x)

@@ -1,0 +1,145 @@
+"""One supervised trainer, for teachers on real images and for students on distilled ones.
+
+`init` and `step` are pure, the state is a pytree: a checkpoint is that state saved. Batch k is a function of the seed
+and k alone, and so is every augmentation, so a resumed run sees what the uninterrupted one would have seen.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdd import augment as augmentation
+from jaxdd.nn.classifier import Classifier, Variables
+from jaxdd.normalise import Normalisation, normalise
+from jaxdd.progress import progress
+from jaxdd.relabel import Criterion
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a classifier is trained."""
+
+    epochs: int = 300
+    batch_size: int = 100  # never more than there are images
+    optimizer: str = "adamw"  # or "sgd": Nesterov momentum 0.9, weight decay added to the gradient
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.0  # share of the steps with a linearly rising rate, before the cosine to zero
+    augment: augmentation.Augment = field(default_factory=augmentation.Augment)
+
+    def steps(self, images: int) -> int:
+        """Steps in which each of ``images`` images is seen ``epochs`` times, up to the last partial batch."""
+        return max(1, -(-self.epochs * images // min(self.batch_size, images)))
+
+
+class TrainState(NamedTuple):
+    """Everything a run needs to go on."""
+
+    variables: Variables
+    opt_state: optax.OptState
+    step: jax.Array  # int32
+
+
+class Trainer(NamedTuple):
+    """``init(key, image_shape) -> TrainState`` and the jitted ``step``.
+
+    step(state, key, images [N, H, W, C], targets [N, K], weights [N], context) -> (state, loss). The state is donated.
+    """
+
+    init: Callable[[jax.Array, tuple[int, int, int]], TrainState]
+    step: Callable[..., tuple[TrainState, jax.Array]]
+
+
+def optimizer(settings: TrainSettings, steps: int) -> optax.GradientTransformation:
+    """AdamW or SGD under a cosine to zero over ``steps``."""
+    warmup = round(settings.warmup * steps)
+    rate = optax.warmup_cosine_decay_schedule(
+        settings.learning_rate / 10 if warmup else settings.learning_rate, settings.learning_rate, warmup, steps
+    )
+    if settings.optimizer == "adamw":
+        return optax.adamw(rate, weight_decay=settings.weight_decay)
+    if settings.optimizer == "sgd":
+        return optax.chain(
+            optax.add_decayed_weights(settings.weight_decay), optax.sgd(rate, momentum=0.9, nesterov=True)
+        )
+    raise ValueError(f"unknown optimizer {settings.optimizer!r}; use adamw or sgd")
+
+
+def trainer(
+    model: Classifier, settings: TrainSettings, steps: int, criterion: Criterion, norm: Normalisation
+) -> Trainer:
+    """Build the trainer; keep it and reuse it, since a new one is compiled anew.
+
+    The loss is sum_j w_j l_j / N, with l_j the criterion's loss of image j: weights of mean 1 over the data set
+    leave the learning rate meaning what it means without them.
+    """
+    tx = optimizer(settings, steps)
+    augment = augmentation.pipeline(settings.augment)
+
+    def init(key, image_shape):
+        variables = model.init(key, image_shape)
+        return TrainState(variables, tx.init(variables["params"]), jnp.zeros((), jnp.int32))
+
+    def step(state, key, images, targets, weights, context):
+        images, targets = augment(jax.random.fold_in(key, state.step), normalise(norm, images), targets)
+
+        def loss(params):
+            logits, variables = model.apply_train({**state.variables, "params": params}, images)
+            return (weights * criterion(logits, images, targets, context)).mean(), variables
+
+        (value, variables), grads = jax.value_and_grad(loss, has_aux=True)(state.variables["params"])
+        updates, opt_state = tx.update(grads, state.opt_state, state.variables["params"])
+        params = optax.apply_updates(state.variables["params"], updates)
+        return TrainState({**variables, "params": params}, opt_state, state.step + 1), value
+
+    return Trainer(init, jax.jit(step, donate_argnums=0))
+
+
+def permutations(n: int, batch_size: int, seed: int, start: int = 0) -> Iterator[np.ndarray]:
+    """Endless batches of indices cut from concatenated permutations of n; batch k depends on (seed, k) only.
+
+    Every batch is full, also where ``batch_size`` does not divide n or exceeds it, so one compiled step serves all.
+    """
+    position, epoch, order = start * batch_size % n, start * batch_size // n, None
+    while True:
+        parts, missing = [], batch_size
+        while missing:
+            if order is None:
+                order = np.random.default_rng([seed, epoch]).permutation(n)
+            part = order[position : position + missing]
+            parts.append(part)
+            missing -= len(part)
+            position += len(part)
+            if position == n:
+                position, epoch, order = 0, epoch + 1, None
+        yield np.concatenate(parts)
+
+
+def fit(
+    step: Callable,
+    state: TrainState,
+    key: jax.Array,
+    batches: Iterable[tuple[Any, Any, Any]],
+    steps: int,
+    context: Any = None,
+    title: str = "train",
+) -> tuple[TrainState, np.ndarray]:
+    """Run ``steps`` steps on (images, targets, weights) batches; the state and the loss curve [steps].
+
+    A Python loop by intent: XLA on CPU runs a convolution inside a scan tens of times slower.
+    """
+    curve = []
+    batches = iter(batches)
+    for _ in progress(range(steps), title):
+        state, loss = step(state, key, *next(batches), context)
+        curve.append(loss)
+    return state, np.array(jax.device_get(curve), np.float32)
+
+
+def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    return np.eye(num_classes, dtype=np.float32)[labels]
