@@ -15,13 +15,14 @@ import tyro
 from jaxdd.errors import InputError
 
 
-def run(main: Callable[[Any], None], default: Any) -> None:
-    """Parse every field of the dataclass ``default`` as a flag and call ``main``.
+def run(main: Callable[[Any], None], default: Callable[[list[str]], Any]) -> None:
+    """Parse every field of the dataclass that ``default(arguments)`` returns as a flag and call ``main``.
 
     `InputError` becomes one line on stderr and exit status 2.
     """
     try:
-        main(tyro.cli(type(default), default=default))
+        start = default(sys.argv[1:])
+        main(tyro.cli(type(start), default=start))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

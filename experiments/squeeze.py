@@ -27,4 +27,4 @@ def main(config: SqueezeConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, SqueezeConfig())
+    cli.run(main, lambda arguments: SqueezeConfig())

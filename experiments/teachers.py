@@ -98,6 +98,11 @@ def with_flip(settings: train.TrainSettings, flip: bool) -> train.TrainSettings:
     return dataclasses.replace(settings, augment=dataclasses.replace(settings.augment, flip=flip))
 
 
+def settings_from(record: dict) -> train.TrainSettings:
+    """TrainSettings from their JSON."""
+    return train.TrainSettings(**{**record, "augment": Augment(**record["augment"])})
+
+
 def test_batches(source: Source, size: int = 500):
     return data.batches(source, "test", min(size, len(source.labels["test"])))
 
@@ -171,14 +176,47 @@ def load_teacher(path: Path) -> Teacher:
     return Teacher(model, variables, norm, info)
 
 
-def find_or_train(config: TeacherConfig, source: Source, norm: Normalisation, flip: bool, cache: Path) -> Teacher:
-    """The teacher that this config describes, from ``cache`` if it was trained before."""
+def data_like(teacher: Teacher, config: DataConfig) -> dict:
+    """The image size, channels and normalisation a given teacher works at, unless the config asks for its own."""
+    size, _, channels = teacher.info["image_shape"]
+    return {
+        "image_size": config.image_size or size,
+        "channels": config.channels or channels,
+        "mean": tuple(teacher.info["mean"]),
+        "std": tuple(teacher.info["std"]),
+        "model": teacher.info["model"],
+        "width": teacher.info["width"],
+        "stem": teacher.info["stem"],
+    }
+
+
+def check_fits(teacher: Teacher, source: Source, place: Path) -> None:
+    """Raise InputError unless the teacher knows these classes at this size."""
+    for what, theirs, ours in (
+        ("classes", teacher.info["class_names"], list(source.class_names)),
+        ("images of", teacher.info["image_shape"], list(source.image_shape)),
+    ):
+        if theirs != ours:
+            raise InputError(
+                f"teacher {place} was trained on {what} {_short(theirs)}, {source.name} has {_short(ours)}; "
+                "give a teacher of this dataset"
+            )
+
+
+def _short(values: list) -> str:
+    return " ".join(map(str, values[:4])) + (" ..." if len(values) > 4 else "")
+
+
+def find_or_train(
+    config: TeacherConfig, source: Source, norm: Normalisation, flip: bool, cache: Path
+) -> tuple[Teacher, Path]:
+    """The teacher that this config describes and its folder, in ``cache``, trained now if it is not there."""
     settings = dataclasses.asdict(with_flip(config.teacher_train, flip))
     identity = json.dumps([describe(config, source, norm), settings], sort_keys=True)
     name = f"{Path(source.name).name}-{config.model}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
     if (cache / name / "teacher.json").is_file():
         log(f"teacher: {cache / name}")
-        return load_teacher(cache / name)
+        return load_teacher(cache / name), cache / name
     teacher = train_teacher(config, source, norm, flip)
     save_teacher(cache / name, teacher)
-    return teacher
+    return teacher, cache / name

@@ -1,13 +1,63 @@
 """Stage 5: what a classifier, or a distilled dataset, is worth on real test images."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import jax
 import numpy as np
 
-from jaxdd.nn.classifier import Apply, Variables
+from jaxdd import relabel, train
+from jaxdd.augment import Augment
+from jaxdd.distilled import DistilledDataset
+from jaxdd.nn.classifier import Apply, Classifier, Variables
 from jaxdd.normalise import Normalisation, normalise
+from jaxdd.train import TrainSettings, Trainer
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a student is trained on a distilled dataset: equal for all methods that are compared."""
+
+    labels: str = "soft"
+    """"hard": cross-entropy to the class. "soft": KL to the teacher on the same augmented images."""
+    temperature: float = 20.0
+    weighted: bool = True
+    """Multiply each image's loss by its atom's weight, normalised to mean 1."""
+    train: TrainSettings = field(default_factory=lambda: TrainSettings(augment=Augment(mix="cutmix")))
+
+
+SOFT = Protocol()
+# Without a teacher to relabel it, a mixed or narrowly cropped image is a wrong label.
+HARD = Protocol(labels="hard", train=TrainSettings(augment=Augment(min_scale=0.5)))
+
+
+def student_trainer(
+    model: Classifier, protocol: Protocol, teacher_apply: Apply, dataset: DistilledDataset
+) -> Trainer:
+    """The trainer for students of one shape; use it for every dataset of that size and every seed."""
+    n = len(dataset.labels)
+    criterion = relabel.soft(teacher_apply, protocol.temperature) if protocol.labels == "soft" else relabel.hard()
+    settings = replace(protocol.train, batch_size=min(protocol.train.batch_size, n))
+    return train.trainer(model, settings, settings.steps(n), criterion, dataset.norm)
+
+
+def train_student(
+    trainer: Trainer, protocol: Protocol, dataset: DistilledDataset, seed: int, context: Any, title: str = "student"
+) -> tuple[Variables, np.ndarray]:
+    """Train one student from scratch: its variables and loss curve. ``context``: the teacher's variables."""
+    n, classes = len(dataset.labels), len(dataset.class_names)
+    targets = train.one_hot(dataset.labels, classes)
+    weights = dataset.loss_weights() if protocol.weighted else np.ones(n, np.float32)
+    batch_size = min(protocol.train.batch_size, n)
+    key = jax.random.key(seed)
+    state = trainer.init(jax.random.fold_in(key, 0), dataset.images.shape[1:])
+    order = train.permutations(n, batch_size, seed)
+    batches = ((dataset.images[i], targets[i], weights[i]) for i in order)
+    steps = protocol.train.steps(n)
+    state, losses = train.fit(trainer.step, state, jax.random.fold_in(key, 1), batches, steps, context, title)
+    return state.variables, losses
 
 
 @lru_cache(maxsize=8)
@@ -26,3 +76,14 @@ def accuracy(apply: Apply, variables: Variables, norm: Normalisation, batches: I
     counts = [hits(variables, *norm, images, labels, valid) for images, labels, valid in batches]
     correct, total = np.sum(jax.device_get(counts), axis=0)
     return float(correct / total)
+
+
+def row(
+    method: str, dataset: str, ipc: int | None, student: str, labels: str, accuracies: list[float], **more: Any
+) -> dict:
+    """A row of evaluation.json; accuracies in [0, 1], standard deviation over the seeds (0 for a single one)."""
+    spread = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0
+    return {
+        "method": method, "dataset": dataset, "ipc": ipc, "student": student, "labels": labels,
+        "accuracies": accuracies, "mean": float(np.mean(accuracies)), "std": spread, **more,
+    }  # fmt: skip

@@ -1,0 +1,163 @@
+"""Train students on distilled datasets and test them on real images, beside baselines under the same protocol.
+
+    python -m experiments.evaluate runs/x --students convnet3 resnet18 --seeds 3
+
+Prints one table and writes evaluation.json into the first run folder (or to --out). `random` draws its images anew for
+each seed; `full` is the teacher where the student has its architecture, else a student trained on all real images.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+
+from experiments import cli, distill, teachers
+from jaxdd import distilled, methods, nn, report
+from jaxdd.data import Source
+from jaxdd.distilled import DistilledDataset
+from jaxdd.errors import InputError
+from jaxdd.evaluate import HARD, SOFT, Protocol, accuracy, row, student_trainer, train_student
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Run folders of experiments.distill, of one dataset, size and number of images per class."""
+    students: tuple[str, ...] = ()
+    """Architectures; default: the teacher's."""
+    seeds: int = 3
+    labels: tuple[str, ...] = ("hard", "soft")
+    baselines: tuple[str, ...] = ("random", "medoid")
+    full: int = 1
+    """Runs on all real images; the teacher counts as the first."""
+    out: Path | None = None
+    """Where the rows go; default: evaluation.json in the first run folder."""
+    hard: Annotated[Protocol, tyro.conf.arg(prefix_name=True)] = field(default_factory=lambda: HARD)
+    soft: Annotated[Protocol, tyro.conf.arg(prefix_name=True)] = field(default_factory=lambda: SOFT)
+
+
+Maker = Callable[[int], DistilledDataset]  # seed -> dataset
+
+
+def compare(
+    makers: dict[str, Maker],
+    config: EvaluateConfig,
+    students: tuple[str, ...],
+    source: Source,
+    teacher: teachers.Teacher,
+    flip: bool,
+    keep: Callable[[list[dict]], None],
+    full_config: teachers.TeacherConfig,
+) -> list[dict]:
+    """Every method under every protocol with every student; ``keep`` is called with the rows so far."""
+    rows, name = [], Path(source.name).name
+    num_classes, size = len(source.class_names), source.image_shape[0]
+    protocols = {kind: getattr(config, kind) for kind in config.labels}
+    for student in students:
+        model = nn.get(student, num_classes, size)
+        for kind, protocol in protocols.items():
+            protocol = replace(protocol, train=teachers.with_flip(protocol.train, flip))
+            trainer = None
+            for method, maker in makers.items():
+                scores = []
+                for seed in range(config.seeds):
+                    dataset = maker(seed)
+                    trainer = trainer or student_trainer(model, protocol, teacher.model.apply, dataset)
+                    title = f"{student}, {kind} labels, {method}, seed {seed}"
+                    variables, _ = train_student(trainer, protocol, dataset, seed, teacher.variables, title)
+                    scores.append(accuracy(model.apply, variables, teacher.norm, teachers.test_batches(source)))
+                rows.append(row(method, name, dataset.ipc, student, kind, scores))
+                keep(rows)
+                cli.log(f"{student}, {kind} labels, {method}: {report.cell(scores)}")
+        if config.full:
+            same = student == teacher.info["model"]
+            scores = [teacher.info["accuracy"]] if same else []
+            for seed in range(len(scores), config.full):
+                settings = teachers.with_flip(full_config.teacher_train, flip)
+                variables, *_ = teachers.fit_full(source, model, settings, teacher.norm, seed)
+                scores.append(accuracy(model.apply, variables, teacher.norm, teachers.test_batches(source)))
+            rows.append(row("full", name, None, student, "hard", scores))
+            keep(rows)
+    return rows
+
+
+def makers_for(
+    datasets: dict[str, DistilledDataset],
+    baselines: tuple[str, ...],
+    ipc: int,
+    source: Source,
+    teacher: teachers.Teacher,
+    classes: methods.Classes | None,
+) -> dict[str, Maker]:
+    """Baselines first, then the distilled datasets, each as a function of the seed."""
+    makers: dict[str, Maker] = {}
+    cache: dict[tuple, DistilledDataset] = {}
+
+    def baseline(name: str) -> Maker:
+        def maker(seed: int) -> DistilledDataset:
+            draw = seed if name == "random" else 0
+            if (name, draw) not in cache:
+                recipe = methods.recipe(name)
+                cache[name, draw], _ = distill.make(name, recipe, ipc, draw, source, teacher, classes, 1.0)
+            return cache[name, draw]
+
+        return maker
+
+    for name in baselines:
+        if name not in datasets:
+            makers[name] = baseline(name)
+    for name, dataset in datasets.items():
+        makers[name] = lambda seed, dataset=dataset: dataset
+    return makers
+
+
+def main(config: EvaluateConfig) -> None:
+    if not config.runs:
+        raise InputError("no run folder given; use: python -m experiments.evaluate runs/x")
+    if config.seeds < 1:
+        raise InputError(f"--seeds {config.seeds} is not a number of students; use 1 or more")
+    unknown = [kind for kind in config.labels if kind not in ("hard", "soft")]
+    if unknown or not config.labels:
+        raise InputError(f"unknown labels {' '.join(unknown)!r}; use hard, soft or both")
+    loaded = [distilled.load(run) for run in config.runs]
+    teacher = teachers.load_teacher(config.runs[0] / "teacher")
+    saved = json.loads((config.runs[0] / "config.json").read_text())
+    students = config.students or (teacher.info["model"],)
+    for student in students:
+        nn.get(student, len(teacher.info["class_names"]), teacher.info["image_shape"][0])
+    for name in config.baselines:
+        methods.recipe(name)
+    for run, dataset in zip(config.runs, loaded):
+        if (dataset.ipc, dataset.class_names) != (loaded[0].ipc, loaded[0].class_names):
+            raise InputError(f"{run} has other classes or images per class than {config.runs[0]}; evaluate it alone")
+    names = [dataset.provenance["method"] for dataset in loaded]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({run.name})" for name, run in zip(names, config.runs)]
+
+    base = teachers.DataConfig(
+        dataset=saved["dataset"], data_dir=saved["data_dir"], flip=saved["flip"], memory_gib=saved["memory_gib"]
+    )
+    shape = teachers.data_like(teacher, base)
+    base = replace(base, **{k: shape[k] for k in ("image_size", "channels", "mean", "std")})
+    source, _, flip = teachers.open_data(base)
+    teachers.check_fits(teacher, source, config.runs[0] / "teacher")
+    needed = [name for name in config.baselines if name not in names]
+    classes = distill.encode_real(teacher, source) if needed else None
+    makers = makers_for(dict(zip(names, loaded)), config.baselines, loaded[0].ipc, source, teacher, classes)
+    out = config.out or config.runs[0] / "evaluation.json"
+    keep = lambda rows: cli.write_json(out, rows)
+    print(report.table(compare(makers, config, students, source, teacher, flip, keep, full_config(teacher))))
+
+
+def full_config(teacher: teachers.Teacher) -> teachers.TeacherConfig:
+    """Other students see the real data under the settings that trained the teacher."""
+    return teachers.TeacherConfig(teacher_train=teachers.settings_from(teacher.info["train"]))
+
+
+if __name__ == "__main__":
+    cli.run(main, lambda arguments: EvaluateConfig())

@@ -1,0 +1,46 @@
+"""Labelled image datasets with random access: the embedded digits, folders of images, TFDS."""
+
+import os
+
+from jaxdd.data.digits import load_digits
+from jaxdd.data.folder import load_folder
+from jaxdd.data.source import Source, batches, class_indices, in_memory, shuffled, statistics
+from jaxdd.data.tfds import load_tfds
+
+__all__ = [
+    "Source",
+    "batches",
+    "class_indices",
+    "in_memory",
+    "load",
+    "load_digits",
+    "load_folder",
+    "load_tfds",
+    "shuffled",
+    "statistics",
+]
+
+
+def load(
+    name: str | os.PathLike,
+    image_size: int | None = None,
+    channels: int | None = None,
+    data_dir: str | None = None,
+) -> Source:
+    """Open a dataset by name or path.
+
+    name: "digits" (scikit-learn's, see `load_digits`), a path to a folder (see `load_folder`), or a TFDS name
+    (see `load_tfds`). A path is whatever contains a path separator, starts with "." or "~", or exists as a
+    folder; for a folder that is called digits, write "./digits".
+    image_size, channels: the images come out as uint8 [image_size, image_size, channels]; None takes what
+    suits the data.
+    data_dir: where TFDS keeps its datasets; None is TFDS's own default.
+
+    Raises InputError as those three do.
+    """
+    name = os.fspath(name)
+    if name == "digits":
+        return load_digits(image_size, channels)
+    if os.sep in name or name.startswith((".", "~")) or os.path.isdir(name):
+        return load_folder(name, image_size, channels)
+    return load_tfds(name, image_size, channels, data_dir)

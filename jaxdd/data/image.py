@@ -1,0 +1,163 @@
+"""One encoded image of any kind -> uint8 [S, S, C]: upright, over white, resized, centre-cropped."""
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image
+
+from jaxdd.errors import InputError
+
+PROBES = 64
+DEFAULT_SIZE = 224
+_THUMBNAIL_PIXELS = 64 * 64
+_GREY = ("1", "L", "LA", "I")
+_ALPHA = ("LA", "PA", "RGBA")
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow's decoders raise for damaged files.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    IndexError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+Encoded = tuple[str, str | bytes]  # what an error names; a file path, or the encoded bytes themselves
+
+
+def check_request(image_size: int | None, channels: int | None) -> None:
+    """Raise InputError unless image_size is None or a positive int and channels is None, 1 or 3."""
+    if image_size is not None and (not isinstance(image_size, int | np.integer) or image_size < 1):
+        raise InputError(f"image_size {image_size!r}: give a side of at least one pixel, such as 32, or None")
+    if channels is not None and channels not in (1, 3):
+        raise InputError(f"channels {channels!r}: give 1 (grey), 3 (RGB) or None")
+
+
+def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:
+    """Bring an image to uint8 [size, size, channels].
+
+    EXIF rotation is applied, transparency is composited over white, 16-bit grey v becomes round(v / 257), and
+    the largest centred square is resampled with an antialiased triangle ("bilinear") filter, which is the
+    shorter side resized to `size` and the centre cropped. Pixels are untouched where that side is already
+    `size`. RGB becomes grey by ITU-R 601 luma; grey is repeated over three channels.
+
+    Raises ValueError for pixels with no fixed range (floating point, or integers past 16 bits).
+    """
+    orientation = image.getexif().get(_ORIENTATION)
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    image = _eight_bits(image).convert("L" if channels == 1 else "RGB")
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = (left, top, left + side, top + side)
+    if side == size:
+        image = image.crop(box)
+    else:
+        # Resampling inside the box, rather than cropping what was resampled, keeps a very long image small.
+        image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return np.array(image, np.uint8).reshape(size, size, channels)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range, save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("pixels need more than 16 bits, save it with 8 or 16 bits")
+        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    if image.mode in _ALPHA or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
+
+
+def decode(encoded: Encoded, shape: tuple[int, int, int]) -> np.ndarray:
+    """Decode one image file or its bytes to uint8 of `shape` = (S, S, C); see `fit`.
+
+    Raises InputError naming the image when it cannot be read or is damaged.
+    """
+    place, content = encoded
+    try:
+        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+            return fit(image, shape[0], shape[2])
+    except _DAMAGE as error:
+        raise InputError(_unreadable(place, error)) from error
+
+
+def decode_batch(encoded: Sequence[Encoded], shape: tuple[int, int, int]) -> np.ndarray:
+    """Decode many images to uint8 [k, S, S, C] on one thread per processor; errors as in `decode`."""
+    images = np.empty((len(encoded), *shape), np.uint8)
+
+    def fill(rows: np.ndarray) -> None:
+        for row in rows:
+            images[row] = decode(encoded[row], shape)
+
+    workers = min(os.cpu_count() or 1, len(encoded))
+    # On thumbnails threads mostly wait for the interpreter lock: two are slower than one.
+    if workers < 2 or np.prod(_header(encoded[0])[0]) <= _THUMBNAIL_PIXELS:
+        fill(np.arange(len(encoded)))
+        return images
+    parts = np.array_split(np.arange(len(encoded)), min(len(encoded), 4 * workers))
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(fill, parts))
+    return images
+
+
+def shape_for(
+    sample: Callable[[], Sequence[Encoded]], image_size: int | None, channels: int | None
+) -> tuple[int, int, int]:
+    """(S, S, C) as asked for; what is None is taken from the headers of a sample, opened only then.
+
+    The size is the side all images share when all are equal squares, else 224; the channels are 1 when all
+    are grey, else 3. Raises InputError naming an image whose header cannot be read.
+    """
+    if image_size is not None and channels is not None:
+        return int(image_size), int(image_size), int(channels)
+    sizes, grey = set(), True
+    for encoded in sample():
+        image_sides, mode = _header(encoded)
+        sizes.add(image_sides)
+        grey &= mode in _GREY or mode.startswith("I;16")
+    width, height = sizes.pop() if len(sizes) == 1 else (0, -1)
+    size = int(image_size or (width if width == height else DEFAULT_SIZE))
+    return size, size, int(channels or (1 if grey else 3))
+
+
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """At most `most` of the indices 0 .. count - 1, evenly spaced and ascending, int64."""
+    if count <= most:
+        return np.arange(count)
+    return np.arange(most) * count // most
+
+
+def _header(encoded: Encoded) -> tuple[tuple[int, int], str]:
+    place, content = encoded
+    try:
+        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+            return image.size, image.mode
+    except _DAMAGE as error:
+        raise InputError(_unreadable(place, error)) from error
+
+
+def _unreadable(place: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    return f"image {place} cannot be read ({reason or type(error).__name__}): repair it or remove it"

@@ -1,0 +1,198 @@
+"""The methods as data: a method is a choice of function at each stage, and `distill` is their one composition.
+
+    images --encode--> class measures --summarize--> atoms and weights --recover--> images
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from jaxdd import ot, recover
+from jaxdd.encode import Encoded, feature_variance, global_moments
+from jaxdd.errors import InputError
+from jaxdd.measure import Measure, from_labels
+from jaxdd.nn.classifier import Apply, Variables
+from jaxdd.normalise import Normalisation
+from jaxdd.progress import progress
+from jaxdd.recover import RecoverSettings
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a method does at each stage."""
+
+    atoms: str = "barycenter"
+    """"barycenter", "quantization" (k-means with cell masses), "random" (real images), or "none" (labels only)."""
+    weights: str = "learned"
+    """Of a barycenter's atoms: "learned" or "uniform"."""
+    images: str = "recover"
+    """"recover" (optimise pixels) or "real" (the nearest real image to each atom, all different)."""
+    recover: RecoverSettings = field(default_factory=RecoverSettings)
+
+
+_CROSS_ENTROPY = RecoverSettings(
+    feature_weight=0.0, cross_entropy_weight=1.0, moments="global", weighted_moments=False, start="noise"
+)
+RECIPES = {
+    # Liu et al. 2025 (arXiv 2311.18531): Wasserstein barycenter of features, per-class BatchNorm moments.
+    "wmdd": Recipe(atoms="barycenter", images="recover"),
+    # Yin et al. 2023 (arXiv 2306.13092): cross-entropy and global moments, from noise.
+    "sre2l": Recipe(atoms="none", images="recover", recover=_CROSS_ENTROPY),
+    # Coresets: the real images nearest to the atoms, or any.
+    "medoid": Recipe(atoms="barycenter", images="real"),
+    "random": Recipe(atoms="random", images="real"),
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of a method; InputError with the nearest names if there is none."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, 3, 0.3)
+        raise InputError(f"unknown method {name!r}; nearest: {', '.join(near or RECIPES)}")
+    return RECIPES[name]
+
+
+class Classes(NamedTuple):
+    """The encoded real data and how to get at its images."""
+
+    encoded: Encoded
+    images: Callable[[np.ndarray], np.ndarray]  # indices into the encoded rows -> normalised float32 images
+    image_shape: tuple[int, int, int]
+
+
+class Result(NamedTuple):
+    """What a method makes, with the evidence."""
+
+    images: np.ndarray  # [C, m, H, W, ch] float32, normalised space
+    atoms: Measure  # points [C, m, d], weights [C, m]
+    costs: np.ndarray  # [C, rounds] W2^2 along the solver's rounds; empty where nothing was solved
+    curve: dict[str, np.ndarray]  # the terms of the recover loss, [steps, C] each; empty without recover
+
+
+def check(name: str, ipc: int, settings: Recipe, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
+    """Raise InputError if a class has fewer real images than the recipe needs, or ``ipc`` is not positive."""
+    if ipc < 1:
+        raise InputError(f"--ipc {ipc} is not a number of images per class; use 1 or more")
+    counts = np.bincount(labels, minlength=len(class_names))
+    if settings.atoms != "none" and counts.min() < ipc:
+        worst = int(counts.argmin())
+        raise InputError(
+            f"class {class_names[worst]!r} has {counts[worst]} real images, fewer than the {ipc} per class that "
+            f"{name} needs; lower --ipc or add images"
+        )
+
+
+def distill(
+    key: jax.Array,
+    settings: Recipe,
+    ipc: int,
+    apply: Apply,
+    variables: Variables,
+    norm: Normalisation,
+    classes: Classes,
+    memory_bytes: int = 4 * 2**30,
+) -> Result:
+    """Distil to ``ipc`` images a class: summarize, then real images or recovered ones.
+
+    Args:
+      key: every draw comes from it, folded with stage, class and step.
+      apply, variables: the teacher, as a pure function.
+      classes: real data as encoded by that teacher; unused images are never read.
+      memory_bytes: classes are recovered in chunks that fit.
+    """
+    k_atoms, k_recover = jax.random.split(key)
+    atoms, costs, nearest = summarize(k_atoms, settings, classes.encoded, ipc)
+
+    def real():
+        flat = classes.images(nearest.reshape(-1))
+        return jnp.asarray(flat.reshape(*nearest.shape, *classes.image_shape))
+
+    if settings.images == "real":
+        return Result(np.asarray(real()), atoms, costs, {})
+
+    labels = jnp.arange(atoms.points.shape[0])
+    if settings.recover.start == "noise" or settings.atoms == "none":
+        start = recover.noise(jax.random.fold_in(k_recover, 0), labels, (ipc, *classes.image_shape))
+    else:
+        start = real()
+    per_class = settings.recover.moments == "class"
+    goal = recover.Goal(
+        labels,
+        atoms,
+        classes.encoded.moments if per_class else global_moments(classes.encoded),
+        jnp.float32(feature_variance(classes.encoded.features)),
+    )
+    solver = recover.recovery(apply, jax.random.fold_in(k_recover, 1), norm, settings.recover)
+    chunks = _chunks(len(labels), memory_bytes // (ipc * recover.bytes_per_image(apply, variables, classes.image_shape)))
+    done, curves = [], []
+    for i, chunk in enumerate(chunks):
+        part = recover.Goal(
+            *jax.tree.map(lambda x: x[chunk], goal[:2]),  # noqa: B023
+            jax.tree.map(lambda x: x[chunk], goal.moments) if per_class else goal.moments,  # noqa: B023
+            goal.feature_variance,
+        )
+        state, curve = solver.init(part, start[chunk]), []
+        title = "recover" if len(chunks) == 1 else f"recover {i + 1}/{len(chunks)}"
+        for _ in progress(range(settings.recover.steps), title):
+            state, values = solver.step(variables, state, part)
+            curve.append(values)
+        done.append(np.asarray(state.images))
+        curves.append(jax.tree.map(lambda *rows: np.stack(rows), *jax.device_get(curve)))
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts, 1), *curves)
+    return Result(np.concatenate(done), atoms, costs, joined._asdict())
+
+
+def summarize(
+    key: jax.Array, settings: Recipe, encoded: Encoded, m: int
+) -> tuple[Measure, np.ndarray, np.ndarray | None]:
+    """Stage 2: each class's cloud of features -> m weighted atoms.
+
+    Returns:
+      the atoms; W2^2 along the rounds; for each atom a real image's index [C, m], all different and together as near
+      as can be (an optimal assignment), or None where the recipe wants no atoms.
+    """
+    num_classes, dim = len(encoded.counts), encoded.features.shape[1]
+    uniform = jnp.full((num_classes, m), 1.0 / m)
+    if settings.atoms == "none":
+        return Measure(jnp.zeros((num_classes, m, dim)), uniform), np.zeros((num_classes, 0)), None
+    members = [np.flatnonzero(encoded.labels == c) for c in range(num_classes)]
+    keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(jnp.arange(num_classes))
+    if settings.atoms == "random":
+        chosen = np.stack([np.asarray(jax.random.choice(k, own, (m,), replace=False)) for k, own in zip(keys, members)])
+        return Measure(jnp.asarray(encoded.features[chosen]), uniform), np.zeros((num_classes, 0)), chosen
+    if settings.atoms == "quantization":
+        solve = jax.jit(lambda k, mu: ot.quantize(k, mu, m))
+    elif settings.atoms == "barycenter":
+        solve = jax.jit(lambda k, mu: ot.barycenter(k, mu, m, weights=settings.weights))
+    else:
+        raise InputError(f"unknown atoms {settings.atoms!r}; use barycenter, quantization, random or none")
+    measure = from_labels(encoded.features, encoded.labels, num_classes)
+    # One class at a time: a class's distances to its atoms are what takes memory.
+    solved = [solve(keys[c], jax.tree.map(lambda x: x[c], measure)) for c in progress(range(num_classes), "summarize")]  # noqa: B023
+    result = jax.tree.map(lambda *rows: jnp.stack(rows), *solved)
+    nearest = np.stack([own[_match(encoded.features[own], z)] for own, z in zip(members, result.atoms.points)])
+    return result.atoms, np.asarray(result.costs), nearest
+
+
+def _match(features: np.ndarray, atoms: np.ndarray) -> np.ndarray:
+    """Different rows of features [n, d] for the atoms [m, d], of least total squared distance."""
+    cost = np.asarray(ot.squared_distances(jnp.asarray(atoms), jnp.asarray(features)))
+    return linear_sum_assignment(cost)[1]
+
+
+def _chunks(count: int, most: int) -> list[slice]:
+    """``count`` classes in slices of at most ``most`` (at least one), as equal as can be."""
+    number = -(-count // max(1, min(most, count)))
+    size = -(-count // number)
+    return [slice(i, min(i + size, count)) for i in range(0, count, size)]
+
+
+def with_flip(settings: Recipe, flip: bool) -> Recipe:
+    """The recipe with mirrored views allowed or not."""
+    return replace(settings, recover=replace(settings.recover, flip=flip))
