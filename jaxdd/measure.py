@@ -12,8 +12,8 @@ from jaxdd.errors import InputError
 class Measure(NamedTuple):
     r"""A finite measure :math:`\nu = \sum_j w_j \, \delta(z_j)`.
 
-    A point of weight zero carries nothing: ragged classes are padded with such points, so that one `vmap` over
-    the leading axis serves all classes, and no result depends on where they lie.
+    A point of weight zero carries nothing: ragged classes are padded with such points, so that one `vmap`
+    over the leading axis serves all classes, and no result depends on where they lie.
 
     Attributes:
       points: the support z, float, [..., m, d]; the leading axis, where there is one, is the class.
@@ -25,9 +25,9 @@ class Measure(NamedTuple):
 
 
 def from_labels(points: np.ndarray, labels: np.ndarray, num_classes: int) -> Measure:
-    r"""The empirical measure of every class, :math:`\mu_c = \frac{1}{n_c} \sum_{i : y_i = c} \delta(x_i)`.
+    r"""The empirical measure of each class, :math:`\mu_c = \frac{1}{n_c} \sum_{i : y_i = c} \delta(x_i)`.
 
-    Runs on the host. Points keep their order within a class; shorter classes end in zero-weight points at the origin.
+    Runs on the host. Points keep their order; shorter classes end in zero-weight points at the origin.
 
     Args:
       points: the data x, finite, [n, d].
@@ -38,7 +38,8 @@ def from_labels(points: np.ndarray, labels: np.ndarray, num_classes: int) -> Mea
       A Measure with points float32 [C, n_max, d] and weights float32 [C, n_max].
 
     Raises:
-      InputError: shapes that disagree, a label out of range, a class without points or with NaN or infinite ones.
+      InputError: shapes that disagree, a label that is no integer or out of range, a class without points
+        or with NaN or infinite ones.
     """
     points, labels = np.asarray(points, np.float32), np.asarray(labels)
     if points.ndim != 2 or labels.shape != points.shape[:1]:
@@ -47,15 +48,15 @@ def from_labels(points: np.ndarray, labels: np.ndarray, num_classes: int) -> Mea
         raise InputError(f"from_labels: labels have dtype {labels.dtype}; give integer class indices")
     stray = labels[(labels < 0) | (labels >= num_classes)]
     if stray.size:
-        raise InputError(f"from_labels: label {stray[0]} is outside [0, {num_classes}); raise num_classes or relabel")
+        raise InputError(f"from_labels: label {stray[0]} outside [0, {num_classes}); raise num_classes")
     counts = np.bincount(labels, minlength=num_classes)
     if num_classes < 1 or not counts.all():
         empty = int(np.argmin(counts)) if num_classes else 0
-        raise InputError(f"from_labels: class {empty} has no points; lower num_classes or add data for this class")
+        raise InputError(f"from_labels: class {empty} has no points; lower num_classes or add some")
     finite = np.isfinite(points).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))
-        raise InputError(f"from_labels: class {labels[row]} has NaN or infinite values in row {row}; drop or mend it")
+        raise InputError(f"from_labels: class {labels[row]} has NaN or inf in row {row}; drop that row")
 
     padded = np.zeros((num_classes, counts.max(), points.shape[1]), np.float32)
     weights = np.zeros(padded.shape[:2], np.float32)
@@ -68,8 +69,8 @@ def from_labels(points: np.ndarray, labels: np.ndarray, num_classes: int) -> Mea
 def standardise(mu: Measure) -> tuple[Measure, jax.Array, jax.Array]:
     r"""Moves a measure to mean zero and total variance one: :math:`x \mapsto (x - b) / s`.
 
-    Every tolerance then means the same on any data, and squared distances lose no digits to a far mean. Zero-weight
-    points come to lie on the real point nearest the mean, where they are neither a farthest point nor a source of NaN.
+    Every tolerance then means the same on any data, and squared distances lose no digits to a far mean.
+    Zero-weight points are put on the real point nearest the mean: never a farthest point, never NaN.
 
     Args:
       mu: one measure, points [n, d], weights [n].

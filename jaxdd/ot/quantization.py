@@ -18,9 +18,9 @@ class Summary(NamedTuple):
 
     Attributes:
       atoms: the measure found, points [m, d], weights [m].
-      costs: W2^2 to the data after each round, [rounds], in the squared unit of the points; the first is the start's.
-        The atoms are those of the smallest entry.
-      converged: whether the last round still mattered, boolean scalar.
+      costs: W2^2 to the data after each round, [rounds], in the squared unit of the points, the start first;
+        `atoms` attains the smallest.
+      converged: whether the rounds had settled before they ran out, boolean scalar.
     """
 
     atoms: Measure
@@ -42,7 +42,7 @@ class KMeansSettings:
 
 
 def check(mu: Measure, m: int) -> None:
-    """Raises InputError unless every class of mu, points [..., n, d], has at least m >= 1 points of positive weight.
+    """Raises InputError unless each class of mu, weights [..., n], has m >= 1 points of positive weight.
 
     Runs on the host: call it before entering `jit`, inside of which the weights are not known.
     """
@@ -51,16 +51,18 @@ def check(mu: Measure, m: int) -> None:
     counts = np.atleast_1d((np.asarray(mu.weights) > 0).sum(axis=-1))
     if (counts < m).any():
         c = int(np.argmax(counts < m))
-        raise InputError(f"class {c} has {counts[c]} points, fewer than m={m} atoms; lower m or add data for this class")
+        raise InputError(f"class {c} has {counts[c]} points, fewer than m={m} atoms; lower m or add data")
 
 
 def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = KMeansSettings()) -> Summary:  # noqa: B008
-    r"""The optimal quantizer, :math:`\min_{z, w} W_2^2(\mu, \sum_j w_j \delta(z_j)) = \min_z \sum_i a_i \min_j \|x_i - z_j\|^2`.
+    r"""The optimal quantizer, the argmin over z and w of :math:`W_2^2(\mu, \sum_j w_j \delta(z_j))`.
 
-    k-means with the points weighted by a; the optimal weights are the masses of the Voronoi cells (Graf and Luschgy
-    2000, Lemma 3.4), and the costs are exactly W2^2. A cell may be empty, with weight zero, only where mu has fewer than
-    m distinct points. `vmap` over keys [C] and classes [C, n, d] holds restarts * C * n * d floats: for large data map
-    over the classes with `jax.lax.map`.
+    With the best w for each z that is :math:`\min_z \sum_i a_i \min_j \|x_i - z_j\|^2`.
+
+    k-means with points weighted by a; the best w are the masses of the Voronoi cells (Graf and Luschgy 2000,
+    Lemma 3.4), and the costs are W2^2 exactly. Where mu has fewer than m distinct points, some atoms have
+    weight zero. `vmap` over keys [C] and classes [C, n, d] may hold restarts * C * n * d floats: map over the
+    classes of large data with `jax.lax.map`.
 
     Args:
       key: a PRNG key; the draws of k-means++ do not depend on zero-weight points at the end.
@@ -91,13 +93,15 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
     masses = standard.weights @ jax.nn.one_hot(jnp.argmin(distances, axis=1), m, dtype=distances.dtype)
     final = jnp.sum(standard.weights * jnp.min(distances, axis=1))
     costs = jnp.append(jnp.where(out.inner_errors < 0, final, out.inner_errors), final)
-    return Summary(Measure(out.centroids * scale + shift, masses / masses.sum()), costs * scale**2, out.converged)
+    return Summary(
+        Measure(out.centroids * scale + shift, masses / masses.sum()), costs * scale**2, out.converged
+    )
 
 
 def _seeds(key: jax.Array, mu: Measure, m: int) -> jax.Array:
-    """Greedy k-means++ (Arthur and Vassilvitskii 2007) with the points drawn by weight times squared distance.
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007), points drawn by weight times squared distance.
 
-    OTT's own seeds ignore the weights, so it could pick padding.
+    OTT's own seeding ignores the weights, so it could pick padding.
     """
     trials = 2 + int(np.log(m))
 
