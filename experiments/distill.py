@@ -37,7 +37,7 @@ class DistillConfig(teachers.TeacherConfig):
     """The run folder; must be new or empty."""
     teacher: Path | None = None
     """Folder of a teacher that experiments.squeeze wrote."""
-    recipe: Annotated[methods.Recipe, tyro.conf.arg(prefix_name=False)] = field(default_factory=methods.Recipe)
+    recipe: Annotated[methods.Recipe, tyro.conf.arg(name="")] = field(default_factory=methods.Recipe)
 
 
 def default(arguments: list[str]) -> DistillConfig:

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
 
 import jax
 import tyro
@@ -37,8 +36,8 @@ class EvaluateConfig:
     """Runs on all real images; the teacher counts as the first."""
     out: Path | None = None
     """Where the rows go; default: evaluation.json in the first run folder."""
-    hard: Annotated[Protocol, tyro.conf.arg(prefix_name=True)] = field(default_factory=lambda: HARD)
-    soft: Annotated[Protocol, tyro.conf.arg(prefix_name=True)] = field(default_factory=lambda: SOFT)
+    hard: Protocol = field(default_factory=lambda: HARD)
+    soft: Protocol = field(default_factory=lambda: SOFT)
 
 
 Maker = Callable[[int], DistilledDataset]  # seed -> dataset

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxdd import relabel, train
 from jaxdd.augment import Augment
+from jaxdd.data import permutations
 from jaxdd.distilled import DistilledDataset
 from jaxdd.nn.classifier import Apply, Classifier, Variables
 from jaxdd.normalise import Normalisation, normalise
@@ -25,12 +26,12 @@ class Protocol:
     temperature: float = 20.0
     weighted: bool = True
     """Multiply each image's loss by its atom's weight, normalised to mean 1."""
-    train: TrainSettings = field(default_factory=lambda: TrainSettings(augment=Augment(mix="cutmix")))
+    train: TrainSettings = field(default_factory=lambda: TrainSettings(batch_size=25, augment=Augment(mix="cutmix")))
 
 
 SOFT = Protocol()
 # Without a teacher to relabel it, a mixed or narrowly cropped image is a wrong label.
-HARD = Protocol(labels="hard", train=TrainSettings(augment=Augment(min_scale=0.5)))
+HARD = Protocol(labels="hard", train=TrainSettings(batch_size=25, augment=Augment(min_scale=0.5)))
 
 
 def student_trainer(
@@ -53,7 +54,7 @@ def train_student(
     batch_size = min(protocol.train.batch_size, n)
     key = jax.random.key(seed)
     state = trainer.init(jax.random.fold_in(key, 0), dataset.images.shape[1:])
-    order = train.permutations(n, batch_size, seed)
+    order = permutations(n, batch_size, seed)
     batches = ((dataset.images[i], targets[i], weights[i]) for i in order)
     steps = protocol.train.steps(n)
     state, losses = train.fit(trainer.step, state, jax.random.fold_in(key, 1), batches, steps, context, title)

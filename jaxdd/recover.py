@@ -45,9 +45,9 @@ class RecoverSettings:
     start: str = "real"  # the real images nearest to the atoms; or "noise": N(0, 1) in normalised space
     steps: int = 2000
     learning_rate: float = 0.1
-    min_scale: float = 0.08  # of the random-resized-crop
+    min_scale: float = 1.0  # smallest share of the area that a view's crop keeps; 1 crops nothing, the papers use 0.08
     flip: bool = True
-    roll: float = 1 / 7  # largest shift as a share of the side: 32 pixels of 224
+    roll: float = 0.0  # largest shift of a view as a share of the side; the papers use 32 pixels of 224
 
 
 class Goal(NamedTuple):
@@ -90,8 +90,8 @@ def noise(key: jax.Array, classes: jax.Array, shape: tuple[int, ...]) -> jax.Arr
 def view(key: jax.Array, images: jax.Array, settings: RecoverSettings) -> jax.Array:
     """One random view of the images [m, H, W, C] of a class: crop and resize, flip, roll, one draw for all."""
     k_box, k_flip, k_roll = jax.random.split(key, 3)
-    origin, size = augment.random_box(k_box, settings.min_scale)
-    images = augment.crop_resize(images, origin, size)
+    if settings.min_scale < 1:
+        images = augment.crop_resize(images, *augment.random_box(k_box, settings.min_scale))
     if settings.flip:
         images = jnp.where(jax.random.bernoulli(k_flip), images[:, :, ::-1], images)
     shift = round(settings.roll * images.shape[1])

@@ -4,7 +4,7 @@
 and k alone, and so is every augmentation, so a resumed run sees what the uninterrupted one would have seen.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -98,26 +98,6 @@ def trainer(
         return TrainState({**variables, "params": params}, opt_state, state.step + 1), value
 
     return Trainer(init, jax.jit(step, donate_argnums=0))
-
-
-def permutations(n: int, batch_size: int, seed: int, start: int = 0) -> Iterator[np.ndarray]:
-    """Endless batches of indices cut from concatenated permutations of n; batch k depends on (seed, k) only.
-
-    Every batch is full, also where ``batch_size`` does not divide n or exceeds it, so one compiled step serves all.
-    """
-    position, epoch, order = start * batch_size % n, start * batch_size // n, None
-    while True:
-        parts, missing = [], batch_size
-        while missing:
-            if order is None:
-                order = np.random.default_rng([seed, epoch]).permutation(n)
-            part = order[position : position + missing]
-            parts.append(part)
-            missing -= len(part)
-            position += len(part)
-            if position == n:
-                position, epoch, order = 0, epoch + 1, None
-        yield np.concatenate(parts)
 
 
 def fit(

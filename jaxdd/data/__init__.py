@@ -4,7 +4,7 @@ import os
 
 from jaxdd.data.digits import load_digits
 from jaxdd.data.folder import load_folder
-from jaxdd.data.source import Source, batches, class_indices, in_memory, shuffled, statistics
+from jaxdd.data.source import Source, batches, class_indices, in_memory, permutations, shuffled, statistics
 from jaxdd.data.tfds import load_tfds
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "load_digits",
     "load_folder",
     "load_tfds",
+    "permutations",
     "shuffled",
     "statistics",
 ]

@@ -134,10 +134,24 @@ def shuffled(
     Yields (images uint8 [B, H, W, C], labels int32 [B]). Raises InputError, before the first batch, for an
     unknown or empty split, batch_size < 1, or a negative seed or start.
     """
-    labels, count, size = _labels(source, split), _count(source, split), _at_least(1, batch_size=batch_size)
+    labels, count = _labels(source, split), _count(source, split)
+    orders = permutations(count, batch_size, seed, start)
+    return _read_ahead(lambda chosen: (source.read(split, chosen), labels[chosen]), orders)
+
+
+def permutations(count: int, batch_size: int, seed: int, start: int = 0) -> Iterator[np.ndarray]:
+    """Endless batches of indices: batch k holds elements [k B, (k + 1) B) of the concatenated permutations of `count`.
+
+    Permutation e is drawn from `np.random.default_rng([seed, e])`, so batch k depends on nothing but (seed, k) and
+    `start` = k resumes exactly there. Every batch is full, also where B does not divide `count` or exceeds it, so
+    that one compiled step serves all.
+
+    Yields int64 [B]. Raises InputError, before the first batch, for B < 1, a negative seed or start.
+    """
+    size = _at_least(1, batch_size=batch_size)
     _at_least(0, seed=seed), _at_least(0, start=start)
 
-    def orders() -> Iterator[np.ndarray]:
+    def draw() -> Iterator[np.ndarray]:
         drawn, permutation = -1, np.empty(0, np.int64)
         for k in itertools.count(start):
             epochs, places = np.divmod(np.arange(k * size, (k + 1) * size), count)
@@ -148,7 +162,7 @@ def shuffled(
                 chosen[epochs == epoch] = permutation[places[epochs == epoch]]
             yield chosen
 
-    return _read_ahead(lambda chosen: (source.read(split, chosen), labels[chosen]), orders())
+    return draw()
 
 
 def _read_ahead(read: Callable[..., _T], requests: Iterable) -> Iterator[_T]:
