@@ -36,6 +36,7 @@ def run_folder(path: Path) -> Iterator[Path]:
       InputError: the folder exists and is not empty, or cannot be made.
     """
     existed = path.is_dir()
+    made = [parent for parent in (path, *path.parents) if not parent.exists()]
     try:
         if existed and any(path.iterdir()):
             raise InputError(f"output folder {path} exists and is not empty; choose another --out or remove it")
@@ -47,9 +48,12 @@ def run_folder(path: Path) -> Iterator[Path]:
     try:
         yield path
     except InputError:
-        shutil.rmtree(path)
-        if existed:
-            path.mkdir()
+        for entry in path.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        for folder in made:
+            # A teacher kept beside the run is worth keeping; so is whatever holds it.
+            if not any(folder.iterdir()):
+                folder.rmdir()
         raise
 
 

@@ -6,7 +6,7 @@ About a minute and a half on two cores. Hard-label accuracy to expect: wmdd over
 """
 
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from experiments import cli, distill, evaluate, teachers
@@ -18,6 +18,8 @@ class DemoConfig:
     out: Path = Path("runs/demo")
     """Replaced if it holds an earlier demo."""
     methods: tuple[str, ...] = ("sre2l", "wmdd")
+    steps: int = 500
+    """Of the recover stage."""
     seeds: int = 3
     teacher: teachers.TeacherConfig = field(default_factory=teachers.TeacherConfig)
 
@@ -31,8 +33,10 @@ def main(config: DemoConfig) -> None:
         classes = distill.encode_real(teacher, source)
         made = {}
         for name in config.methods:
-            run = distill.DistillConfig(method=name, recipe=methods.recipe(name), ipc=1, out=out / name)
-            recipe = methods.with_flip(run.recipe, flip)
+            recipe = methods.with_flip(methods.recipe(name), flip)
+            recipe = replace(recipe, recover=replace(recipe.recover, steps=config.steps))
+            same = {item.name: getattr(config.teacher, item.name) for item in fields(config.teacher)}
+            run = distill.DistillConfig(**same, method=name, recipe=recipe, ipc=1, out=out / name)
             dataset, result = distill.make(name, recipe, 1, 0, source, teacher, classes, run.memory_gib)
             run.out.mkdir()
             distill.save_run(run.out, run, place, dataset, result)
@@ -49,7 +53,7 @@ def main(config: DemoConfig) -> None:
             teacher,
             flip,
             lambda rows: cli.write_json(out / "evaluation.json", rows),
-            replace(config.teacher),
+            config.teacher,
         )
     print(report.table(rows))
     print(f"\nthe ten images of {config.methods[-1]}: {config.out / 'preview.png'}")

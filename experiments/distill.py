@@ -117,7 +117,9 @@ def save_run(
     lines = []
     for i, values in enumerate(zip(*result.curve.values())):
         if i % 10 == 0 or i == len(next(iter(result.curve.values()))) - 1:
-            lines.append(json.dumps({"step": i, **{k: round(float(v.mean()), 6) for k, v in zip(result.curve, values)}}))
+            lines.append(
+                json.dumps({"step": i, **{k: round(float(v.mean()), 6) for k, v in zip(result.curve, values)}})
+            )
     if lines:
         cli.write_text(out / "metrics.jsonl", "\n".join(lines) + "\n")
     distilled.save(dataset, out / "distilled")

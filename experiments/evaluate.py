@@ -7,12 +7,10 @@ each seed; `full` is the teacher where the student has its architecture, else a 
 """
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import jax
 import tyro
 
 from experiments import cli, distill, teachers
@@ -74,7 +72,7 @@ def compare(
                 keep(rows)
                 cli.log(f"{student}, {kind} labels, {method}: {report.cell(scores)}")
         if config.full:
-            same = student == teacher.info["model"]
+            same = (student, None, "auto") == tuple(teacher.info[k] for k in ("model", "width", "stem"))
             scores = [teacher.info["accuracy"]] if same else []
             for seed in range(len(scores), config.full):
                 settings = teachers.with_flip(full_config.teacher_train, flip)
@@ -125,7 +123,12 @@ def main(config: EvaluateConfig) -> None:
         raise InputError(f"unknown labels {' '.join(unknown)!r}; use hard, soft or both")
     loaded = [distilled.load(run) for run in config.runs]
     teacher = teachers.load_teacher(config.runs[0] / "teacher")
+    if not (config.runs[0] / "config.json").is_file():
+        raise InputError(f"{config.runs[0]} has no config.json; give a run folder of experiments.distill")
     saved = json.loads((config.runs[0] / "config.json").read_text())
+    out = config.out or config.runs[0] / "evaluation.json"
+    if not out.parent.is_dir():
+        raise InputError(f"folder {out.parent} of --out does not exist; make it first")
     students = config.students or (teacher.info["model"],)
     for student in students:
         nn.get(student, len(teacher.info["class_names"]), teacher.info["image_shape"][0])
@@ -139,7 +142,10 @@ def main(config: EvaluateConfig) -> None:
         names = [f"{name} ({run.name})" for name, run in zip(names, config.runs)]
 
     base = teachers.DataConfig(
-        dataset=saved["dataset"], data_dir=saved["data_dir"], flip=saved["flip"], memory_gib=saved["memory_gib"]
+        dataset=saved["dataset"],
+        data_dir=saved["data_dir"],
+        flip=saved["flip"],
+        memory_gib=saved["memory_gib"],
     )
     shape = teachers.data_like(teacher, base)
     base = replace(base, **{k: shape[k] for k in ("image_size", "channels", "mean", "std")})
@@ -148,7 +154,6 @@ def main(config: EvaluateConfig) -> None:
     needed = [name for name in config.baselines if name not in names]
     classes = distill.encode_real(teacher, source) if needed else None
     makers = makers_for(dict(zip(names, loaded)), config.baselines, loaded[0].ipc, source, teacher, classes)
-    out = config.out or config.runs[0] / "evaluation.json"
     keep = lambda rows: cli.write_json(out, rows)
     print(report.table(compare(makers, config, students, source, teacher, flip, keep, full_config(teacher))))
 

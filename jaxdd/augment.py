@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jaxdd.errors import InputError
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -46,6 +48,7 @@ def crop_resize(image: jax.Array, origin: jax.Array, size: jax.Array) -> jax.Arr
 
 def random_resized_crop(key: jax.Array, images: jax.Array, min_scale: float = 0.08) -> jax.Array:
     """A random box of each image, resized to the full side."""
+
     def one(k, image):
         return crop_resize(image, *random_box(k, min_scale))
 
@@ -107,7 +110,10 @@ def cutmix(key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float) 
 def pipeline(settings: Augment) -> Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     """(key, images [N, H, W, C], targets [N, K]) -> the same, augmented; the composition that ``settings`` names."""
     if settings.crop not in ("resized", "pad", "none") or settings.mix not in ("cutmix", "mixup", "none"):
-        raise ValueError(f"unknown crop {settings.crop!r} or mix {settings.mix!r}")
+        raise InputError(
+            f"unknown crop {settings.crop!r} or mix {settings.mix!r}; "
+            "use resized, pad or none, and cutmix, mixup or none"
+        )
 
     def augment(key, images, targets):
         k_crop, k_flip, k_mix = jax.random.split(key, 3)

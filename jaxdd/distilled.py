@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,15 @@ def save(dataset: DistilledDataset, folder: Path | str) -> None:
     if folder.exists():
         raise InputError(f"{folder} exists; choose another folder or remove it")
     aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        _write(dataset, aside)
+        os.replace(aside, folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def _write(dataset: DistilledDataset, aside: Path) -> None:
     pixels, seen = dataset.pixels(), [0] * len(dataset.class_names)
     for picture, label in zip(pixels, dataset.labels):
         place = aside / "train" / folder_name(dataset.class_names, label)
@@ -77,7 +87,6 @@ def save(dataset: DistilledDataset, folder: Path | str) -> None:
         std=np.asarray(dataset.norm.std, np.float32),
         provenance=np.array(json.dumps(dataset.provenance, sort_keys=True, default=str)),
     )
-    os.replace(aside, folder)
 
 
 def load(folder: Path | str) -> DistilledDataset:
@@ -103,6 +112,6 @@ def load(folder: Path | str) -> DistilledDataset:
 
 
 def folder_name(class_names: tuple[str, ...], label: int) -> str:
-    """A class's folder: its name, made safe for a file system, with the label in front if that makes two alike."""
+    """A class's folder: its name, made safe for a file system; if that makes any two alike, all carry the label."""
     safe = [re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "_" for name in class_names]
-    return safe[label] if safe.count(safe[label]) == 1 else f"{label}_{safe[label]}"
+    return safe[label] if len(set(safe)) == len(safe) else f"{label}_{safe[label]}"

@@ -89,13 +89,12 @@ def encode(
 
 def global_moments(encoded: Encoded) -> dict[str, Moments]:
     """Moments of all images together: layer -> [ch]. What a layer's running averages estimate (SRe2L)."""
-    return {
-        name: pool(Moments(layer.mean, layer.var), encoded.counts) for name, layer in encoded.moments.items()
-    }
+    return {name: pool(Moments(layer.mean, layer.var), encoded.counts) for name, layer in encoded.moments.items()}
 
 
 def feature_variance(features: np.ndarray) -> float:
-    """E ||f - E f||^2 over the rows of [n, d]: the unit in which feature distances are measured."""
+    """E ||f - E f||^2 over the rows of [n, d], the unit of feature distances; 1 for constant features."""
     # Two passes in float64 accumulators; the array itself stays float32.
     centred = features - features.mean(0, dtype=np.float64).astype(np.float32)
-    return float(np.einsum("nd,nd->", centred, centred, dtype=np.float64) / len(features))
+    variance = float(np.einsum("nd,nd->", centred, centred, dtype=np.float64) / len(features))
+    return variance if variance > 0 else 1.0

@@ -14,7 +14,7 @@ from jaxdd.data import permutations
 from jaxdd.distilled import DistilledDataset
 from jaxdd.nn.classifier import Apply, Classifier, Variables
 from jaxdd.normalise import Normalisation, normalise
-from jaxdd.train import TrainSettings, Trainer
+from jaxdd.train import Trainer, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,7 @@ SOFT = Protocol()
 HARD = Protocol(labels="hard", train=TrainSettings(batch_size=25, augment=Augment(min_scale=0.5)))
 
 
-def student_trainer(
-    model: Classifier, protocol: Protocol, teacher_apply: Apply, dataset: DistilledDataset
-) -> Trainer:
+def student_trainer(model: Classifier, protocol: Protocol, teacher_apply: Apply, dataset: DistilledDataset) -> Trainer:
     """The trainer for students of one shape; use it for every dataset of that size and every seed."""
     n = len(dataset.labels)
     criterion = relabel.soft(teacher_apply, protocol.temperature) if protocol.labels == "soft" else relabel.hard()
@@ -45,7 +43,12 @@ def student_trainer(
 
 
 def train_student(
-    trainer: Trainer, protocol: Protocol, dataset: DistilledDataset, seed: int, context: Any, title: str = "student"
+    trainer: Trainer,
+    protocol: Protocol,
+    dataset: DistilledDataset,
+    seed: int,
+    context: Any,
+    title: str = "student",
 ) -> tuple[Variables, np.ndarray]:
     """Train one student from scratch: its variables and loss curve. ``context``: the teacher's variables."""
     n, classes = len(dataset.labels), len(dataset.class_names)
@@ -80,7 +83,13 @@ def accuracy(apply: Apply, variables: Variables, norm: Normalisation, batches: I
 
 
 def row(
-    method: str, dataset: str, ipc: int | None, student: str, labels: str, accuracies: list[float], **more: Any
+    method: str,
+    dataset: str,
+    ipc: int | None,
+    student: str,
+    labels: str,
+    accuracies: list[float],
+    **more: Any,
 ) -> dict:
     """A row of evaluation.json; accuracies in [0, 1], standard deviation over the seeds (0 for a single one)."""
     spread = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0

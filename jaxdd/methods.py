@@ -1,6 +1,6 @@
 """The methods as data: a method is a choice of function at each stage, and `distill` is their one composition.
 
-    images --encode--> class measures --summarize--> atoms and weights --recover--> images
+images --encode--> class measures --summarize--> atoms and weights --recover--> images
 """
 
 import difflib
@@ -76,7 +76,20 @@ class Result(NamedTuple):
 
 
 def check(name: str, ipc: int, settings: Recipe, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
-    """Raise InputError if a class has fewer real images than the recipe needs, or ``ipc`` is not positive."""
+    """Raise InputError for a setting that does not exist, and for a class with fewer real images than are needed."""
+    for what, value, choices in (
+        ("atoms", settings.atoms, ("barycenter", "quantization", "random", "none")),
+        ("weights", settings.weights, ("learned", "uniform")),
+        ("images", settings.images, ("recover", "real")),
+        ("recover.moments", settings.recover.moments, ("class", "global")),
+        ("recover.start", settings.recover.start, ("real", "noise")),
+    ):
+        if value not in choices:
+            raise InputError(f"unknown --{what} {value!r} for {name}; use {' or '.join(choices)}")
+    if settings.atoms == "none" and (settings.images == "real" or settings.recover.feature_weight):
+        raise InputError(f"--atoms none gives {name} nothing to match; use --images recover --recover.feature-weight 0")
+    if settings.recover.steps < 1:
+        raise InputError(f"--recover.steps {settings.recover.steps} recovers nothing; use 1 or more")
     if ipc < 1:
         raise InputError(f"--ipc {ipc} is not a number of images per class; use 1 or more")
     counts = np.bincount(labels, minlength=len(class_names))
@@ -129,12 +142,14 @@ def distill(
         jnp.float32(feature_variance(classes.encoded.features)),
     )
     solver = recover.recovery(apply, jax.random.fold_in(k_recover, 1), norm, settings.recover)
-    chunks = _chunks(len(labels), memory_bytes // (ipc * recover.bytes_per_image(apply, variables, classes.image_shape)))
+    chunks = _chunks(
+        len(labels), memory_bytes // (ipc * recover.bytes_per_image(apply, variables, classes.image_shape))
+    )
     done, curves = [], []
     for i, chunk in enumerate(chunks):
         part = recover.Goal(
-            *jax.tree.map(lambda x: x[chunk], goal[:2]),  # noqa: B023
-            jax.tree.map(lambda x: x[chunk], goal.moments) if per_class else goal.moments,  # noqa: B023
+            *_at(goal[:2], chunk),
+            _at(goal.moments, chunk) if per_class else goal.moments,
             goal.feature_variance,
         )
         state, curve = solver.init(part, start[chunk]), []
@@ -174,10 +189,14 @@ def summarize(
         raise InputError(f"unknown atoms {settings.atoms!r}; use barycenter, quantization, random or none")
     measure = from_labels(encoded.features, encoded.labels, num_classes)
     # One class at a time: a class's distances to its atoms are what takes memory.
-    solved = [solve(keys[c], jax.tree.map(lambda x: x[c], measure)) for c in progress(range(num_classes), "summarize")]  # noqa: B023
+    solved = [solve(keys[c], _at(measure, c)) for c in progress(range(num_classes), "summarize")]
     result = jax.tree.map(lambda *rows: jnp.stack(rows), *solved)
     nearest = np.stack([own[_match(encoded.features[own], z)] for own, z in zip(members, result.atoms.points)])
     return result.atoms, np.asarray(result.costs), nearest
+
+
+def _at(tree, index):
+    return jax.tree.map(lambda x: x[index], tree)
 
 
 def _match(features: np.ndarray, atoms: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ class RecoverSettings:
     start: str = "real"  # the real images nearest to the atoms; or "noise": N(0, 1) in normalised space
     steps: int = 2000
     learning_rate: float = 0.1
-    min_scale: float = 1.0  # smallest share of the area that a view's crop keeps; 1 crops nothing, the papers use 0.08
+    min_scale: float = 0.8  # smallest share of the area that a view's crop keeps; 1 crops nothing, the papers use 0.08
     flip: bool = True
     roll: float = 0.0  # largest shift of a view as a share of the side; the papers use 32 pixels of 224
 
@@ -186,7 +186,15 @@ def bytes_per_image(apply: Apply, variables: Variables, image_shape: tuple[int, 
 
 
 def _produced(jaxpr) -> int:
-    kinds = ("conv_general_dilated", "dot_general", "max", "add", "mul", "custom_jvp_call", "reduce_window_max")
+    kinds = (
+        "conv_general_dilated",
+        "dot_general",
+        "max",
+        "add",
+        "mul",
+        "custom_jvp_call",
+        "reduce_window_max",
+    )
     size = 0
     for equation in jaxpr.eqns:
         inner = [p for p in equation.params.values() if hasattr(p, "eqns") or hasattr(p, "jaxpr")]

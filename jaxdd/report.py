@@ -21,7 +21,13 @@ def table(rows: list[dict]) -> str:
         place[row["labels"]] = cell(row["accuracies"])
     head = ["dataset", "student", "method", "IPC", *(f"{kind} labels" for kind in kinds)]
     body = [
-        [dataset, student, method, "all" if ipc is None else str(ipc), *(cells.get(kind, "") for kind in kinds)]
+        [
+            dataset,
+            student,
+            method,
+            "all" if ipc is None else str(ipc),
+            *(cells.get(kind, "") for kind in kinds),
+        ]
         for (dataset, student, method, ipc), cells in lines.items()
     ]
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]

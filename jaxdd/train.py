@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from jaxdd import augment as augmentation
+from jaxdd.errors import InputError
 from jaxdd.nn.classifier import Classifier, Variables
 from jaxdd.normalise import Normalisation, normalise
 from jaxdd.progress import progress
@@ -34,6 +35,8 @@ class TrainSettings:
 
     def steps(self, images: int) -> int:
         """Steps in which each of ``images`` images is seen ``epochs`` times, up to the last partial batch."""
+        if self.epochs < 1 or self.batch_size < 1:
+            raise InputError(f"epochs {self.epochs} and batch size {self.batch_size}: give 1 or more of both")
         return max(1, -(-self.epochs * images // min(self.batch_size, images)))
 
 
@@ -59,7 +62,10 @@ def optimizer(settings: TrainSettings, steps: int) -> optax.GradientTransformati
     """AdamW or SGD under a cosine to zero over ``steps``."""
     warmup = round(settings.warmup * steps)
     rate = optax.warmup_cosine_decay_schedule(
-        settings.learning_rate / 10 if warmup else settings.learning_rate, settings.learning_rate, warmup, steps
+        settings.learning_rate / 10 if warmup else settings.learning_rate,
+        settings.learning_rate,
+        warmup,
+        steps,
     )
     if settings.optimizer == "adamw":
         return optax.adamw(rate, weight_decay=settings.weight_decay)
@@ -67,7 +73,7 @@ def optimizer(settings: TrainSettings, steps: int) -> optax.GradientTransformati
         return optax.chain(
             optax.add_decayed_weights(settings.weight_decay), optax.sgd(rate, momentum=0.9, nesterov=True)
         )
-    raise ValueError(f"unknown optimizer {settings.optimizer!r}; use adamw or sgd")
+    raise InputError(f"unknown optimizer {settings.optimizer!r}; use adamw or sgd")
 
 
 def trainer(

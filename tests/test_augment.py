@@ -125,10 +125,7 @@ def test_roll_moves_the_whole_batch_by_at_most_the_shift():
     for key in KEYS:
         out = np.asarray(augment.roll(key, IMAGES, 2))
         shifts = [
-            (y, x)
-            for y in range(-2, 3)
-            for x in range(-2, 3)
-            if np.array_equal(out, np.roll(IMAGES, (y, x), (1, 2)))
+            (y, x) for y in range(-2, 3) for x in range(-2, 3) if np.array_equal(out, np.roll(IMAGES, (y, x), (1, 2)))
         ]
         assert len(shifts) == 1
         seen.update(shifts)

@@ -23,9 +23,7 @@ def program(monkeypatch, capfd):
 
     def call(name, *arguments):
         module = importlib.import_module(f"experiments.{name}")
-        default = getattr(module, "default", None) or (
-            lambda _: getattr(module, f"{name.capitalize()}Config")()
-        )
+        default = getattr(module, "default", None) or (lambda _: getattr(module, f"{name.capitalize()}Config")())
         monkeypatch.setattr(sys, "argv", [f"experiments.{name}", *map(str, arguments)])
         status = 0
         try:
@@ -122,9 +120,7 @@ def test_a_corrupt_test_image_is_found_before_anything_is_trained(refused, folde
 @pytest.mark.parametrize("method", ["wmdd", "medoid", "random"])
 def test_fewer_real_images_than_ipc(refused, folder, tmp_path, method):
     (folder / "train" / "dog" / "3.png").unlink()
-    line = refused(
-        "distill", "--method", method, "--dataset", folder, "--ipc", 4, "--out", tmp_path / "x", *TEACHER
-    )
+    line = refused("distill", "--method", method, "--dataset", folder, "--ipc", 4, "--out", tmp_path / "x", *TEACHER)
     assert "'dog' has 3 real images" in line and "4" in line
 
 
@@ -183,7 +179,7 @@ def test_a_process_of_its_own_ends_with_the_same_line_and_status(tmp_path):
 
 # Good input
 
-DISTILL = ["--dataset", "digits", "--ipc", "2", "--recipe.recover.steps", "12", *TEACHER[:-1], "8"]
+DISTILL = ["--dataset", "digits", "--ipc", "2", "--recover.steps", "12", *TEACHER[:-1], "8"]
 EVALUATE = ["--seeds", "2", "--hard.train.epochs", "3", "--soft.train.epochs", "3", "--baselines", "random"]
 
 
@@ -206,11 +202,7 @@ def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(p
     assert sum(Image.open(first / "preview.png").size) > 100
     assert len(list((first / "distilled" / "train").glob("*/*.png"))) == 20
     dataset = distilled.load(first)
-    assert (
-        dataset.ipc == 2
-        and dataset.provenance["method"] == "wmdd"
-        and dataset.provenance["dataset"] == "digits"
-    )
+    assert dataset.ipc == 2 and dataset.provenance["method"] == "wmdd" and dataset.provenance["dataset"] == "digits"
 
     # The second run trains its own teacher, for its cache lies beside another output.
     assert program("distill", *DISTILL, "--out", second)[0] == 0
@@ -235,9 +227,7 @@ def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(p
         assert len(row["accuracies"]) == (1 if row["method"] == "full" else 2)
         assert all(0 <= accuracy <= 1 for accuracy in row["accuracies"])
         assert row["mean"] == pytest.approx(np.mean(row["accuracies"]))
-        assert row["std"] == pytest.approx(
-            np.std(row["accuracies"], ddof=1) if len(row["accuracies"]) > 1 else 0
-        )
+        assert row["std"] == pytest.approx(np.std(row["accuracies"], ddof=1) if len(row["accuracies"]) > 1 else 0)
     table = out.splitlines()
     assert "hard labels" in table[0] and "soft labels" in table[0] and len(table) == 2 + 3
     for row in rows:
@@ -258,7 +248,5 @@ def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(p
 
 def test_a_teacher_of_other_classes_is_refused(program, refused, folder, tmp_path):
     assert program("squeeze", "--dataset", folder, *TEACHER, "--out", tmp_path / "teacher")[0] == 0
-    line = refused(
-        "distill", "--dataset", "digits", "--teacher", tmp_path / "teacher", "--out", tmp_path / "x"
-    )
+    line = refused("distill", "--dataset", "digits", "--teacher", tmp_path / "teacher", "--out", tmp_path / "x")
     assert "trained on classes cat dog" in line

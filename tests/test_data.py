@@ -82,12 +82,8 @@ def test_batches_take_the_whole_split_by_default():
 def test_shuffled_batches_are_slices_of_the_joined_permutations(count, size, start, seed):
     source, images, _ = synthetic(count)
     end = (start + 3) * size
-    joined = np.concatenate(
-        [np.random.default_rng([seed, e]).permutation(count) for e in range(-(-end // count))]
-    )
-    for k, (pixels, labels) in enumerate(
-        itertools.islice(data.shuffled(source, "train", size, seed, start), 3), start
-    ):
+    joined = np.concatenate([np.random.default_rng([seed, e]).permutation(count) for e in range(-(-end // count))])
+    for k, (pixels, labels) in enumerate(itertools.islice(data.shuffled(source, "train", size, seed, start), 3), start):
         expected = joined[k * size : (k + 1) * size]
         np.testing.assert_array_equal(pixels, images[expected])
         np.testing.assert_array_equal(labels, source.labels["train"][expected])

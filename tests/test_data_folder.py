@@ -11,9 +11,7 @@ from jaxdd import data
 from jaxdd.data import image
 from jaxdd.errors import InputError
 
-real_data = pytest.mark.skipif(
-    "JAXDD_DATA" not in os.environ, reason="JAXDD_DATA names no folder of datasets"
-)
+real_data = pytest.mark.skipif("JAXDD_DATA" not in os.environ, reason="JAXDD_DATA names no folder of datasets")
 
 
 def message(call):

@@ -174,9 +174,7 @@ def test_too_large_to_stream_is_refused_before_decoding(tmp_path, monkeypatch):
     assert data.load("jaxdd_grey", data_dir=folder).image_shape == (6, 6, 1)
 
 
-@pytest.mark.parametrize(
-    ("name", "nearest"), [("cifar_10", "cifar10"), ("digts", "digits"), ("mnits", "mnist")]
-)
+@pytest.mark.parametrize(("name", "nearest"), [("cifar_10", "cifar10"), ("digts", "digits"), ("mnits", "mnist")])
 def test_an_unknown_name_gets_the_nearest_ones(name, nearest, tmp_path):
     text = message(lambda: data.load(name, data_dir=str(tmp_path)))
     assert name in text and nearest in text

@@ -53,9 +53,7 @@ def test_a_network_encodes_the_same_in_any_order_and_batch(digits, teacher):
     one, other = run(chosen, COUNT), run(chosen[turned], 16)
     np.testing.assert_allclose(one.features[turned], other.features, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(one.labels[turned], other.labels)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), one.moments, other.moments
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), one.moments, other.moments)
 
     direct = model.apply(variables, normalise(norm, digits.read("train", chosen)))
     np.testing.assert_allclose(one.features, direct.features, rtol=1e-4, atol=1e-5)

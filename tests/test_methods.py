@@ -28,9 +28,7 @@ def made(teacher, classes):
     def make(name, memory=2**32):
         if (name, memory) not in done:
             model, variables, norm, _ = teacher
-            done[name, memory] = methods.distill(
-                KEY, short(name), IPC, model.apply, variables, norm, classes, memory
-            )
+            done[name, memory] = methods.distill(KEY, short(name), IPC, model.apply, variables, norm, classes, memory)
         return done[name, memory]
 
     return make
@@ -46,9 +44,7 @@ def test_every_recipe_makes_weighted_images_of_every_class(made, teacher, name):
     low, high = valid_range(teacher.norm)
     assert (result.images >= low - 1e-6).all() and (result.images <= high + 1e-6).all()
     recipe = methods.recipe(name)
-    assert set(result.curve) == (
-        {"feature", "moment", "cross_entropy"} if recipe.images == "recover" else set()
-    )
+    assert set(result.curve) == ({"feature", "moment", "cross_entropy"} if recipe.images == "recover" else set())
     assert all(term.shape == (3, 10) and np.isfinite(term).all() for term in result.curve.values())
     assert result.costs.shape[0] == 10 and np.isfinite(result.costs).all()
     assert (result.costs.shape[1] > 0) == (recipe.atoms in ("barycenter", "quantization"))

@@ -49,9 +49,7 @@ def test_every_model_gives_logits_features_and_one_moment_pair_for_each_norm(nam
     assert out.logits.shape == (2, 7) and out.logits.dtype == jnp.float32
     head = variables["params"]["head"]["kernel"]
     assert out.features.shape == (2, head.shape[0]) and out.features.dtype == jnp.float32
-    scales = [
-        x.shape[0] for path, x in jax.tree.leaves_with_path(variables["params"]) if "'scale'" in str(path[-1])
-    ]
+    scales = [x.shape[0] for path, x in jax.tree.leaves_with_path(variables["params"]) if "'scale'" in str(path[-1])]
     assert sorted(m.mean.shape[1] for m in out.moments.values()) == sorted(scales)
     assert all(m.mean.shape == m.var.shape == (2, m.mean.shape[1]) for m in out.moments.values())
     logits, updated = jax.eval_shape(model.apply_train, variables, images)
@@ -67,9 +65,7 @@ def test_the_small_stem_keeps_the_resolution_and_the_imagenet_stem_quarters_it()
     assert nn.get("resnet18", 5, 64, width=4) is small
 
 
-@pytest.mark.parametrize(
-    ("typo", "near"), [("resnet81", "resnet18"), ("convnet-3", "convnet3"), ("vgg", "resnet50")]
-)
+@pytest.mark.parametrize(("typo", "near"), [("resnet81", "resnet18"), ("convnet-3", "convnet3"), ("vgg", "resnet50")])
 def test_an_unknown_model_names_the_nearest(typo, near):
     with pytest.raises(InputError) as caught:
         nn.get(typo, 10, 32)
@@ -139,10 +135,7 @@ def test_a_model_hands_out_the_moments_of_the_input_of_its_norms():
     x = jax.random.normal(jax.random.key(1), (5, 8, 8, 2))
     conv = variables["params"]["conv1"]
     dimensions = ("NHWC", "HWIO", "NHWC")
-    y = (
-        jax.lax.conv_general_dilated(x, conv["kernel"], (1, 1), "SAME", dimension_numbers=dimensions)
-        + conv["bias"]
-    )
+    y = jax.lax.conv_general_dilated(x, conv["kernel"], (1, 1), "SAME", dimension_numbers=dimensions) + conv["bias"]
     got = model.apply(variables, x).moments["norm1"]
     np.testing.assert_allclose(got.mean, np.mean(y, (1, 2)), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(got.var, np.var(y, (1, 2)), rtol=1e-4, atol=1e-5)

@@ -147,9 +147,7 @@ def test_w2_squared_closed_forms():
     )
     z = random_points(5, N)
     cost = ((x[:, None] - z[None]) ** 2).sum(-1)
-    np.testing.assert_allclose(
-        distance(mu, padded(z)), cost[linear_sum_assignment(cost)].mean(), rtol=2 * GAP
-    )
+    np.testing.assert_allclose(distance(mu, padded(z)), cost[linear_sum_assignment(cost)].mean(), rtol=2 * GAP)
     np.testing.assert_allclose(distance(padded(z), mu), distance(mu, padded(z)), rtol=2 * GAP)
 
 
@@ -222,9 +220,7 @@ def test_cost_is_attained_and_brute_force_confirms_it(name):
     # Random points for what always holds; clusters, where the optimum is plain, for being optimal.
     rng = np.random.default_rng(0)
     sizes = [(2, 2, 2), (2, 2, 2)] if name == "uniform" else [(2, 4, 1), (3, 2, 3)]
-    data = [random_points(s, 6) for s in range(4)] + [
-        clustered(s, k, spread=0.5) for s, k in enumerate(sizes)
-    ]
+    data = [random_points(s, 6) for s in range(4)] + [clustered(s, k, spread=0.5) for s, k in enumerate(sizes)]
     masses = [None if name == "uniform" else rng.dirichlet(2 * np.ones(len(x))) for x in data]
     mu = stack(padded(x, a) for x, a in zip(data, masses))
     found = compiled[name](KEYS, mu)
@@ -286,9 +282,7 @@ def test_degenerate_classes_stay_finite(name):
 def test_padding_changes_nothing(name):
     data = [random_points(s, 5 + s) for s in range(CLASSES)]
     plain = compiled[name](KEYS, stack(padded(x) for x in data))
-    more = (
-        [(N + 7, -3.0)] if name == "uniform" else []
-    )  # which contains k-means; another shape is compiled anew
+    more = [(N + 7, -3.0)] if name == "uniform" else []  # which contains k-means; another shape is compiled anew
     for size, filler in [(N, 1e6), (N, np.nan), *more]:
         found = compiled[name](KEYS, stack(padded(x, size=size, filler=filler) for x in data))
         np.testing.assert_allclose(found.costs, plain.costs, rtol=2e-3)
@@ -319,9 +313,7 @@ def test_vmap_and_jit_equal_an_eager_call():
 @given(st.integers(0, 2**31))
 def test_learned_weights_beat_uniform_ones_and_match_k_means(seed):
     rng = np.random.default_rng(seed)
-    mu = stack(
-        padded(rng.normal(size=(n, 2)) * [3, 1], rng.dirichlet(np.ones(n))) for n in range(7, 7 + CLASSES)
-    )
+    mu = stack(padded(rng.normal(size=(n, 2)) * [3, 1], rng.dirichlet(np.ones(n))) for n in range(7, 7 + CLASSES))
     costs = {name: np.min(solve(KEYS, mu).costs, axis=1) for name, solve in compiled.items()}
     assert (costs["learned"] <= costs["quantize"] * (1 + 1e-4) + 1e-6).all()
     assert (costs["learned"] <= costs["uniform"] * (1 + 1e-4) + 1e-6).all()

@@ -22,9 +22,7 @@ SETTINGS = RecoverSettings(steps=100, learning_rate=0.1, min_scale=0.5, flip=Fal
 def chunk(goal, rows):
     """The goal of some of its classes."""
     moments = jax.tree.map(lambda x: x[rows], goal.moments)
-    return Goal(
-        goal.classes[rows], jax.tree.map(lambda x: x[rows], goal.atoms), moments, goal.feature_variance
-    )
+    return Goal(goal.classes[rows], jax.tree.map(lambda x: x[rows], goal.atoms), moments, goal.feature_variance)
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +96,7 @@ def test_a_class_does_not_depend_on_its_company(run, goal, start, together):
 
 
 def test_noise_belongs_to_its_class(start):
-    np.testing.assert_array_equal(
-        recover.noise(KEY, jnp.array([7, 1]), (M, 8, 8, 1)), start[jnp.array([2, 0])]
-    )
+    np.testing.assert_array_equal(recover.noise(KEY, jnp.array([7, 1]), (M, 8, 8, 1)), start[jnp.array([2, 0])])
     many = recover.noise(KEY, jnp.arange(3), (5, 16, 16, 3))
     assert abs(float(many.mean())) < 0.03 and abs(float(many.std()) - 1) < 0.03
 
@@ -108,17 +104,13 @@ def test_noise_belongs_to_its_class(start):
 def test_a_view_is_one_draw_for_all_images_of_a_class():
     images = jax.random.normal(KEY, (1, 8, 8, 1))
     seen = np.asarray(
-        recover.view(
-            jax.random.key(1), jnp.tile(images, (4, 1, 1, 1)), RecoverSettings(min_scale=0.08, roll=1 / 7)
-        )
+        recover.view(jax.random.key(1), jnp.tile(images, (4, 1, 1, 1)), RecoverSettings(min_scale=0.08, roll=1 / 7))
     )
     assert seen.shape == (4, 8, 8, 1)
     np.testing.assert_allclose(seen, np.tile(seen[:1], (4, 1, 1, 1)), atol=1e-6)
     still = RecoverSettings(min_scale=1.0, flip=False, roll=0.0)
     other = recover.view(jax.random.key(2), images, RecoverSettings(min_scale=0.1))
-    assert (
-        np.abs(recover.view(jax.random.key(2), images, still) - images).mean() < np.abs(other - images).mean()
-    )
+    assert np.abs(recover.view(jax.random.key(2), images, still) - images).mean() < np.abs(other - images).mean()
 
 
 # The terms, against a model simple enough to write them down
@@ -140,9 +132,7 @@ def test_terms_are_what_the_formula_says(moments, weighted):
     shape = (2, 2) if moments == "class" else (2,)
     real = Moments(rng.normal(size=shape).astype(np.float32), rng.uniform(1, 2, shape).astype(np.float32))
     goal = Goal(jnp.array([3, 0]), Measure(points, weights), {"image": real}, jnp.float32(2.5))
-    got = recover.terms(
-        looks, table, images, goal, RecoverSettings(moments=moments, weighted_moments=weighted)
-    )
+    got = recover.terms(looks, table, images, goal, RecoverSettings(moments=moments, weighted_moments=weighted))
 
     wide = images.astype(np.float64)
     flat = wide.reshape(2, M, 32)
@@ -158,9 +148,7 @@ def test_terms_are_what_the_formula_says(moments, weighted):
         var = (p * (wide[rows] - mean) ** 2).sum((0, 1, 2, 3))
         theirs = Moments(*(x[c] if moments == "class" else x for x in real))
         norm = np.linalg.norm
-        want = norm(mean - theirs.mean) / norm(np.sqrt(theirs.var)) + norm(var - theirs.var) / norm(
-            theirs.var
-        )
+        want = norm(mean - theirs.mean) / norm(np.sqrt(theirs.var)) + norm(var - theirs.var) / norm(theirs.var)
         np.testing.assert_allclose(got.moment[c], want, rtol=1e-4)
 
 
@@ -169,10 +157,7 @@ def test_a_goal_already_met_has_loss_and_gradient_zero():
     out = looks(jnp.zeros((32, 5)), images.reshape(2 * M, 4, 4, 2))
     points = out.features.reshape(2, M, 3)
     weights = jnp.full((2, M), 1 / M)
-    layers = {
-        k: nn.pool(Moments(*(x.reshape(2, M, -1) for x in layer)), weights)
-        for k, layer in out.moments.items()
-    }
+    layers = {k: nn.pool(Moments(*(x.reshape(2, M, -1) for x in layer)), weights) for k, layer in out.moments.items()}
     goal = Goal(jnp.arange(2), Measure(points, weights), layers, jnp.float32(1))
     settings = RecoverSettings()
 
@@ -189,9 +174,7 @@ def test_a_goal_already_met_has_loss_and_gradient_zero():
 
 
 def test_global_moments_bind_the_classes_of_a_chunk(run, goal, start, classes):
-    settings = replace(
-        SETTINGS, moments="global", weighted_moments=False, feature_weight=0.0, cross_entropy_weight=1.0
-    )
+    settings = replace(SETTINGS, moments="global", weighted_moments=False, feature_weight=0.0, cross_entropy_weight=1.0)
     images, values = run(settings, goal._replace(moments=encode.global_moments(classes.encoded)), start)
     np.testing.assert_array_equal(values.moment, np.tile(values.moment[:, :1], (1, 3)))
     for term in (values.moment, values.cross_entropy):

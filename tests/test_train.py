@@ -213,9 +213,7 @@ def test_losses_are_those_of_optax_for_each_image():
 
 def test_distillation_vanishes_where_student_and_teacher_agree_up_to_a_constant():
     shifted = TEACHER + np.arange(4, dtype=np.float32)[:, None]
-    value, grad = jax.value_and_grad(lambda x: losses.distillation(x, TEACHER, 20.0).sum())(
-        jnp.asarray(shifted)
-    )
+    value, grad = jax.value_and_grad(lambda x: losses.distillation(x, TEACHER, 20.0).sum())(jnp.asarray(shifted))
     assert abs(value) < 1e-3 and np.abs(grad).max() < 1e-4
     assert (losses.distillation(LOGITS, TEACHER, 20.0) > 0.01).all()
 
@@ -250,9 +248,7 @@ def test_smoothing_mixes_the_target_with_the_uniform():
 def test_a_narrow_teacher_learns_digits_and_is_scored_by_counting(digits, teacher):
     model, variables, norm, _ = teacher
     images = digits.read("test", np.arange(len(digits.labels["test"])))
-    hits = (
-        np.asarray(model.apply(variables, normalise(norm, images)).logits).argmax(1) == digits.labels["test"]
-    )
+    hits = np.asarray(model.apply(variables, normalise(norm, images)).logits).argmax(1) == digits.labels["test"]
     for size in (100, len(images)):
         score = evaluate.accuracy(model.apply, variables, norm, data.batches(digits, "test", size))
         assert score == pytest.approx(hits.mean(), abs=1e-6)
@@ -267,6 +263,4 @@ def test_normalising_and_back_is_exact_and_leaves_floats_alone():
     np.testing.assert_array_equal(normalise(norm, inside), inside)
     low, high = valid_range(norm)
     np.testing.assert_allclose(normalise(norm, np.zeros((1, 1, 1, 2), np.uint8))[0, 0, 0], low, rtol=1e-6)
-    np.testing.assert_allclose(
-        normalise(norm, np.full((1, 1, 1, 2), 255, np.uint8))[0, 0, 0], high, rtol=1e-6
-    )
+    np.testing.assert_allclose(normalise(norm, np.full((1, 1, 1, 2), 255, np.uint8))[0, 0, 0], high, rtol=1e-6)

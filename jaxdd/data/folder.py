@@ -51,8 +51,7 @@ def load_folder(path: str, image_size: int | None = None, channels: int | None =
     unknown = sorted(set(_class_folders(folders["test"])) - set(class_names))
     if unknown:
         raise InputError(
-            f"class {unknown[0]!r} of {folders['test']} is not in {folders['train']}: "
-            "add it there or remove it here"
+            f"class {unknown[0]!r} of {folders['test']} is not in {folders['train']}: add it there or remove it here"
         )
 
     files: dict[str, list[str]] = {}
@@ -84,9 +83,7 @@ def _test_folder(root: str) -> str:
         folder = os.path.join(root, name)
         if os.path.isdir(folder) and _class_folders(folder):
             return folder
-    raise InputError(
-        f"folder {root} has no test images: expected val/<class>/* or test/<class>/* beside train"
-    )
+    raise InputError(f"folder {root} has no test images: expected val/<class>/* or test/<class>/* beside train")
 
 
 def _class_folders(folder: str) -> list[str]:
@@ -102,7 +99,5 @@ def _images(folder: str) -> list[str]:
             if not entry.name.startswith(".") and entry.name.lower().endswith(_EXTENSIONS)
         )
     if not names:
-        raise InputError(
-            f"class folder {folder} holds no images: add some ({' '.join(_EXTENSIONS)}) or remove it"
-        )
+        raise InputError(f"class folder {folder} holds no images: add some ({' '.join(_EXTENSIONS)}) or remove it")
     return names

@@ -196,9 +196,7 @@ def _count(source: Source, split: str) -> int:
 def _check_indices(source: Source, split: str, indices: np.ndarray) -> np.ndarray:
     count, indices = len(_labels(source, split)), np.asarray(indices)
     if indices.ndim != 1 or (indices.size and not np.issubdtype(indices.dtype, np.integer)):
-        raise InputError(
-            f"indices into {source.name} are {indices.dtype} {list(indices.shape)}: give integers [k]"
-        )
+        raise InputError(f"indices into {source.name} are {indices.dtype} {list(indices.shape)}: give integers [k]")
     wrong = indices[(indices < 0) | (indices >= count)]
     if wrong.size:
         raise InputError(f"index {wrong[0]} into split {split!r} of {source.name}: give 0 to {count - 1}")

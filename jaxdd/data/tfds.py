@@ -100,9 +100,7 @@ def load_tfds(
     class_names = info.features[label_key].names
     for split, values in labels.items():
         if values.min() < 0 or values.max() >= len(class_names):
-            raise InputError(
-                f"the {split} images of TFDS dataset {name!r} are not all labelled: choose another"
-            )
+            raise InputError(f"the {split} images of TFDS dataset {name!r} are not all labelled: choose another")
     return make_source(name, class_names, shape, labels, read)
 
 
@@ -113,12 +111,8 @@ def _builder(tfds, name: str, data_dir: str | None):
     except tfds.core.DatasetNotFoundError as error:
         known = [*tfds.list_builders(with_community_datasets=False), "digits"]
         nearest = difflib.get_close_matches(name.split(":")[0], known, n=3)
-        remedy = (
-            f"did you mean {' or '.join(nearest)}?" if nearest else "tfds.list_builders() lists the names"
-        )
-        raise InputError(
-            f"dataset {name!r} is neither 'digits', a folder nor a TFDS name: {remedy}"
-        ) from error
+        remedy = f"did you mean {' or '.join(nearest)}?" if nearest else "tfds.list_builders() lists the names"
+        raise InputError(f"dataset {name!r} is neither 'digits', a folder nor a TFDS name: {remedy}") from error
     except (ValueError, AssertionError, RuntimeError) as error:
         raise InputError(f"TFDS dataset {name!r} cannot be opened: {_first_line(error)}") from error
 
@@ -147,9 +141,7 @@ def _supervised_keys(tfds, name: str, info) -> tuple[str, str]:
         or not isinstance(features[keys[0]], tfds.features.Image)
         or not isinstance(features[keys[1]], tfds.features.ClassLabel)
     ):
-        raise InputError(
-            f"TFDS dataset {name!r} is not images with one class label each: choose another dataset"
-        )
+        raise InputError(f"TFDS dataset {name!r} is not images with one class label each: choose another dataset")
     return keys
 
 

@@ -3,3 +3,19 @@
 from jaxdd.nn.batchnorm import BatchNorm, Moments, image_moments, merge, pool, pool_by_label
 from jaxdd.nn.classifier import Apply, Classifier, Output, Variables, from_linen
 from jaxdd.nn.zoo import MODELS, get
+
+__all__ = [
+    "MODELS",
+    "Apply",
+    "BatchNorm",
+    "Classifier",
+    "Moments",
+    "Output",
+    "Variables",
+    "from_linen",
+    "get",
+    "image_moments",
+    "merge",
+    "pool",
+    "pool_by_label",
+]

@@ -1,7 +1,7 @@
 """From a model's name to its pure functions."""
 
 import difflib
-from functools import lru_cache
+from functools import cache
 
 from jaxdd.errors import InputError
 from jaxdd.nn.classifier import Classifier, from_linen
@@ -18,7 +18,7 @@ _CONVNETS = {f"convnet{depth}": depth for depth in (3, 4, 5, 6)}
 MODELS = (*_CONVNETS, *_RESNETS)
 
 
-@lru_cache(maxsize=None)
+@cache
 def get(name: str, num_classes: int, image_size: int, width: int | None = None, stem: str = "auto") -> Classifier:
     """The named model for square images of side ``image_size``; equal arguments give the very same functions.
 
@@ -35,6 +35,8 @@ def get(name: str, num_classes: int, image_size: int, width: int | None = None, 
     """
     if stem not in ("auto", "imagenet", "small"):
         raise InputError(f"unknown stem {stem!r} for {name}; use auto, imagenet or small")
+    if width is not None and width < 1:
+        raise InputError(f"width {width} of {name} is not a number of channels; use 1 or more")
     if name in _CONVNETS:
         depth = _CONVNETS[name]
         if image_size < 2**depth:

@@ -76,9 +76,7 @@ def barycenter(
     if weights == "uniform":
         # An atom without a cell lies on another, and a blurred plan would move the two as one for ever.
         noise = jax.random.normal(jax.random.fold_in(key, 1), start.points.shape)
-        points = start.points + jnp.where(
-            start.weights[:, None] > 0, 0.0, 0.3 * noise / noise.shape[1] ** 0.5
-        )
+        points = start.points + jnp.where(start.weights[:, None] > 0, 0.0, 0.3 * noise / noise.shape[1] ** 0.5)
         start = Measure(points, jnp.full_like(start.weights, 1.0 / m))
         atoms, costs, converged = _alternate(standard, start, 0, settings)
     else:

@@ -93,9 +93,7 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
     masses = standard.weights @ jax.nn.one_hot(jnp.argmin(distances, axis=1), m, dtype=distances.dtype)
     final = jnp.sum(standard.weights * jnp.min(distances, axis=1))
     costs = jnp.append(jnp.where(out.inner_errors < 0, final, out.inner_errors), final)
-    return Summary(
-        Measure(out.centroids * scale + shift, masses / masses.sum()), costs * scale**2, out.converged
-    )
+    return Summary(Measure(out.centroids * scale + shift, masses / masses.sum()), costs * scale**2, out.converged)
 
 
 def _seeds(key: jax.Array, mu: Measure, m: int) -> jax.Array:
