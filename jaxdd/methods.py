@@ -134,33 +134,12 @@ def distill(
         start = recover.noise(jax.random.fold_in(k_recover, 0), labels, (ipc, *classes.image_shape))
     else:
         start = real()
-    per_class = settings.recover.moments == "class"
-    goal = recover.Goal(
-        labels,
-        atoms,
-        classes.encoded.moments if per_class else global_moments(classes.encoded),
-        jnp.float32(feature_variance(classes.encoded.features)),
-    )
-    solver = recover.recovery(apply, jax.random.fold_in(k_recover, 1), norm, settings.recover)
-    chunks = _chunks(
-        len(labels), memory_bytes // (ipc * recover.bytes_per_image(apply, variables, classes.image_shape))
-    )
-    done, curves = [], []
-    for i, chunk in enumerate(chunks):
-        part = recover.Goal(
-            *_at(goal[:2], chunk),
-            _at(goal.moments, chunk) if per_class else goal.moments,
-            goal.feature_variance,
-        )
-        state, curve = solver.init(part, start[chunk]), []
-        title = "recover" if len(chunks) == 1 else f"recover {i + 1}/{len(chunks)}"
-        for _ in progress(range(settings.recover.steps), title):
-            state, values = solver.step(variables, state, part)
-            curve.append(values)
-        done.append(np.asarray(state.images))
-        curves.append(jax.tree.map(lambda *rows: np.stack(rows), *jax.device_get(curve)))
-    joined = jax.tree.map(lambda *parts: np.concatenate(parts, 1), *curves)
-    return Result(np.concatenate(done), atoms, costs, joined._asdict())
+    of_class = settings.recover.moments == "class"
+    moments = classes.encoded.moments if of_class else global_moments(classes.encoded)
+    goal = recover.Goal(labels, atoms, moments, jnp.float32(feature_variance(classes.encoded.features)))
+    k_views = jax.random.fold_in(k_recover, 1)
+    images, curve = recover.run(apply, variables, k_views, norm, settings.recover, goal, start, memory_bytes)
+    return Result(images, atoms, costs, curve._asdict())
 
 
 def summarize(
@@ -203,13 +182,6 @@ def _match(features: np.ndarray, atoms: np.ndarray) -> np.ndarray:
     """Different rows of features [n, d] for the atoms [m, d], of least total squared distance."""
     cost = np.asarray(ot.squared_distances(jnp.asarray(atoms), jnp.asarray(features)))
     return linear_sum_assignment(cost)[1]
-
-
-def _chunks(count: int, most: int) -> list[slice]:
-    """``count`` classes in slices of at most ``most`` (at least one), as equal as can be."""
-    number = -(-count // max(1, min(most, count)))
-    size = -(-count // number)
-    return [slice(i, min(i + size, count)) for i in range(0, count, size)]
 
 
 def with_flip(settings: Recipe, flip: bool) -> Recipe:

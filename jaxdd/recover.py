@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxdd import augment, losses
@@ -31,6 +32,7 @@ from jaxdd.measure import Measure
 from jaxdd.nn.batchnorm import Moments, pool
 from jaxdd.nn.classifier import Apply, Variables
 from jaxdd.normalise import Normalisation, valid_range
+from jaxdd.progress import progress
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,46 @@ def recovery(apply: Apply, key: jax.Array, norm: Normalisation, settings: Recove
         return State(images, opt_state, state.step + 1), values
 
     return Recovery(init, jax.jit(step, donate_argnums=1))
+
+
+def run(
+    apply: Apply,
+    variables: Variables,
+    key: jax.Array,
+    norm: Normalisation,
+    settings: RecoverSettings,
+    goal: Goal,
+    start: jax.Array,
+    memory_bytes: int,
+) -> tuple[np.ndarray, Terms]:
+    """All steps for all classes, in chunks of classes that fit ``memory_bytes``.
+
+    Returns:
+      images [C, m, H, W, ch] and the terms along the steps, [steps, C] each.
+    """
+    solver = recovery(apply, key, norm, settings)
+    m, *image_shape = start.shape[1:]
+    cost = m * bytes_per_image(apply, variables, tuple(image_shape))
+    chunks = _chunks(len(goal.classes), memory_bytes // cost)
+    images, curves = [], []
+    for i, chunk in enumerate(chunks):
+        part = goal._replace(classes=goal.classes[chunk], atoms=jax.tree.map(lambda x, c=chunk: x[c], goal.atoms))
+        if settings.moments == "class":
+            part = part._replace(moments=jax.tree.map(lambda x, c=chunk: x[c], goal.moments))
+        state, curve = solver.init(part, start[chunk]), []
+        for _ in progress(range(settings.steps), f"recover {i + 1}/{len(chunks)}"):
+            state, values = solver.step(variables, state, part)
+            curve.append(values)
+        images.append(np.asarray(state.images))
+        curves.append(jax.tree.map(lambda *steps: np.stack(steps), *jax.device_get(curve)))
+    return np.concatenate(images), jax.tree.map(lambda *parts: np.concatenate(parts, 1), *curves)
+
+
+def _chunks(count: int, most: int) -> list[slice]:
+    """``count`` classes in slices of at most ``most`` (at least one), as equal as can be."""
+    number = -(-count // max(1, min(most, count)))
+    size = -(-count // number)
+    return [slice(i, min(i + size, count)) for i in range(0, count, size)]
 
 
 def bytes_per_image(apply: Apply, variables: Variables, image_shape: tuple[int, int, int]) -> int:

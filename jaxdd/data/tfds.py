@@ -33,8 +33,9 @@ def load_tfds(
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
+        near = " (did you mean digits?)" if difflib.get_close_matches(name, ["digits"]) else ""
         raise InputError(
-            f"dataset {name!r} is neither 'digits' nor a folder; for a TFDS name install TFDS: {_INSTALL}"
+            f"dataset {name!r} is neither 'digits'{near} nor a folder; for a TFDS name install TFDS: {_INSTALL}"
         ) from error
 
     builder = _builder(tfds, name, data_dir)
