@@ -37,7 +37,7 @@ class TrainSettings:
         """Steps in which each of ``images`` images is seen ``epochs`` times, up to the last partial batch."""
         if self.epochs < 1 or self.batch_size < 1:
             raise InputError(f"epochs {self.epochs} and batch size {self.batch_size}: give 1 or more of both")
-        return max(1, -(-self.epochs * images // min(self.batch_size, images)))
+        return -(-self.epochs * images // min(self.batch_size, images))
 
 
 class TrainState(NamedTuple):

@@ -58,7 +58,9 @@ def test_seeds_and_epochs_shuffle_differently():
 def test_steps_show_each_image_once_an_epoch():
     run = TrainSettings(epochs=3, batch_size=10)
     assert [run.steps(n) for n in (1, 7, 10, 25)] == [3, 3, 3, 8]
-    assert replace(run, epochs=0).steps(5) == 1
+    for nothing in (replace(run, epochs=0), replace(run, batch_size=0)):
+        with pytest.raises(InputError, match="1 or more"):
+            nothing.steps(5)
 
 
 # A model that is no Linen module
