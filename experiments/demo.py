@@ -2,7 +2,7 @@
 
     python -m experiments.demo
 
-About a minute and a half on two cores. Hard-label accuracy to expect: wmdd over 90 %, well above random.
+Under two minutes on two cores. Hard-label accuracy to expect: wmdd over 90 %, well above random.
 """
 
 import shutil
