@@ -65,8 +65,7 @@ class TeacherConfig(DataConfig):
             learning_rate=0.1,
             weight_decay=5e-4,
             warmup=0.15,
-            # Mixup makes features change steadily between classes: what is recovered through them looks and
-            # works better (hard labels, digits: recovered images gain several points over a teacher without).
+            # Mixup makes features change steadily between classes, and images recovered through them better.
             augment=Augment(min_scale=0.5, mix="mixup"),
         )
     )

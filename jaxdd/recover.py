@@ -12,7 +12,8 @@ of BatchNorm layer l and starred ones those of the real images of the class, or 
 
 The papers' form of the second term is the plain sum of norms, which grows with depth, width and the scale of the
 activations, so that its coefficient has to be found again for every architecture. Each norm here is relative to the
-real data's own, and layers are averaged: the terms are pure numbers and one coefficient serves all.
+real data's own, and layers are averaged: the terms are pure numbers, and from real images one coefficient serves
+all. From noise the squared feature term starts far above the other on deep networks.
 
 Classes never meet: every array has a leading class axis, the loss is a vector [C] that is never summed, and each
 class draws from its own key. So chunks of classes, in any order and on any device, give the same images.

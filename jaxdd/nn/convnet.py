@@ -29,7 +29,7 @@ class ConvNet(nn.Module):
 
 
 def average_pool_2x2(x: jax.Array) -> jax.Array:
-    # A reshape, because XLA's reduce_window on CPU made a training step of ConvNet-3 about a fifth slower.
+    # A reshape, because XLA's reduce_window is slow on CPU, most of all its gradient.
     n, h, w, c = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2]
     return x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
