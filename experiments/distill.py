@@ -127,7 +127,8 @@ def save_run(
 
 
 def main(config: DistillConfig) -> None:
-    recipe = methods.recipe(config.method) and config.recipe
+    methods.recipe(config.method)  # the name must be a method's, whatever the other flags make of it
+    recipe = config.recipe
     if config.ipc < 1:
         raise InputError(f"--ipc {config.ipc} is not a number of images per class; use 1 or more")
     with cli.run_folder(config.out) as out:

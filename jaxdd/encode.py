@@ -89,7 +89,7 @@ def encode(
 
 def global_moments(encoded: Encoded) -> dict[str, Moments]:
     """Moments of all images together: layer -> [ch]. What a layer's running averages estimate (SRe2L)."""
-    return {name: pool(Moments(layer.mean, layer.var), encoded.counts) for name, layer in encoded.moments.items()}
+    return {name: pool(layer, encoded.counts) for name, layer in encoded.moments.items()}
 
 
 def feature_variance(features: np.ndarray) -> float:

@@ -79,9 +79,9 @@ class Terms(NamedTuple):
 
 
 class Recovery(NamedTuple):
-    """``init(goal, start) -> State`` and the jitted, donating ``step(variables, state, goal) -> (State, Terms)``."""
+    """``init(start) -> State`` and the jitted, donating ``step(variables, state, goal) -> (State, Terms)``."""
 
-    init: Callable[[Goal, jax.Array], State]
+    init: Callable[[jax.Array], State]
     step: Callable[[Variables, State, Goal], tuple[State, Terms]]
 
 
@@ -155,8 +155,7 @@ def recovery(apply: Apply, key: jax.Array, norm: Normalisation, settings: Recove
     tx = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, settings.steps), b1=0.5, b2=0.9)
     low, high = valid_range(norm)
 
-    def init(goal, start):
-        del goal
+    def init(start):
         return State(start, tx.init(start), jnp.zeros((), jnp.int32))
 
     def step(variables, state, goal):
@@ -201,7 +200,7 @@ def run(
         part = goal._replace(classes=goal.classes[chunk], atoms=jax.tree.map(lambda x, c=chunk: x[c], goal.atoms))
         if settings.moments == "class":
             part = part._replace(moments=jax.tree.map(lambda x, c=chunk: x[c], goal.moments))
-        state, curve = solver.init(part, start[chunk]), []
+        state, curve = solver.init(start[chunk]), []
         for _ in progress(range(settings.steps), f"recover {i + 1}/{len(chunks)}"):
             state, values = solver.step(variables, state, part)
             curve.append(values)

@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from helpers import message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,15 +28,6 @@ def synthetic(count, classes=3, shape=(2, 3, 3), seed=0):
 
     names = [f"class {c}" for c in range(classes)]
     return make_source("synthetic", names, shape, {"train": labels, "test": labels[:0]}, read), images, reads
-
-
-def message(call):
-    """The one line of the InputError that `call` must raise."""
-    with pytest.raises(InputError) as caught:
-        call()
-    text = str(caught.value)
-    assert text and "\n" not in text
-    return text
 
 
 # Passes over a source

@@ -5,22 +5,13 @@ from functools import partial
 
 import numpy as np
 import pytest
+from helpers import message
 from PIL import Image
 
 from jaxdd import data
 from jaxdd.data import image
-from jaxdd.errors import InputError
 
 real_data = pytest.mark.skipif("JAXDD_DATA" not in os.environ, reason="JAXDD_DATA names no folder of datasets")
-
-
-def message(call):
-    """The one line of the InputError that `call` must raise."""
-    with pytest.raises(InputError) as caught:
-        call()
-    text = str(caught.value)
-    assert text and "\n" not in text
-    return text
 
 
 # One image

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from helpers import message
 from PIL import PngImagePlugin
 
 from jaxdd import data
 from jaxdd.data import tfds as tfds_source
-from jaxdd.errors import InputError
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed")
 pytest.importorskip("array_record", reason="array_record is not installed")
@@ -101,14 +101,6 @@ def prepared(request, tmp_path_factory):
     for name in ("jaxdd_squares", "jaxdd_grey"):
         tfds.builder(name, data_dir=folder).download_and_prepare(file_format=request.param)
     return folder
-
-
-def message(call):
-    with pytest.raises(InputError) as caught:
-        call()
-    text = str(caught.value)
-    assert text and "\n" not in text
-    return text
 
 
 def test_images_and_labels_belong_together_at_any_index(prepared):

@@ -44,7 +44,7 @@ def run(teacher):
         if settings not in solvers:
             solvers[settings] = recovery(teacher.model.apply, KEY, teacher.norm, settings)
         solver, values = solvers[settings], []
-        state = solver.init(goal, jnp.array(start))
+        state = solver.init(jnp.array(start))
         for _ in range(settings.steps):
             state, now = solver.step(teacher.variables, state, goal)
             values.append(now)
