@@ -18,7 +18,7 @@ from jaxdd import distilled, methods, nn, report
 from jaxdd.data import Source
 from jaxdd.distilled import DistilledDataset
 from jaxdd.errors import InputError
-from jaxdd.evaluate import HARD, SOFT, Protocol, accuracy, row, student_trainer, train_student
+from jaxdd.evaluate import HARD, SOFT, Protocol, accuracy, check, row, student_trainer, train_student
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ def main(config: EvaluateConfig) -> None:
     unknown = [kind for kind in config.labels if kind not in ("hard", "soft")]
     if unknown or not config.labels:
         raise InputError(f"unknown labels {' '.join(unknown)!r}; use hard, soft or both")
+    for kind in config.labels:
+        check(getattr(config, kind))
     loaded = [distilled.load(run) for run in config.runs]
     teacher = teachers.load_teacher(config.runs[0] / "teacher")
     if not (config.runs[0] / "config.json").is_file():
@@ -148,7 +150,7 @@ def main(config: EvaluateConfig) -> None:
         memory_gib=saved["memory_gib"],
     )
     shape = teachers.data_like(teacher, base)
-    base = replace(base, **{k: shape[k] for k in ("image_size", "channels", "mean", "std")})
+    base = replace(base, **{k: shape[k] for k in ("image_size", "channels", "mean", "std", "holdout")})
     source, _, flip = teachers.open_data(base)
     teachers.check_fits(teacher, source, config.runs[0] / "teacher")
     needed = [name for name in config.baselines if name not in names]

@@ -42,6 +42,8 @@ class DataConfig:
     """Per-channel standard deviation; default: measured."""
     flip: bool | None = None
     """Mirror images in all stages; default: yes, except for characters."""
+    holdout: float = 0.0
+    """Share of the train images that take the place of the test images: choose settings on these, not on the test."""
     memory_gib: float = 4.0
     """Memory that decoded images may take, and again the pixels being optimised at a time."""
 
@@ -84,6 +86,8 @@ def open_data(config: DataConfig) -> tuple[Source, Normalisation, bool]:
     """The source (kept in memory where it fits), its normalisation, and whether to mirror."""
     source = data.load(config.dataset, config.image_size, config.channels, config.data_dir)
     source = data.in_memory(source, int(config.memory_gib * 2**30))
+    if config.holdout:
+        source = data.hold_out(source, config.holdout)
     flip = config.flip if config.flip is not None else source.name.split("/")[0] not in _HANDED
     for split, labels in source.labels.items():
         # Decodes all of a split that fits in memory, so that a damaged image is found before any work is done.
@@ -122,6 +126,7 @@ def describe(config: TeacherConfig, source: Source, norm: Normalisation) -> dict
         "stem": config.stem,
         "mean": [float(x) for x in norm.mean],
         "std": [float(x) for x in norm.std],
+        "holdout": config.holdout,
         "seed": config.seed,
     }
 
@@ -186,14 +191,21 @@ def load_teacher(path: Path) -> Teacher:
 
 
 def data_like(teacher: Teacher, config: DataConfig) -> dict:
-    """The architecture, channels and normalisation of a given teacher, and its image size unless one is asked for."""
+    """The architecture, channels, normalisation, hold-out and, unless asked for, image size of a given teacher."""
     asked = getattr(config, "model", TeacherConfig.model)
     if asked not in (TeacherConfig.model, teacher.info["model"]):
         raise InputError(
             f"--model {asked} but the given teacher is a {teacher.info['model']}; leave out one of the two"
         )
     size, _, channels = teacher.info["image_shape"]
+    holdout = teacher.info.get("holdout", 0.0)
+    if config.holdout not in (0.0, holdout):
+        raise InputError(
+            f"--holdout {config.holdout} but the given teacher was trained with {holdout}; leave it out, or give a "
+            "teacher that has not seen these images"
+        )
     return {
+        "holdout": holdout,
         "image_size": config.image_size or size,
         "channels": config.channels or channels,
         "mean": tuple(teacher.info["mean"]),

@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdd import relabel, train
+from jaxdd import augment, relabel, train
 from jaxdd.augment import Augment
 from jaxdd.data import permutations
 from jaxdd.distilled import DistilledDataset
+from jaxdd.errors import InputError
 from jaxdd.nn.classifier import Apply, Classifier, Variables
 from jaxdd.normalise import Normalisation, normalise
 from jaxdd.train import Trainer, TrainSettings
@@ -32,6 +33,16 @@ class Protocol:
 SOFT = Protocol()
 # Without a teacher to relabel it, a mixed or narrowly cropped image is a wrong label.
 HARD = Protocol(labels="hard", train=TrainSettings(batch_size=25, augment=Augment(min_scale=0.5)))
+
+
+def check(protocol: Protocol) -> None:
+    """Raise InputError for a setting that does not exist, before any student is trained."""
+    if protocol.labels not in ("hard", "soft"):
+        raise InputError(f"unknown labels {protocol.labels!r}; use hard or soft")
+    if protocol.temperature <= 0:
+        raise InputError(f"temperature {protocol.temperature}: give one above 0")
+    train.optimizer(protocol.train, protocol.train.steps(1))
+    augment.pipeline(protocol.train.augment)
 
 
 def student_trainer(model: Classifier, protocol: Protocol, teacher_apply: Apply, dataset: DistilledDataset) -> Trainer:

@@ -239,6 +239,8 @@ def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(p
     assert "'resnet19'" in line and "resnet18" in line
     assert "--seeds 0" in refused("evaluate", first, "--seeds", "0")
     assert "'firm'" in refused("evaluate", first, "--labels", "firm")
+    assert "'adam'" in refused("evaluate", first, "--soft.train.optimizer", "adam")
+    assert "'cutout'" in refused("evaluate", first, "--soft.train.augment.mix", "cutout")
     assert "'randm'" in refused("evaluate", first, "--baselines", "randm")
     # Its teacher serves other methods, but not other classes.
     given = ["--teacher", first / "teacher", "--ipc", "1"]
@@ -250,3 +252,25 @@ def test_a_teacher_of_other_classes_is_refused(program, refused, folder, tmp_pat
     assert program("squeeze", "--dataset", folder, *TEACHER, "--out", tmp_path / "teacher")[0] == 0
     line = refused("distill", "--dataset", "digits", "--teacher", tmp_path / "teacher", "--out", tmp_path / "x")
     assert "trained on classes cat dog" in line
+
+
+def test_settings_can_be_chosen_without_the_test_images(program, refused, tmp_path):
+    held = ["--holdout", "0.25", *TEACHER]
+    assert program("squeeze", *held, "--out", tmp_path / "teacher")[0] == 0
+    given = ["--method", "medoid", "--teacher", tmp_path / "teacher"]
+    assert program("distill", *given, "--out", tmp_path / "run")[0] == 0
+    # The run takes the teacher's hold-out over, and so does its evaluation.
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["holdout"] == 0.25
+    seen = []
+    real = distill.teachers.open_data
+    spy = lambda config: seen.append(real(config)) or seen[-1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distill.teachers, "open_data", spy)
+        asked = [*EVALUATE, "--labels", "hard", "--full", "0"]
+        assert program("evaluate", tmp_path / "run", *asked)[0] == 0
+    ((source, _, _),) = seen
+    train, test = (len(source.labels[split]) for split in ("train", "test"))
+    assert train + test == 1442 and abs(test - 1442 / 4) < 5
+    line = refused("distill", *given, "--holdout", "0.5", "--out", tmp_path / "x")
+    assert "--holdout 0.5" in line and "0.25" in line
+    assert "share 2.0" in refused("distill", "--holdout", "2", "--out", tmp_path / "x")

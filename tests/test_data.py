@@ -43,6 +43,38 @@ def test_class_indices_partition_the_split(count, classes):
         assert indices.tolist() == [i for i, y in enumerate(source.labels["train"]) if y == label]
 
 
+@given(st.integers(12, 60), st.integers(1, 3), st.floats(0.2, 0.8), st.integers(0, 3))
+@settings(max_examples=25, deadline=None)
+def test_hold_out_parts_the_train_split_class_by_class(count, classes, share, seed):
+    source, images, _ = synthetic(count, classes)
+    counts = np.bincount(source.labels["train"], minlength=classes)
+    aside = [round(share * n) for n in counts]
+    if not all(0 < gives < n for gives, n in zip(aside, counts)):
+        with pytest.raises(InputError, match="choose another share"):
+            data.hold_out(source, share, seed)
+        return
+    parted = data.hold_out(source, share, seed)
+    assert np.bincount(parted.labels["test"], minlength=classes).tolist() == aside
+    found = {split: parted.read(split, np.arange(len(labels))) for split, labels in parted.labels.items()}
+    # Random pixels are all different, so they name the image they came from.
+    row = {image.tobytes(): i for i, image in enumerate(images)}
+    rows = {split: [row[image.tobytes()] for image in part] for split, part in found.items()}
+    assert sorted(rows["train"] + rows["test"]) == list(range(count))
+    for split, chosen in rows.items():
+        assert chosen == sorted(chosen)
+        np.testing.assert_array_equal(parted.labels[split], source.labels["train"][chosen])
+
+
+def test_hold_out_depends_on_its_seed_alone_and_refuses_bad_shares():
+    source, _, _ = synthetic(40)
+    parts = [data.hold_out(source, 0.5, seed).read("test", np.arange(5)) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(parts[0], parts[1])
+    assert (parts[0] != parts[2]).any()
+    for share in (0, 1, -0.5, 1.5):
+        with pytest.raises(InputError, match="share"):
+            data.hold_out(source, share)
+
+
 @given(st.integers(1, 30), st.integers(1, 40), st.data())
 @settings(max_examples=25, deadline=None)
 def test_batches_visit_the_indices_in_order_and_mark_the_padding(count, size, draw):

@@ -4,13 +4,23 @@ import os
 
 from jaxdd.data.digits import load_digits
 from jaxdd.data.folder import load_folder
-from jaxdd.data.source import Source, batches, class_indices, in_memory, permutations, shuffled, statistics
+from jaxdd.data.source import (
+    Source,
+    batches,
+    class_indices,
+    hold_out,
+    in_memory,
+    permutations,
+    shuffled,
+    statistics,
+)
 from jaxdd.data.tfds import load_tfds
 
 __all__ = [
     "Source",
     "batches",
     "class_indices",
+    "hold_out",
     "in_memory",
     "load",
     "load_digits",

@@ -75,6 +75,31 @@ def in_memory(source: Source, limit_bytes: int = 2 * 2**30) -> Source:
     return make_source(source.name, source.class_names, source.image_shape, source.labels, read)
 
 
+def hold_out(source: Source, share: float, seed: int = 0) -> Source:
+    """The same dataset with a share of each class's train images set aside as its test split; the real one is hidden.
+
+    Settings chosen on what is set aside leave the test images unseen. From class c, round(share n_c) images go, drawn
+    from `np.random.default_rng([seed, c])`; both parts keep their order.
+
+    Raises InputError unless 0 < share < 1 and every class keeps and gives at least one image.
+    """
+    if not 0 < share < 1:
+        raise InputError(f"share {share} of the train images to set aside: give more than 0 and less than 1")
+    aside = np.zeros(_count(source, "train"), bool)
+    for c, own in enumerate(class_indices(source)):
+        gives = round(share * len(own))
+        if not 0 < gives < len(own):
+            raise InputError(
+                f"class {source.class_names[c]!r} of {source.name} has {len(own)} train images, of which {gives} would "
+                "be set aside: choose another share"
+            )
+        aside[np.random.default_rng([seed, c]).permutation(own)[:gives]] = True
+    rows = {"train": np.flatnonzero(~aside), "test": np.flatnonzero(aside)}
+    labels = {split: source.labels["train"][chosen] for split, chosen in rows.items()}
+    read = lambda split, indices: source.read("train", rows[split][indices])
+    return make_source(source.name, source.class_names, source.image_shape, labels, read)
+
+
 def statistics(source: Source, max_images: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
     """Per-channel mean and standard deviation of the train pixels x / 255, over images and space.
 
