@@ -2,7 +2,7 @@
 
 For each class c, with images x_1 .. x_m, atoms z_j and weights w_j, the loss is
 
-    L_c =   a  (1/m) sum_j ||f(A x_j) - z_j||^2 / V
+    L_c =   a  sqrt( (1/m) sum_j ||f(A x_j) - z_j||^2 / V )
           + b  (1/L) sum_l ( ||mean_l - mean*_l|| / ||sqrt(var*_l)||  +  ||var_l - var*_l|| / ||var*_l|| )
           + g  (1/m) sum_j CE(logits(A x_j), c).
 
@@ -10,10 +10,10 @@ f are the penultimate features of a fixed classifier, V the variance of the real
 draw for the images of a class, as they are optimised together), mean_l and var_l the w-weighted moments of the input
 of BatchNorm layer l and starred ones those of the real images of the class, or of all classes ("global").
 
-The papers' form of the second term is the plain sum of norms, which grows with depth, width and the scale of the
-activations, so that its coefficient has to be found again for every architecture. Each norm here is relative to the
-real data's own, and layers are averaged: the terms are pure numbers, and from real images one coefficient serves
-all. From noise the squared feature term starts far above the other on deep networks.
+The paper's second term is the plain sum of norms, which grows with depth, width and the scale of the activations, so
+that its coefficient has to be found again for every architecture. Each norm here is relative to the real data's own,
+layers are averaged, and the first term is the root of the paper's, as in its authors' code: both are distances in
+units of the real data's spread, from noise as from real images, and one coefficient serves all.
 
 Classes never meet: every array has a leading class axis, the loss is a vector [C] that is never summed, and each
 class draws from its own key. So chunks of classes, in any order and on any device, give the same images.
@@ -108,7 +108,7 @@ def terms(apply: Apply, variables: Variables, images: jax.Array, goal: Goal, set
     out = jax.tree.map(lambda x: x.reshape(c, m, *x.shape[1:]), out)
 
     distance = jnp.square(out.features - goal.atoms.points).sum(-1)
-    feature = distance.mean(1) / goal.feature_variance
+    feature = _root(distance.mean(1) / goal.feature_variance)
 
     weights = goal.atoms.weights if settings.weighted_moments else jnp.ones((c, m))
     if settings.moments == "global":
@@ -130,7 +130,10 @@ def _distance(ours: Moments, real: Moments) -> jax.Array:
 
 def _norm(x: jax.Array) -> jax.Array:
     # The root's derivative is infinite at zero; equal moments shall have gradient zero instead.
-    square = jnp.square(x).sum(-1)
+    return _root(jnp.square(x).sum(-1))
+
+
+def _root(square):
     safe = jnp.where(square > 0, square, 1.0)
     return jnp.where(square > 0, jnp.sqrt(safe), 0.0)
 

@@ -5,13 +5,12 @@ from its name. The loss is also compared in the papers' own form: sum_j ||f(x_j)
 BatchNorm layer l, P_l = ||mean_l - mean*_l|| and Q_l = ||var_l - var*_l||. With V the variance of the real
 features, m images a class and L layers
 
-    feature = sum_j ||f(x_j) - z_j||^2 / (m V),
+    feature = sqrt( sum_j ||f(x_j) - z_j||^2 / (m V) ),
     moment  = (1/L) sum_l ( P_l / ||sqrt(var*_l)|| + Q_l / ||var*_l|| ).
 
-So sum_j ||f(x_j) - z_j||^2 + lambda sum_l (P_l + Q_l) weighs layer l as ours does where moment_weight is
-feature_weight times lambda L ||sqrt(var*_l)|| / (m V) for its mean, times lambda L ||var*_l|| / (m V) for its
-variance. Where features are summed over C classes and moments averaged over them, lambda / C stands for
-lambda.
+So the authors' sqrt(sum_j ||f(x_j) - z_j||^2) + lambda sum_l (P_l + Q_l) weighs layer l as ours does where
+moment_weight is feature_weight times lambda L ||sqrt(var*_l)|| / sqrt(m V) for its mean, times
+lambda L ||var*_l|| / sqrt(m V) for its variance.
 """
 
 import functools
@@ -35,7 +34,7 @@ HERE = Path(__file__).parent / "golden"
 LABELS = np.array([3, 7], np.int32)
 C, M = 2, 3
 NORM = Normalisation(np.array([0.45, 0.5, 0.4], np.float32), np.array([0.25, 0.2, 0.3], np.float32))
-WEIGHTS = {"feature_weight": 0.02, "moment_weight": 3.0, "cross_entropy_weight": 0.3}
+WEIGHTS = {"feature_weight": 0.3, "moment_weight": 3.0, "cross_entropy_weight": 0.3}
 VARIANTS = {
     "weighted": RecoverSettings(**WEIGHTS),
     "unweighted": RecoverSettings(**WEIGHTS, weighted_moments=False),
@@ -231,7 +230,7 @@ def test_terms_are_the_papers_sums_over_stated_constants(tag, variant):
     mean_scale = np.stack([np.sqrt(r.var.sum(-1)) for r in real.values()])
     var_scale = np.stack([np.sqrt(np.square(r.var).sum(-1)) for r in real.values()])
     plain_mean, plain_var = stored[f"{variant}/plain_moment"]
-    feature = stored[f"{variant}/plain_feature"] / (M * stored["feature_variance"])
+    feature = np.sqrt(stored[f"{variant}/plain_feature"] / (M * stored["feature_variance"]))
     moment = (plain_mean / mean_scale + plain_var / var_scale).mean(0)
     ours = evaluate(tag).terms[variant]
     close(ours.feature, feature)

@@ -70,7 +70,7 @@ def test_the_loss_falls_for_every_class_and_pixels_stay_valid(teacher, goal, sta
         recover.total(recover.terms(teacher.model.apply, teacher.variables, x, goal, SETTINGS), SETTINGS)
         for x in (start, jnp.asarray(images))
     )
-    assert before.shape == (3,) and (after < before).all() and after.sum() < 0.5 * before.sum()
+    assert before.shape == (3,) and (after < before).all() and after.sum() < 0.7 * before.sum()
     assert np.mean(values.feature[-10:]) < np.mean(values.feature[:10])
     low, high = valid_range(teacher.norm)
     assert (images >= low).all() and (images <= high).all()
@@ -136,7 +136,8 @@ def test_terms_are_what_the_formula_says(moments, weighted):
 
     wide = images.astype(np.float64)
     flat = wide.reshape(2, M, 32)
-    np.testing.assert_allclose(got.feature, ((flat[..., :3] - points) ** 2).sum(-1).mean(1) / 2.5, rtol=1e-5)
+    square = ((flat[..., :3] - points) ** 2).sum(-1).mean(1)
+    np.testing.assert_allclose(got.feature, np.sqrt(square / 2.5), rtol=1e-5)
     logits = flat @ table
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     np.testing.assert_allclose(got.cross_entropy, [-log_p[0, :, 3].mean(), -log_p[1, :, 0].mean()], rtol=1e-5)
@@ -248,8 +249,6 @@ def test_feature_and_moment_terms_are_of_one_size_in_every_architecture(name):
             total += [values.feature.mean() / 8, values.moment.mean() / 8]
         return total
 
-    feature, moment = sizes(medoid)
-    assert 0.1 < moment / feature < 10
-    # Far from the data the feature term, a square, outgrows the moment term, a norm; its root does not.
-    feature, moment = sizes(recover.noise(KEY, goal.classes, (20, 32, 32, 3)))
-    assert 0.1 < moment / np.sqrt(feature) < 10
+    for start in (medoid, recover.noise(KEY, goal.classes, (20, 32, 32, 3))):
+        feature, moment = sizes(start)
+        assert 0.1 < moment / feature < 10

@@ -164,7 +164,7 @@ def recover(tag, model, inputs, size, m, settings):
     w = w / w.sum(1, keepdim=True)
     d = model.fc.in_features
     atoms = torch.from_numpy(uniform(f"{tag}/atoms", (c, m, d))).double() * 2
-    a, b, g = 0.02, 3.0, 0.3  # that the three terms be about as large
+    a, b, g = 0.3, 3.0, 0.3  # that the three terms be about as large
     out = {
         "layers": np.array(list(of_class)),
         "channels": np.array([v[0].shape[-1] for v in of_class.values()]),
@@ -192,7 +192,7 @@ def recover(tag, model, inputs, size, m, settings):
         targets = torch.tensor(LABELS).repeat_interleave(m)
         log_p = logits - torch.logsumexp(logits, 1, keepdim=True)
         entropy = -log_p[torch.arange(c * m), targets].reshape(c, m).mean(1)
-        feature = plain_feature / m / variance
+        feature = torch.sqrt(plain_feature / m / variance)
         loss = a * feature + b * moment + g * entropy
         (gradient,) = torch.autograd.grad(loss.sum(), x)
         out |= {
