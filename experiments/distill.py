@@ -94,7 +94,7 @@ def make(
         norm=teacher.norm,
         provenance={
             "method": name,
-            "dataset": Path(source.name).name,
+            "dataset": teachers.short_name(source),
             "ipc": ipc,
             "seed": seed,
             "recipe": dataclasses.asdict(recipe),

@@ -52,7 +52,7 @@ def compare(
     full_config: teachers.TeacherConfig,
 ) -> list[dict]:
     """Every method under every protocol with every student; ``keep`` is called with the rows so far."""
-    rows, name = [], Path(source.name).name
+    rows, name = [], teachers.short_name(source)
     num_classes, size = len(source.class_names), source.image_shape[0]
     protocols = {kind: getattr(config, kind) for kind in config.labels}
     for student in students:

@@ -88,7 +88,7 @@ def open_data(config: DataConfig) -> tuple[Source, Normalisation, bool]:
     source = data.in_memory(source, int(config.memory_gib * 2**30))
     if config.holdout:
         source = data.hold_out(source, config.holdout)
-    flip = config.flip if config.flip is not None else source.name.split("/")[0] not in _HANDED
+    flip = config.flip if config.flip is not None else short_name(source).split("-")[0] not in _HANDED
     for split, labels in source.labels.items():
         # Decodes all of a split that fits in memory, so that a damaged image is found before any work is done.
         source.read(split, np.arange(min(1, len(labels))))
@@ -100,6 +100,11 @@ def open_data(config: DataConfig) -> tuple[Source, Normalisation, bool]:
         if len(value) != source.image_shape[2] or (name == "std" and min(value) <= 0):
             raise InputError(f"--{name} {value} does not fit images with {source.image_shape[2]} channels")
     return source, Normalisation(*(np.array(v, np.float32) for v in (config.mean, config.std))), flip
+
+
+def short_name(source: Source) -> str:
+    """What tables and file names call a dataset: a folder's own name, or the TFDS name without its slashes."""
+    return Path(source.name).name if Path(source.name).is_dir() else source.name.replace("/", "-").replace(":", "-")
 
 
 def with_flip(settings: train.TrainSettings, flip: bool) -> train.TrainSettings:
@@ -239,7 +244,7 @@ def find_or_train(
     """The teacher that this config describes and its folder, in ``cache``, trained now if it is not there."""
     settings = dataclasses.asdict(with_flip(config.teacher_train, flip))
     identity = json.dumps([describe(config, source, norm), settings], sort_keys=True)
-    name = f"{Path(source.name).name}-{config.model}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
+    name = f"{short_name(source)}-{config.model}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
     if (cache / name / "teacher.json").is_file():
         log(f"teacher: {cache / name}")
         return load_teacher(cache / name), cache / name

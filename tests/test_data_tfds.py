@@ -179,3 +179,11 @@ def test_what_cannot_be_used_is_told_in_one_line(tmp_path):
     assert "class label" in message(lambda: data.load("jaxdd_text", data_dir=folder))
     text = message(lambda: data.load("jaxdd_unreachable", data_dir=folder))
     assert "no route to host" in text and folder in text and "network" in text
+
+
+def test_a_name_with_a_config_is_no_path(tmp_path):
+    # Nothing is prepared here, and nothing can be downloaded; what counts is who refuses.
+    text = message(lambda: data.load("imagenette/nosuchconfig", data_dir=str(tmp_path)))
+    assert "TFDS dataset 'imagenette/nosuchconfig'" in text and "nosuchconfig" in text
+    assert "TFDS" not in message(lambda: data.load("nowhere/imagenette"))
+    assert "TFDS" not in message(lambda: data.load(str(tmp_path / "imagenette")))

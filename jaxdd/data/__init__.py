@@ -14,7 +14,7 @@ from jaxdd.data.source import (
     shuffled,
     statistics,
 )
-from jaxdd.data.tfds import load_tfds
+from jaxdd.data.tfds import is_builder, load_tfds
 
 __all__ = [
     "Source",
@@ -41,8 +41,9 @@ def load(
     """Open a dataset by name or path.
 
     name: "digits" (scikit-learn's, see `load_digits`), a path to a folder (see `load_folder`), or a TFDS name
-    (see `load_tfds`). A path is whatever contains a path separator, starts with "." or "~", or exists as a
-    folder; for a folder that is called digits, write "./digits".
+    (see `load_tfds`). A path is whatever is absolute, starts with "." or "~", exists as a folder, or contains a
+    separator and is no TFDS name with a config ("imagenette/160px"); for a folder that is called digits, write
+    "./digits".
     image_size, channels: the images come out as uint8 [image_size, image_size, channels]; None takes what
     suits the data.
     data_dir: where TFDS keeps its datasets; None is TFDS's own default.
@@ -52,6 +53,6 @@ def load(
     name = os.fspath(name)
     if name == "digits":
         return load_digits(image_size, channels)
-    if os.sep in name or name.startswith((".", "~")) or os.path.isdir(name):
+    if name.startswith((os.sep, ".", "~")) or os.path.isdir(name) or (os.sep in name and not is_builder(name)):
         return load_folder(name, image_size, channels)
     return load_tfds(name, image_size, channels, data_dir)

@@ -105,6 +105,15 @@ def load_tfds(
     return make_source(name, class_names, shape, labels, read)
 
 
+def is_builder(name: str) -> bool:
+    """Whether TFDS is installed and has a dataset of this name, a config or version after it aside."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        return False
+    return name.split("/")[0].split(":")[0] in tfds.list_builders(with_community_datasets=False)
+
+
 def _builder(tfds, name: str, data_dir: str | None):
     data_dir = None if data_dir is None else os.path.expanduser(data_dir)
     try:
