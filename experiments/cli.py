@@ -12,6 +12,7 @@ from typing import Any
 
 import tyro
 
+from jaxdd.aside import aside
 from jaxdd.errors import InputError
 
 
@@ -58,10 +59,8 @@ def run_folder(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write aside, then rename, so that nobody ever sees half a file."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text)
-    os.replace(aside, path)
+    with aside(path) as place:
+        place.write_text(text)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -21,6 +21,7 @@ import tyro
 
 from experiments import cli, teachers
 from jaxdd import data, distilled, encode, methods, report
+from jaxdd.aside import aside
 from jaxdd.data import Source
 from jaxdd.distilled import DistilledDataset
 from jaxdd.errors import InputError
@@ -112,8 +113,11 @@ def save_run(
 ) -> None:
     """Fill a run folder: config, teacher, atoms, images, the loss curve and the preview."""
     cli.write_json(out / "config.json", cli.config_dict(config))
-    shutil.copytree(teacher, out / "teacher")
-    np.savez(out / "atoms.npz", points=result.atoms.points, weights=result.atoms.weights, costs=result.costs)
+    with aside(out / "teacher") as place:
+        shutil.copytree(teacher, place)
+    # An open file, for a bare name would get the ending .npz.
+    with aside(out / "atoms.npz") as place, open(place, "wb") as file:
+        np.savez(file, points=result.atoms.points, weights=result.atoms.weights, costs=result.costs)
     lines = []
     for i, values in enumerate(zip(*result.curve.values())):
         if i % 10 == 0 or i == len(next(iter(result.curve.values()))) - 1:

@@ -1,15 +1,14 @@
 """A distilled dataset: images, labels, weights and where they come from, in memory and on disk."""
 
 import json
-import os
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from jaxdd.aside import aside
 from jaxdd.errors import InputError
 from jaxdd.normalise import Normalisation, denormalise
 
@@ -59,26 +58,21 @@ def save(dataset: DistilledDataset, folder: Path | str) -> None:
     folder = Path(folder)
     if folder.exists():
         raise InputError(f"{folder} exists; choose another folder or remove it")
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        _write(dataset, aside)
-        os.replace(aside, folder)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    with aside(folder) as place:
+        _write(dataset, place)
 
 
-def _write(dataset: DistilledDataset, aside: Path) -> None:
+def _write(dataset: DistilledDataset, root: Path) -> None:
     pixels, seen = dataset.pixels(), [0] * len(dataset.class_names)
     for picture, label in zip(pixels, dataset.labels):
-        place = aside / "train" / folder_name(dataset.class_names, label)
+        place = root / "train" / folder_name(dataset.class_names, label)
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(
             place / f"{seen[label]:03d}.png"
         )
         seen[label] += 1
     np.savez(
-        aside / "distilled.npz",
+        root / "distilled.npz",
         images=dataset.images.astype(np.float32),
         labels=dataset.labels.astype(np.int32),
         weights=dataset.weights.astype(np.float32),

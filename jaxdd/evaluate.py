@@ -15,6 +15,7 @@ from jaxdd.distilled import DistilledDataset
 from jaxdd.errors import InputError
 from jaxdd.nn.classifier import Apply, Classifier, Variables
 from jaxdd.normalise import Normalisation, normalise
+from jaxdd.progress import progress
 from jaxdd.train import Trainer, TrainSettings
 
 
@@ -88,7 +89,7 @@ def _hits(apply: Apply):
 def accuracy(apply: Apply, variables: Variables, norm: Normalisation, batches: Iterable) -> float:
     """Top-1 accuracy in [0, 1] over batches of (images, labels [N], valid [N]); invalid rows do not count."""
     hits = _hits(apply)
-    counts = [hits(variables, *norm, images, labels, valid) for images, labels, valid in batches]
+    counts = [hits(variables, *norm, images, labels, valid) for images, labels, valid in progress(batches, "test")]
     correct, total = np.sum(jax.device_get(counts), axis=0)
     return float(correct / total)
 

@@ -1,11 +1,11 @@
 """Tables and pictures of results."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from jaxdd.aside import aside
 from jaxdd.distilled import DistilledDataset
 
 
@@ -87,10 +87,8 @@ def preview(dataset: DistilledDataset, path: Path | str, most: int = 20) -> None
             draw.text((pad, y + cell_side // 2 - 8), name, fill="black", font=font)
             for column, i in enumerate(np.flatnonzero(dataset.labels == c)[:columns]):
                 paste(pixels[i], left + column * width, y)
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    sheet.save(aside, "PNG")
-    os.replace(aside, path)
+    with aside(Path(path)) as place:
+        sheet.save(place, "PNG")
 
 
 def _fitted(name: str, font, width: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxdd.data.image import evenly_spaced
 from jaxdd.errors import InputError
+from jaxdd.progress import progress
 
 _DECODE_CHUNK = 1024
 _AHEAD = 2
@@ -66,7 +67,7 @@ def in_memory(source: Source, limit_bytes: int = 2 * 2**30) -> Source:
         with lock:
             if split not in decoded:
                 images = np.empty((count, *source.image_shape), np.uint8)
-                for start in range(0, count, _DECODE_CHUNK):
+                for start in progress(range(0, count, _DECODE_CHUNK), f"decode {split} images"):
                     chunk = np.arange(start, min(start + _DECODE_CHUNK, count))
                     images[chunk] = source.read(split, chunk)
                 decoded[split] = images
