@@ -129,11 +129,11 @@ def _distance(ours: Moments, real: Moments) -> jax.Array:
 
 
 def _norm(x: jax.Array) -> jax.Array:
-    # The root's derivative is infinite at zero; equal moments shall have gradient zero instead.
     return _root(jnp.square(x).sum(-1))
 
 
-def _root(square):
+def _root(square: jax.Array) -> jax.Array:
+    # The root's derivative is infinite at zero; equal moments or features shall have gradient zero instead.
     safe = jnp.where(square > 0, square, 1.0)
     return jnp.where(square > 0, jnp.sqrt(safe), 0.0)
 
