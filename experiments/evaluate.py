@@ -113,6 +113,19 @@ def makers_for(
     return makers
 
 
+def open_real(run: Path, teacher: teachers.Teacher) -> tuple[Source, bool]:
+    """The real images that a run folder came from, as its teacher sees them, and whether they are mirrored."""
+    if not (run / "config.json").is_file():
+        raise InputError(f"{run} has no config.json; give a run folder of experiments.distill")
+    saved = json.loads((run / "config.json").read_text())
+    config = teachers.DataConfig(**{key: saved[key] for key in ("dataset", "data_dir", "flip", "memory_gib")})
+    like = teachers.data_like(teacher, config)
+    config = replace(config, **{key: like[key] for key in ("image_size", "channels", "mean", "std", "holdout")})
+    source, _, flip = teachers.open_data(config)
+    teachers.check_fits(teacher, source, run / "teacher")
+    return source, flip
+
+
 def main(config: EvaluateConfig) -> None:
     if not config.runs:
         raise InputError("no run folder given; use: python -m experiments.evaluate runs/x")
@@ -125,9 +138,6 @@ def main(config: EvaluateConfig) -> None:
         check(getattr(config, kind))
     loaded = [distilled.load(run) for run in config.runs]
     teacher = teachers.load_teacher(config.runs[0] / "teacher")
-    if not (config.runs[0] / "config.json").is_file():
-        raise InputError(f"{config.runs[0]} has no config.json; give a run folder of experiments.distill")
-    saved = json.loads((config.runs[0] / "config.json").read_text())
     out = config.out or config.runs[0] / "evaluation.json"
     if not out.parent.is_dir():
         raise InputError(f"folder {out.parent} of --out does not exist; make it first")
@@ -143,16 +153,7 @@ def main(config: EvaluateConfig) -> None:
     if len(set(names)) < len(names):
         names = [f"{name} ({run.name})" for name, run in zip(names, config.runs)]
 
-    base = teachers.DataConfig(
-        dataset=saved["dataset"],
-        data_dir=saved["data_dir"],
-        flip=saved["flip"],
-        memory_gib=saved["memory_gib"],
-    )
-    shape = teachers.data_like(teacher, base)
-    base = replace(base, **{k: shape[k] for k in ("image_size", "channels", "mean", "std", "holdout")})
-    source, _, flip = teachers.open_data(base)
-    teachers.check_fits(teacher, source, config.runs[0] / "teacher")
+    source, flip = open_real(config.runs[0], teacher)
     needed = [name for name in config.baselines if name not in names]
     classes = distill.encode_real(teacher, source) if needed else None
     makers = makers_for(dict(zip(names, loaded)), config.baselines, loaded[0].ipc, source, teacher, classes)
