@@ -57,10 +57,11 @@ def preview(dataset: DistilledDataset, path: Path | str, most: int = 20) -> None
     side = pixels.shape[1]
     zoom = max(1, 96 // side) if dataset.ipc == 1 else max(1, 64 // side)
     cell_side, pad = side * zoom, 4
-    font = ImageFont.load_default(13)
+    text_size = max(13, cell_side // 9)
+    font = ImageFont.load_default(text_size)
     shown = dataset.class_names[:50]
     if dataset.ipc == 1:
-        columns, label = min(5, len(shown)), 18
+        columns, label = min(5, len(shown)), text_size + 5
         cells = [(i // columns, i % columns, i) for i in range(len(shown))]
         width, height = cell_side + pad, cell_side + label + pad
         size = (columns * width + pad, -(-len(shown) // columns) * height + pad)
@@ -84,7 +85,7 @@ def preview(dataset: DistilledDataset, path: Path | str, most: int = 20) -> None
     if not cells:
         for c, name in enumerate(shown):
             y = pad + c * height
-            draw.text((pad, y + cell_side // 2 - 8), name, fill="black", font=font)
+            draw.text((pad, y + (cell_side - text_size) // 2 - 2), name, fill="black", font=font)
             for column, i in enumerate(np.flatnonzero(dataset.labels == c)[:columns]):
                 paste(pixels[i], left + column * width, y)
     with aside(Path(path)) as place:
