@@ -1,6 +1,6 @@
 """Do the feature and the moment term of the recover loss stay comparable on every architecture, with one coefficient?
 
-    python -m benchmarks.loss_balance [--models NAME ...] [--quick] [--json FILE]
+    python -m benchmarks.loss_balance [--models NAME ...] [--epochs N] [--quick] [--json FILE]
 
 For ConvNet-3, ResNet-18 and ResNet-50 of full width, trained for a few epochs on the digits at 16 pixels, recovers one
 image a class, from the nearest real images and from noise, with the default settings, and prints both terms and the
@@ -17,9 +17,6 @@ import numpy as np
 
 from experiments import distill, teachers
 from jaxdd import methods
-
-# What takes each above 90 % on the digits.
-EPOCHS = {"convnet3": 4, "resnet18": 4, "resnet50": 12}
 
 
 def measure(model: str, epochs: int, steps: int) -> list[dict]:
@@ -54,7 +51,8 @@ def measure(model: str, epochs: int, steps: int) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(EPOCHS))
+    parser.add_argument("--models", nargs="+", default=["convnet3", "resnet18", "resnet50"])
+    parser.add_argument("--epochs", type=int, default=4, help="of the teachers")
     parser.add_argument("--quick", action="store_true", help="ConvNet-3 only, a few steps")
     parser.add_argument("--json", type=Path, help="write the rows here")
     arguments = parser.parse_args()
@@ -63,7 +61,7 @@ def main() -> None:
     rows = []
     print("model     teacher  start  feature first, last  moment first, last  moment/feature min, median, max")
     for model in models:
-        for r in measure(model, 2 if arguments.quick else EPOCHS.get(model, 12), steps):
+        for r in measure(model, 2 if arguments.quick else arguments.epochs, steps):
             pairs = "".join(f"{r[name][0]:13.3f} {r[name][1]:6.3f}" for name in ("feature", "moment"))
             ratios = " ".join(f"{value:6.2f}" for value in r["ratio"])
             print(f"{model:9} {100 * r['teacher']:6.1f}  {r['start']:5}{pairs}  {ratios:>31}", flush=True)
