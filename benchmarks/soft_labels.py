@@ -23,9 +23,9 @@ from jaxdd.augment import Augment
 from jaxdd.train import TrainSettings
 
 
-def protocol(epochs: int, batch_size: int, min_scale: float = 0.08, mix: str = "cutmix", weighted: bool = True):
+def protocol(epochs: int, batch_size: int, min_scale: float = 0.08, mix: str = "cutmix") -> students.Protocol:
     settings = TrainSettings(epochs=epochs, batch_size=batch_size, augment=Augment(min_scale=min_scale, mix=mix))
-    return dataclasses.replace(students.SOFT, weighted=weighted, train=settings)
+    return dataclasses.replace(students.SOFT, train=settings)
 
 
 def main() -> None:
@@ -60,14 +60,17 @@ def main() -> None:
         (name, "the same, weights off", run, dataclasses.replace(last, weighted=False)),
         (f"{name}/2 + medoid/2", "400 epochs, batch 10", half, last),
     ]
-    rows = []
+    rows, trainers = [], {}
     for images, what, dataset, asked in lines:
         settings = teachers.with_flip(asked.train, flip)
         if arguments.quick:
             settings = dataclasses.replace(settings, epochs=2)
         asked = dataclasses.replace(asked, train=settings)
-        trainer = students.student_trainer(model, asked, teacher.model.apply, dataset)
-        variables, _ = students.train_student(trainer, asked, dataset, 0, teacher.variables, f"{images}, {what}")
+        if asked not in trainers:
+            trainers[asked] = students.student_trainer(model, asked, teacher.model.apply, dataset)
+        variables, _ = students.train_student(
+            trainers[asked], asked, dataset, 0, teacher.variables, f"{images}, {what}"
+        )
         score = students.accuracy(model.apply, variables, teacher.norm, scored)
         print(f"{images:20} {what:25} {100 * score:5.1f}", flush=True)
         rows.append({"images": images, "protocol": what, "accuracy": score, "seed": 0})

@@ -99,7 +99,7 @@ def make(
             "ipc": ipc,
             "seed": seed,
             "recipe": dataclasses.asdict(recipe),
-            "teacher": {k: teacher.info.get(k) for k in ("model", "width", "stem", "accuracy", "holdout", "seed")},
+            "teacher": {k: teacher.info[k] for k in ("model", "width", "stem", "accuracy", "holdout", "seed")},
             "device": jax.devices()[0].device_kind,
             "jax": jax.__version__,
         },

@@ -203,7 +203,7 @@ def data_like(teacher: Teacher, config: DataConfig) -> dict:
             f"--model {asked} but the given teacher is a {teacher.info['model']}; leave out one of the two"
         )
     size, _, channels = teacher.info["image_shape"]
-    holdout = teacher.info.get("holdout", 0.0)
+    holdout = teacher.info["holdout"]
     if config.holdout not in (0.0, holdout):
         raise InputError(
             f"--holdout {config.holdout} but the given teacher was trained with {holdout}; leave it out, or give a "
