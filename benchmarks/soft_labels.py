@@ -57,7 +57,7 @@ def main() -> None:
         ("random", "400 epochs, batch 10", sets["random"], last),
         ("medoid", "400 epochs, batch 10", sets["medoid"], last),
         (name, "400 epochs, batch 10", run, last),
-        (name, "the same, weights off", run, dataclasses.replace(last, weighted=False)),
+        (name, "the same, weights off", run, dataclasses.replace(last, weights="uniform")),
         (f"{name}/2 + medoid/2", "400 epochs, batch 10", half, last),
     ]
     rows, trainers = [], {}

@@ -12,9 +12,10 @@ from jaxdd.encode import Encoded
 from jaxdd.errors import InputError
 from jaxdd.evaluate import HARD, SOFT, Protocol, accuracy, student_trainer, train_student
 from jaxdd.measure import Measure, from_labels
-from jaxdd.methods import RECIPES, Classes, Recipe, Result, distill, recipe, summarize
+from jaxdd.methods import RECIPES, Classes, Recipe, Result, distill, recipe
 from jaxdd.normalise import Normalisation, denormalise, normalise
 from jaxdd.recover import RecoverSettings
+from jaxdd.summarize import summarize
 from jaxdd.train import TrainSettings
 
 __all__ = [

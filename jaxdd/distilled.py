@@ -12,6 +12,9 @@ from jaxdd.aside import aside
 from jaxdd.errors import InputError
 from jaxdd.normalise import Normalisation, denormalise
 
+# Powers of the weights.
+TEMPERS = {"w": 1.0, "sqrt": 0.5, "uniform": 0.0}
+
 
 @dataclass(frozen=True)
 class DistilledDataset:
@@ -42,9 +45,22 @@ class DistilledDataset:
         """The images as uint8."""
         return np.asarray(denormalise(self.norm, self.images))
 
-    def loss_weights(self) -> np.ndarray:
-        """Per-image weights normalised to mean 1 over the data set, [n] float32."""
-        return (self.weights / self.weights.mean()).astype(np.float32)
+    def loss_weights(self, temper: str = "w") -> np.ndarray:
+        r"""The weight of each image's loss, :math:`\propto w^p` and of mean 1 over the data set, [n] float32.
+
+        Cell masses spread widely, and the more they do the fewer images a gradient is made of; a power below one
+        lies between that and forgetting them (Tan and Slade 2025, section 4).
+
+        Args:
+          temper: "w" (p = 1), "sqrt" (p = 1/2) or "uniform" (p = 0).
+
+        Raises:
+          InputError: another value.
+        """
+        if temper not in TEMPERS:
+            raise InputError(f"unknown weights {temper!r}; use {', '.join(TEMPERS)}")
+        tempered = self.weights.astype(np.float64) ** TEMPERS[temper]
+        return (tempered / tempered.mean()).astype(np.float32)
 
 
 def save(dataset: DistilledDataset, folder: Path | str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxdd import augment, relabel, train
 from jaxdd.augment import Augment
 from jaxdd.data import permutations
-from jaxdd.distilled import DistilledDataset
+from jaxdd.distilled import TEMPERS, DistilledDataset
 from jaxdd.errors import InputError
 from jaxdd.nn.classifier import Apply, Classifier, Variables
 from jaxdd.normalise import Normalisation, normalise
@@ -26,8 +26,8 @@ class Protocol:
     labels: str = "soft"
     """"hard": cross-entropy to the class. "soft": KL to the teacher on the same augmented images."""
     temperature: float = 20.0
-    weighted: bool = True
-    """Multiply each image's loss by its atom's weight, normalised to mean 1."""
+    weights: str = "w"
+    """What an image's loss is multiplied by: its atom's weight ("w"), the weight tempered ("sqrt"), one ("uniform")."""
     train: TrainSettings = field(default_factory=lambda: TrainSettings(batch_size=25, augment=Augment(mix="cutmix")))
 
 
@@ -40,6 +40,8 @@ def check(protocol: Protocol) -> None:
     """Raise InputError for a setting that does not exist, before any student is trained."""
     if protocol.labels not in ("hard", "soft"):
         raise InputError(f"unknown labels {protocol.labels!r}; use hard or soft")
+    if protocol.weights not in TEMPERS:
+        raise InputError(f"unknown weights {protocol.weights!r}; use {', '.join(TEMPERS)}")
     if protocol.temperature <= 0:
         raise InputError(f"temperature {protocol.temperature}: give one above 0")
     train.optimizer(protocol.train, protocol.train.steps(1))
@@ -65,7 +67,7 @@ def train_student(
     """Train one student from scratch: its variables and loss curve. ``context``: the teacher's variables."""
     n, classes = len(dataset.labels), len(dataset.class_names)
     targets = train.one_hot(dataset.labels, classes)
-    weights = dataset.loss_weights() if protocol.weighted else np.ones(n, np.float32)
+    weights = dataset.loss_weights(protocol.weights)
     batch_size = min(protocol.train.batch_size, n)
     key = jax.random.key(seed)
     state = trainer.init(jax.random.fold_in(key, 0), dataset.images.shape[1:])

@@ -24,7 +24,59 @@ class Measure(NamedTuple):
     weights: jax.Array
 
 
-def from_labels(points: np.ndarray, labels: np.ndarray, num_classes: int) -> Measure:
+class Groups(NamedTuple):
+    """The rows of each class of a data set, found without copying a point.
+
+    Attributes:
+      order: row indices sorted by class, within a class as they came, [n].
+      counts: rows of each class, [C].
+    """
+
+    order: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, points: np.ndarray, labels: np.ndarray, num_classes: int | None = None) -> "Groups":
+        """Group the rows of points [n, d] by their labels [n], once both are sound.
+
+        Raises:
+          InputError: shapes that disagree, a label that is no integer or outside [0, num_classes), a class without
+            points or with NaN or infinite ones; num_classes defaults to the largest label plus one.
+        """
+        labels = np.asarray(labels)
+        if np.ndim(points) != 2 or labels.shape != np.shape(points)[:1]:
+            raise InputError(f"points {np.shape(points)} and labels {labels.shape}; give [n, d] and [n]")
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise InputError(f"labels have dtype {labels.dtype}; give integer class indices")
+        if num_classes is None:
+            num_classes = int(labels.max(initial=-1)) + 1
+        stray = labels[(labels < 0) | (labels >= num_classes)]
+        if stray.size:
+            raise InputError(f"label {stray[0]} outside [0, {num_classes}); raise num_classes")
+        counts = np.bincount(labels, minlength=num_classes)
+        if num_classes < 1 or not counts.all():
+            empty = int(np.argmin(counts)) if num_classes else 0
+            raise InputError(f"class {empty} has no points; lower num_classes or add some")
+        for first in range(0, len(labels), 2**16):
+            finite = np.isfinite(np.asarray(points[first : first + 2**16])).all(axis=1)
+            if not finite.all():
+                row = first + int(np.argmin(finite))
+                raise InputError(f"class {labels[row]} has NaN or inf in row {row}; drop that row")
+        return cls(np.argsort(labels, kind="stable"), counts)
+
+    def padded(self, points: np.ndarray, classes: np.ndarray, rows: int) -> Measure:
+        """The empirical measures of some classes [k]: points float32 [k, rows, d], weights float32 [k, rows]."""
+        padded = np.zeros((len(classes), rows, np.shape(points)[1]), np.float32)
+        weights = np.zeros(padded.shape[:2], np.float32)
+        starts = np.cumsum(self.counts) - self.counts
+        for k, c in enumerate(classes):
+            own = self.order[starts[c] : starts[c] + self.counts[c]]
+            padded[k, : len(own)] = points[own]
+            weights[k, : len(own)] = 1.0 / len(own)
+        return Measure(padded, weights)
+
+
+def from_labels(points: np.ndarray, labels: np.ndarray, num_classes: int | None = None) -> Measure:
     r"""The empirical measure of each class, :math:`\mu_c = \frac{1}{n_c} \sum_{i : y_i = c} \delta(x_i)`.
 
     Runs on the host. Points keep their order; shorter classes end in zero-weight points at the origin.
@@ -32,38 +84,18 @@ def from_labels(points: np.ndarray, labels: np.ndarray, num_classes: int) -> Mea
     Args:
       points: the data x, finite, [n, d].
       labels: integer classes y in [0, num_classes), [n].
-      num_classes: the number of classes C.
+      num_classes: the number of classes C; default: the largest label plus one.
 
     Returns:
       A Measure with points float32 [C, n_max, d] and weights float32 [C, n_max].
 
     Raises:
-      InputError: shapes that disagree, a label that is no integer or out of range, a class without points
-        or with NaN or infinite ones.
+      InputError: see `Groups.of`.
     """
-    points, labels = np.asarray(points, np.float32), np.asarray(labels)
-    if points.ndim != 2 or labels.shape != points.shape[:1]:
-        raise InputError(f"from_labels: points {points.shape} and labels {labels.shape}; give [n, d] and [n]")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(f"from_labels: labels have dtype {labels.dtype}; give integer class indices")
-    stray = labels[(labels < 0) | (labels >= num_classes)]
-    if stray.size:
-        raise InputError(f"from_labels: label {stray[0]} outside [0, {num_classes}); raise num_classes")
-    counts = np.bincount(labels, minlength=num_classes)
-    if num_classes < 1 or not counts.all():
-        empty = int(np.argmin(counts)) if num_classes else 0
-        raise InputError(f"from_labels: class {empty} has no points; lower num_classes or add some")
-    finite = np.isfinite(points).all(axis=1)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        raise InputError(f"from_labels: class {labels[row]} has NaN or inf in row {row}; drop that row")
-
-    padded = np.zeros((num_classes, counts.max(), points.shape[1]), np.float32)
-    weights = np.zeros(padded.shape[:2], np.float32)
-    for c, count in enumerate(counts):
-        padded[c, :count] = points[labels == c]
-        weights[c, :count] = 1.0 / count
-    return Measure(jnp.asarray(padded), jnp.asarray(weights))
+    points = np.asarray(points, np.float32)
+    groups = Groups.of(points, labels, num_classes)
+    padded = groups.padded(points, np.arange(len(groups.counts)), int(groups.counts.max()))
+    return jax.tree.map(jnp.asarray, padded)
 
 
 def standardise(mu: Measure) -> tuple[Measure, jax.Array, jax.Array]:

@@ -16,11 +16,11 @@ from scipy.optimize import linear_sum_assignment
 from jaxdd import ot, recover
 from jaxdd.encode import Encoded, feature_variance, global_moments
 from jaxdd.errors import InputError
-from jaxdd.measure import Measure, from_labels
+from jaxdd.measure import Measure
 from jaxdd.nn.classifier import Apply, Variables
 from jaxdd.normalise import Normalisation
-from jaxdd.progress import progress
 from jaxdd.recover import RecoverSettings
+from jaxdd.summarize import SOLVERS, summarize
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Recipe:
     """What a method does at each stage."""
 
     atoms: str = "barycenter"
-    """"barycenter", "quantization" (k-means with cell masses), "random" (real images), or "none" (labels only)."""
-    weights: str = "learned"
-    """Of a barycenter's atoms: "learned" or "uniform"."""
+    """A solver of `summarize` ("barycenter", "quantization", "clvq"), "random" (real images), "none" (labels only)."""
+    weights: str = "free"
+    """Of the atoms that a solver finds: "free", or "uniform" for the barycenter's."""
     images: str = "recover"
     """"recover" (optimise pixels) or "real" (the nearest real image to each atom, all different)."""
     recover: RecoverSettings = field(default_factory=RecoverSettings)
@@ -78,8 +78,8 @@ class Result(NamedTuple):
 def check(name: str, ipc: int, settings: Recipe, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
     """Raise InputError for a setting that does not exist, and for a class with fewer real images than are needed."""
     for what, value, choices in (
-        ("atoms", settings.atoms, ("barycenter", "quantization", "random", "none")),
-        ("weights", settings.weights, ("learned", "uniform")),
+        ("atoms", settings.atoms, (*SOLVERS, "random", "none")),
+        ("weights", settings.weights, ("free", "uniform")),
         ("images", settings.images, ("recover", "real")),
         ("recover.moments", settings.recover.moments, ("class", "global")),
         ("recover.start", settings.recover.start, ("real", "noise")),
@@ -88,6 +88,8 @@ def check(name: str, ipc: int, settings: Recipe, labels: np.ndarray, class_names
             raise InputError(f"unknown --{what} {value!r} for {name}; use {' or '.join(choices)}")
     if settings.atoms == "none" and (settings.images == "real" or settings.recover.feature_weight):
         raise InputError(f"--atoms none gives {name} nothing to match; use --images recover --recover.feature-weight 0")
+    if settings.weights == "uniform" and settings.atoms in SOLVERS and settings.atoms != "barycenter":
+        raise InputError(f"--atoms {settings.atoms} finds its own weights; use --weights free or --atoms barycenter")
     if settings.recover.steps < 1:
         raise InputError(f"--recover.steps {settings.recover.steps} recovers nothing; use 1 or more")
     if ipc < 1:
@@ -120,7 +122,7 @@ def distill(
       memory_bytes: classes are recovered in chunks that fit.
     """
     k_atoms, k_recover = jax.random.split(key)
-    atoms, costs, nearest = summarize(k_atoms, settings, classes.encoded, ipc)
+    atoms, costs, nearest = choose(k_atoms, settings, classes.encoded, ipc, memory_bytes)
 
     def real():
         flat = classes.images(nearest.reshape(-1))
@@ -142,10 +144,10 @@ def distill(
     return Result(images, atoms, costs, curve._asdict())
 
 
-def summarize(
-    key: jax.Array, settings: Recipe, encoded: Encoded, m: int
+def choose(
+    key: jax.Array, settings: Recipe, encoded: Encoded, m: int, memory_bytes: int = 2**30
 ) -> tuple[Measure, np.ndarray, np.ndarray | None]:
-    """Stage 2: each class's cloud of features -> m weighted atoms.
+    """Stage 2 as the recipe wants it: each class's cloud of features -> m weighted atoms, and real images near them.
 
     Returns:
       the atoms; W2^2 along the rounds; for each atom a real image's index [C, m], all different and together as near
@@ -156,26 +158,22 @@ def summarize(
     if settings.atoms == "none":
         return Measure(jnp.zeros((num_classes, m, dim)), uniform), np.zeros((num_classes, 0)), None
     members = [np.flatnonzero(encoded.labels == c) for c in range(num_classes)]
-    keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(jnp.arange(num_classes))
     if settings.atoms == "random":
+        keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(jnp.arange(num_classes))
         chosen = np.stack([np.asarray(jax.random.choice(k, own, (m,), replace=False)) for k, own in zip(keys, members)])
         return Measure(jnp.asarray(encoded.features[chosen]), uniform), np.zeros((num_classes, 0)), chosen
-    if settings.atoms == "quantization":
-        solve = jax.jit(lambda k, mu: ot.quantize(k, mu, m))
-    elif settings.atoms == "barycenter":
-        solve = jax.jit(lambda k, mu: ot.barycenter(k, mu, m, weights=settings.weights))
-    else:
-        raise InputError(f"unknown atoms {settings.atoms!r}; use barycenter, quantization, random or none")
-    measure = from_labels(encoded.features, encoded.labels, num_classes)
-    # One class at a time: a class's distances to its atoms are what takes memory.
-    solved = [solve(keys[c], _at(measure, c)) for c in progress(range(num_classes), "summarize")]
-    result = jax.tree.map(lambda *rows: jnp.stack(rows), *solved)
-    nearest = np.stack([own[_match(encoded.features[own], z)] for own, z in zip(members, result.atoms.points)])
-    return result.atoms, np.asarray(result.costs), nearest
-
-
-def _at(tree, index):
-    return jax.tree.map(lambda x: x[index], tree)
+    solved = summarize(
+        encoded.features,
+        encoded.labels,
+        m,
+        weights=settings.weights,
+        solver=settings.atoms,
+        key=key,
+        num_classes=num_classes,
+        memory_bytes=memory_bytes,
+    )
+    nearest = np.stack([own[_match(encoded.features[own], z)] for own, z in zip(members, solved.atoms.points)])
+    return solved.atoms, np.asarray(solved.costs), nearest
 
 
 def _match(features: np.ndarray, atoms: np.ndarray) -> np.ndarray:

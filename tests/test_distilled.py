@@ -1,9 +1,11 @@
 """A distilled dataset survives the disk, bit for bit, and its pictures are its pixels."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import message
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
@@ -79,12 +81,29 @@ def test_nothing_to_load_is_one_clear_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_loss_weights_have_mean_one_and_keep_ratios():
+@pytest.mark.parametrize(("temper", "power"), [("w", 1.0), ("sqrt", 0.5), ("uniform", 0.0)])
+def test_loss_weights_have_mean_one_and_tempered_ratios(temper, power):
     dataset = make()
-    weights = dataset.loss_weights()
-    assert weights.dtype == np.float32
+    weights = dataset.loss_weights(temper)
+    assert weights.dtype == np.float32 and weights.shape == dataset.weights.shape
     assert weights.mean() == pytest.approx(1, abs=1e-6)
-    np.testing.assert_allclose(weights / weights[0], dataset.weights / dataset.weights[0], rtol=1e-5)
+    np.testing.assert_allclose(weights / weights[0], (dataset.weights / dataset.weights[0]) ** power, rtol=1e-5)
+
+
+def test_loss_weights_are_the_atoms_own_by_default_and_no_others():
+    dataset = make()
+    np.testing.assert_array_equal(dataset.loss_weights(), dataset.loss_weights("w"))
+    for temper in ("root", "free", ""):
+        assert repr(temper) in message(lambda t=temper: dataset.loss_weights(t))
+
+
+@pytest.mark.parametrize("temper", ["w", "sqrt"])
+def test_an_atom_without_weight_has_none_in_the_loss(temper):
+    dataset = make()
+    weights = dataset.weights.copy()
+    weights[0] = 0
+    tempered = replace(dataset, weights=weights).loss_weights(temper)
+    assert tempered[0] == 0 and (tempered[1:] > 0).all() and tempered.mean() == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("ipc", [1, 3])

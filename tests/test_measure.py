@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxdd.errors import InputError
-from jaxdd.measure import Measure, from_labels, standardise
+from jaxdd.measure import Groups, Measure, from_labels, standardise
 
 
 @settings(max_examples=30, deadline=None)
@@ -21,6 +21,49 @@ def test_from_labels_is_the_empirical_measure_of_each_class(extra, seed):
         np.testing.assert_array_equal(np.asarray(mu.points[c])[real], points[labels == c])
         np.testing.assert_allclose(np.asarray(mu.weights[c])[real], 1 / counts[c], rtol=1e-6)
         assert real[: counts[c]].all() and not real[counts[c] :].any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 3), max_size=30), st.integers(0, 2**31))
+def test_groups_are_the_rows_of_each_class_as_they_came(extra, seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation([0, 1, 2, 3, *extra])
+    points = rng.normal(size=(len(labels), 2))
+    groups = Groups.of(points, labels)
+    np.testing.assert_array_equal(groups.counts, np.bincount(labels))
+    rows = np.split(groups.order, np.cumsum(groups.counts)[:-1])
+    for c in range(4):
+        np.testing.assert_array_equal(rows[c], np.flatnonzero(labels == c))
+    # Any classes in any order, even twice, on more rows than there are.
+    chosen, size = np.array([2, 0, 2]), int(groups.counts.max()) + 3
+    mu = groups.padded(points, chosen, size)
+    assert mu.points.shape == (3, size, 2) and mu.points.dtype == mu.weights.dtype == np.float32
+    for k, c in enumerate(chosen):
+        n = groups.counts[c]
+        np.testing.assert_array_equal(mu.points[k, :n], points[labels == c].astype(np.float32))
+        np.testing.assert_allclose(mu.weights[k, :n], 1 / n, rtol=1e-6)
+        assert not mu.points[k, n:].any() and not mu.weights[k, n:].any()
+
+
+def test_the_number_of_classes_is_the_largest_label_plus_one_unless_given():
+    points = np.arange(6.0).reshape(3, 2)
+    assert from_labels(points, np.array([2, 0, 1])).points.shape == (3, 1, 2)
+    np.testing.assert_array_equal(from_labels(points, np.array([2, 0, 1])).points[:, 0], points[[1, 2, 0]])
+    assert from_labels(points, [1, 0, 1]).points.shape == (2, 2, 2)
+    with pytest.raises(InputError, match="class 1 has no points"):
+        from_labels(points, np.array([2, 0, 2]))
+    with pytest.raises(InputError, match="class 3 has no points"):
+        from_labels(points, np.array([2, 0, 1]), 4)
+    with pytest.raises(InputError, match="class 0 has no points"):
+        from_labels(np.zeros((0, 2)), np.zeros(0, int))
+
+
+def test_rows_far_into_the_data_are_judged_too():
+    points, labels = np.zeros((2**16 + 5, 1), np.float32), np.zeros(2**16 + 5, int)
+    labels[-1] = 1
+    points[-1] = np.nan
+    with pytest.raises(InputError, match=f"class 1 has NaN or inf in row {2**16 + 4}"):
+        Groups.of(points, labels)
 
 
 def test_measure_is_a_pytree_with_the_class_axis_in_front():

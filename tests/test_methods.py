@@ -6,6 +6,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from helpers import message
 
 from jaxdd import methods
 from jaxdd.errors import InputError
@@ -47,7 +48,7 @@ def test_every_recipe_makes_weighted_images_of_every_class(made, teacher, name):
     assert set(result.curve) == ({"feature", "moment", "cross_entropy"} if recipe.images == "recover" else set())
     assert all(term.shape == (3, 10) and np.isfinite(term).all() for term in result.curve.values())
     assert result.costs.shape[0] == 10 and np.isfinite(result.costs).all()
-    assert (result.costs.shape[1] > 0) == (recipe.atoms in ("barycenter", "quantization"))
+    assert (result.costs.shape[1] > 0) == (recipe.atoms in methods.SOLVERS)
 
 
 @pytest.mark.parametrize("name", ["medoid", "random"])
@@ -65,9 +66,9 @@ def test_real_images_are_different_ones_of_their_class(made, classes, name):
         np.testing.assert_array_equal(atoms, classes.encoded.features[places])
 
 
-@pytest.mark.parametrize("atoms", ["barycenter", "quantization", "random"])
+@pytest.mark.parametrize("atoms", ["barycenter", "quantization", "clvq", "random"])
 def test_the_nearest_images_are_the_best_assignment(classes, atoms):
-    summary, costs, nearest = methods.summarize(KEY, methods.Recipe(atoms=atoms), classes.encoded, IPC)
+    summary, costs, nearest = methods.choose(KEY, methods.Recipe(atoms=atoms), classes.encoded, IPC)
     assert nearest.shape == (10, IPC)
     for c in range(10):
         assert (classes.encoded.labels[nearest[c]] == c).all() and len(set(nearest[c])) == IPC
@@ -80,9 +81,9 @@ def test_the_nearest_images_are_the_best_assignment(classes, atoms):
 
 
 def test_weights_free_or_uniform_are_as_asked(classes):
-    uniform = methods.summarize(KEY, methods.Recipe(weights="uniform"), classes.encoded, IPC)
+    uniform = methods.choose(KEY, methods.Recipe(weights="uniform"), classes.encoded, IPC)
     np.testing.assert_allclose(uniform[0].weights, 1 / IPC, rtol=1e-6)
-    free = methods.summarize(KEY, methods.Recipe(atoms="quantization"), classes.encoded, IPC)
+    free = methods.choose(KEY, methods.Recipe(atoms="quantization"), classes.encoded, IPC)
     assert np.abs(np.asarray(free[0].weights) - 1 / IPC).max() > 0.05
     # Free weights can only be nearer.
     assert free[1][:, -1].mean() <= uniform[1][:, -1].mean() * (1 + 1e-3)
@@ -117,6 +118,31 @@ def test_bad_requests_are_refused_in_one_line():
     methods.check("sre2l", 3, methods.recipe("sre2l"), labels, names)
 
 
+@pytest.mark.parametrize("atoms", ["quantization", "clvq"])
+def test_solvers_that_find_their_own_weights_hold_no_uniform_ones(classes, atoms):
+    names, labels = ("cat", "dog"), np.array([0, 0, 1, 1], np.int32)
+    asked = methods.Recipe(atoms=atoms, weights="uniform")
+    text = message(lambda: methods.check("wmdd", 2, asked, labels, names))
+    assert f"--atoms {atoms}" in text and "--weights free" in text
+    assert atoms in message(lambda: methods.choose(KEY, asked, classes.encoded, IPC))
+    methods.check("wmdd", 2, replace(asked, weights="free"), labels, names)
+    methods.check("wmdd", 2, replace(asked, atoms="barycenter"), labels, names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"atoms": "mean"}, "--atoms 'mean'"),
+        ({"weights": "learned"}, "--weights 'learned'"),
+        ({"images": "noise"}, "--images 'noise'"),
+        ({"atoms": "none"}, "--atoms none"),
+    ],
+)
+def test_a_recipe_that_does_not_exist_is_refused_before_any_work(changes, words):
+    asked = replace(methods.recipe("wmdd"), **changes)
+    assert words in message(lambda: methods.check("wmdd", 1, asked, np.array([0, 1], np.int32), ("a", "b")))
+
+
 @pytest.mark.parametrize(("typo", "near"), [("wmd", "wmdd"), ("sre2", "sre2l"), ("xyz", "medoid")])
 def test_an_unknown_method_names_the_nearest(typo, near):
     with pytest.raises(InputError) as caught:
@@ -126,7 +152,7 @@ def test_an_unknown_method_names_the_nearest(typo, near):
 
 def test_unknown_atoms_are_refused(classes):
     with pytest.raises(InputError, match="'mean'"):
-        methods.summarize(KEY, methods.Recipe(atoms="mean"), classes.encoded, IPC)
+        methods.choose(KEY, methods.Recipe(atoms="mean"), classes.encoded, IPC)
 
 
 def test_mirroring_can_be_switched_for_a_whole_recipe():

@@ -1,15 +1,19 @@
-"""The Wasserstein barycenter of one measure on m atoms, with uniform or learned weights."""
+"""The Wasserstein barycenter of one measure on m atoms, with uniform, prescribed or free weights."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdd.errors import InputError
 from jaxdd.measure import Measure, standardise
-from jaxdd.ot.distance import SinkhornSettings, distortion, squared_distances, transport
-from jaxdd.ot.quantization import KMeansSettings, Summary, quantize
+from jaxdd.ot import semidual
+from jaxdd.ot.distance import distortion, rounded, squared_distances
+from jaxdd.ot.quantization import KMeansSettings, quantize
+from jaxdd.ot.semidual import NewtonSettings
+from jaxdd.ot.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -17,21 +21,30 @@ class BarycenterSettings:
     """Alternating minimisation over plans, positions and weights.
 
     Attributes:
-      rounds: position steps, each with its own plan.
-      weight_steps: steps on the weights before each position step, where weights are learned.
-      weight_rate: step t of the mirror descent takes weight_rate / sqrt(t), over the total variance of mu.
-      tolerance: converged means that the last round lowered the best cost by less than this part of it, and
-        that its plan met the threshold of Sinkhorn.
-      k_means: how the start is found.
-      sinkhorn: how each plan is found.
+      rounds: the most position steps. Where the weights are given, all are made, and the plans' epsilon falls along
+        them from `start` to `end`, relative to `semidual.spread`, so that atoms first share the points between
+        them: annealing, which ends in better optima than exact plans do.
+      start: the first epsilon of the annealing.
+      end: its last epsilon.
+      polish: how many of the rounds come after it, with exact plans; where the weights are free, all do.
+      weight_steps: steps on the weights before each position step, where they are free.
+      weight_rate: step t of the mirror descent takes weight_rate / sqrt(t), over the spread.
+      tolerance: converged means that the last rounds lowered the best cost by less than this part of it.
+      patience: so many such rounds end the search for free weights.
+      k_means: how the start is found; where the weights are given, in one start of five Lloyd iterations at most.
+      newton: how exact an exact plan is.
     """
 
-    rounds: int = 10
+    rounds: int = 22
+    start: float = 0.07
+    end: float = 1.5e-2
+    polish: int = 2
     weight_steps: int = 1
-    weight_rate: float = 0.1
+    weight_rate: float = 0.5
     tolerance: float = 1e-3
+    patience: int = 3
     k_means: KMeansSettings = field(default_factory=KMeansSettings)
-    sinkhorn: SinkhornSettings = field(default_factory=SinkhornSettings)
+    newton: NewtonSettings = field(default_factory=NewtonSettings)
 
 
 def barycenter(
@@ -39,86 +52,165 @@ def barycenter(
     mu: Measure,
     m: int,
     *,
-    weights: Literal["learned", "uniform"] = "learned",
+    weights: str | jax.Array = "free",
+    start: Measure | None = None,
     settings: BarycenterSettings = BarycenterSettings(),  # noqa: B008
 ) -> Summary:
     r"""The free-support barycenter: argmin of :math:`W_2^2(\mu, \sum_j w_j \delta(z_j))` over z, or z and w.
 
-    From the centroids of k-means, each round takes a nearly optimal plan T and moves every atom by the Newton
-    step to its barycentric projection, :math:`z_j \leftarrow \frac{1}{w_j} \sum_i T_{ij} x_i` (Cuturi and
-    Doucet 2014, algorithm 2). Learned weights start at the cell masses and, before that, take steps of mirror
-    descent along the dual potential g of the atoms, a subgradient of W2^2 in w:
-    :math:`w_j \leftarrow w_j e^{-\eta g_j} / Z` (their algorithm 1 under the entropy). The best round is kept
-    and the start counts as one, so learned weights are never worse than k-means with cell masses, which is
-    the optimum over both z and w wherever Lloyd has found it.
+    Each round takes a nearly optimal plan T and moves every atom by the Newton step to its barycentric
+    projection, :math:`z_j \leftarrow \frac{1}{w_j} \sum_i T_{ij} x_i` (Cuturi and Doucet 2014, algorithm 2).
 
-    The costs are those of couplings with the exact marginals, so upper bounds of W2^2 (see `transport`); the
-    first cost of learned weights is exact. `vmap` over keys [C] and classes [C, n, d] works, in the memory of
-    `quantize` and a few [C, n, m].
+    - Given weights: from the centroids of k-means, the plans' epsilon falls slowly before the last rounds are
+      exact (deterministic annealing, Rose 1998). Balanced k-means, when the weights are uniform.
+    - Free weights: from the optimal quantizer and its cell masses, unless a start is given. Before each
+      position step, mirror descent along the dual potential g of the atoms, a subgradient of W2^2 in w:
+      :math:`w_j \leftarrow w_j e^{-\eta g_j} / Z` (their algorithm 1 under the entropy). The start counts as a
+      round and the best one is kept, so the result is never worse than `quantize`, which is optimal over both z
+      and w wherever its search found the global optimum.
+
+    Plans come from `semidual.solve` and are rounded onto their marginals, so that each cost is one of a coupling,
+    an upper bound of W2^2; `lower` bounds it from below. Costs n m (d + m) operations a round and memory of
+    n (d + a few m) floats. `vmap` over keys [C], classes [C, n, d] and weights [C, m] works.
 
     Args:
       key: a PRNG key, for k-means++.
       mu: one measure, points x [n, d], weights [n]; zero-weight points change nothing.
       m: the number of atoms.
-      weights: "uniform" holds w = 1/m (balanced k-means), "learned" descends on w too.
+      weights: "free" descends on w too, "uniform" holds w = 1/m, an array [m] that sums to one holds w at that.
+      start: the first atoms, points [m, d]; of the weights [m] only free ones make use.
       settings: of the alternation.
 
     Returns:
-      A Summary; costs has rounds + 1 entries, the start first.
+      A Summary; costs has rounds + 2 entries: the start (of given weights, what the first round's plan costs before
+      it moves the atoms), the rounds, and the best atoms under a last exact plan.
 
     Raises:
-      InputError: an unknown kind of weights, or fewer than m points (see `check` for padded classes).
+      InputError: an unknown kind of weights, an array of another shape or, outside of `jit`, that is no
+        probability; fewer than m points (see `check` for padded classes).
     """
-    if weights not in ("learned", "uniform"):
-        raise InputError(f"barycenter: weights={weights!r}; choose 'learned' or 'uniform'")
+    if not 1 <= m <= mu.points.shape[0]:
+        raise InputError(f"m={m} atoms for {mu.points.shape[0]} points; ask for between 1 and that many")
+    given = _given(weights, m)
+    if m == 1:
+        return quantize(key, mu, m)  # one atom weighs one, whatever was asked for
     standard, shift, scale = standardise(mu)
-    start = quantize(key, standard, m, settings=settings.k_means).atoms
-    if weights == "uniform":
-        # An atom without a cell lies on another, and a blurred plan would move the two as one for ever.
-        noise = jax.random.normal(jax.random.fold_in(key, 1), start.points.shape)
-        points = start.points + jnp.where(start.weights[:, None] > 0, 0.0, 0.3 * noise / noise.shape[1] ** 0.5)
-        start = Measure(points, jnp.full_like(start.weights, 1.0 / m))
-        atoms, costs, converged = _alternate(standard, start, 0, settings)
+    if start is not None:
+        start = start._replace(points=(start.points - shift) / scale)
+    elif given is None:
+        start = quantize(key, standard, m, settings=settings.k_means).atoms
     else:
-        first = distortion(standard, start.points)  # exact, where a plan would add its gap
-        atoms, costs, converged = _alternate(standard, start, settings.weight_steps, settings, first)
-    return Summary(Measure(atoms.points * scale + shift, atoms.weights), costs * scale**2, converged)
+        # The annealing forgets most of its start: a short one will do.
+        iterations = min(settings.k_means.max_iterations, 5)
+        plain = replace(settings.k_means, restarts=1, exchanges=0, max_iterations=iterations)
+        start = _fitted(key, quantize(key, standard, m, settings=plain).atoms, given)
+    found = _alternate(standard, start._replace(weights=start.weights if given is None else given), given, settings)
+    atoms = Measure(found.atoms.points * scale + shift, found.atoms.weights)
+    return Summary(atoms, found.costs * scale**2, found.lower * scale**2, found.converged)
 
 
-def _alternate(
-    mu: Measure,
-    start: Measure,
-    weight_steps: int,
-    settings: BarycenterSettings,
-    first: jax.Array | None = None,
-) -> Summary:
-    """The rounds of `barycenter` on standardised mu; `first` is the cost of the start where that is known."""
+def _given(weights: str | jax.Array, m: int) -> jax.Array | None:
+    """The weights to hold, or None to learn them."""
+    if isinstance(weights, str):
+        if weights not in ("free", "uniform"):
+            raise InputError(f"barycenter: weights={weights!r}; choose 'free', 'uniform' or an array [m]")
+        return jnp.full(m, 1.0 / m) if weights == "uniform" else None
+    if np.shape(weights) != (m,):
+        raise InputError(f"barycenter: weights of shape {np.shape(weights)} for m={m} atoms; give [{m}]")
+    if not isinstance(weights, jax.core.Tracer):
+        values = np.asarray(weights)
+        if not (np.isfinite(values).all() and (values >= 0).all() and abs(values.sum() - 1) < 1e-4):
+            raise InputError(f"barycenter: weights sum to {values.sum():g}; give non-negative ones that sum to one")
+    return jnp.asarray(weights, jnp.float32)
+
+
+def _fitted(key: jax.Array, start: Measure, given: jax.Array) -> Measure:
+    """The start with its largest cells where the largest weights are."""
+    rank = jnp.argsort(jnp.argsort(given))
+    points, masses = (leaf[jnp.argsort(start.weights)][rank] for leaf in start)
+    # An atom without a cell lies on another, and a blurred plan would move the two as one for ever.
+    noise = 0.3 * jax.random.normal(jax.random.fold_in(key, 1), points.shape) / points.shape[1] ** 0.5
+    shared = (masses == 0) & (given > 0)
+    return Measure(points + jnp.where(shared[:, None], noise, 0.0), masses)
+
+
+class _State(NamedTuple):
+    index: jax.Array
+    atoms: Measure
+    potential: jax.Array
+    best: Measure
+    costs: jax.Array
+    stale: jax.Array  # rounds since the best cost fell by more than the tolerance
+
+
+def _alternate(mu: Measure, start: Measure, given: jax.Array | None, settings: BarycenterSettings) -> Summary:
+    """The rounds of `barycenter` on standardised mu."""
     x, a = mu
+    first = squared_distances(x, start.points)
+    spread = semidual.spread(first, a, start.weights)
+    annealed = max(settings.rounds - settings.polish, 0) if given is not None else 0
+    epsilons = jnp.asarray(np.geomspace(settings.start, settings.end, annealed), x.dtype) * spread
+    loose = replace(settings.newton, tolerance=1e-2)
 
-    def plan_for(atoms):
+    def exact_plan(cost, weights, potential):
+        return semidual.certified(cost, a, weights, potential, spread, settings.newton)
+
+    def weight_step(carry, step):
+        atoms, potential, cost = carry
+        g = exact_plan(cost, atoms.weights, potential).potential
+        rate = settings.weight_rate / jnp.sqrt(step) / spread
+        weights = jax.nn.softmax(jnp.log(atoms.weights) - rate * (g - atoms.weights @ g))
+        return (atoms._replace(weights=weights), g, cost), None
+
+    def advance(state, plan_for):
+        atoms, potential = state.atoms, state.potential
         cost = squared_distances(x, atoms.points)
-        found = transport(cost, a, atoms.weights, settings.sinkhorn)
-        return found, jnp.sum(found.plan * cost)
+        if given is None and settings.weight_steps:
+            steps = state.index * settings.weight_steps + 1.0 + jnp.arange(settings.weight_steps)
+            (atoms, potential, _), _ = jax.lax.scan(weight_step, (atoms, potential, cost), steps)
+        plan, before, potential = plan_for(cost, atoms.weights, potential)
+        mass = plan.sum(axis=0)[:, None]
+        projection = jnp.matmul(plan.T, x, precision="highest") / jnp.where(mass > 0, mass, 1.0)
+        projection = jnp.where(mass > 0, projection, atoms.points)
+        # Moving an atom to the mean of its mass saves its mass times the square of the way.
+        after = jnp.maximum(before - jnp.sum(mass * (projection - atoms.points) ** 2), 0.0)
+        atoms = atoms._replace(points=projection)
+        least = state.costs.min()
+        best = jax.tree.map(lambda new, old: jnp.where(after < least, new, old), atoms, state.best)
+        stale = jnp.where(least - after > settings.tolerance * least, 0, state.stale + 1)
+        costs = state.costs.at[state.index + 1].set(after)
+        costs = costs.at[0].set(jnp.where(jnp.isinf(costs[0]), before, costs[0]))
+        return _State(state.index + 1, atoms, potential, best, costs, stale)
 
-    def weight_step(atoms, step):
-        g = plan_for(atoms)[0].potential
-        g = g - atoms.weights @ g
-        rate = settings.weight_rate / jnp.sqrt(step)
-        return atoms._replace(weights=jax.nn.softmax(jnp.log(atoms.weights) - rate * g)), None
+    def annealing_round(state, epsilon):
+        def plan_for(cost, weights, potential):
+            found = semidual.solve(cost, a, weights, potential, epsilon, loose)
+            plan = rounded(found.plan, a, weights)
+            return plan, jnp.sum(plan * cost), found.potential
 
-    def step(atoms, index):
-        if weight_steps:
-            atoms, _ = jax.lax.scan(weight_step, atoms, index * weight_steps + 1.0 + jnp.arange(weight_steps))
-        found, before = plan_for(atoms)
-        mass = found.plan.sum(axis=0)[:, None]
-        projection = jnp.matmul(found.plan.T, x, precision="highest") / jnp.where(mass > 0, mass, 1.0)
-        atoms = atoms._replace(points=jnp.where(mass > 0, projection, atoms.points))
-        after = jnp.sum(found.plan * squared_distances(x, atoms.points))
-        return atoms, (atoms, before, after, found.converged)
+        return advance(state, plan_for), None
 
-    _, (found, before, after, solved) = jax.lax.scan(step, start, jnp.arange(settings.rounds))
-    costs = jnp.append(before[0] if first is None else first, after)
-    best = jnp.argmin(costs)
-    atoms = jax.tree.map(lambda s, f: jnp.concatenate([s[None], f])[best], start, found)
-    settled = costs[:-1].min() - costs[-1] <= settings.tolerance * costs.min()
-    return Summary(atoms, costs, settled & solved[-1])
+    def exact_round(state):
+        def plan_for(cost, weights, potential):
+            found = exact_plan(cost, weights, potential)
+            return found.plan, found.cost, found.potential
+
+        return advance(state, plan_for)
+
+    def unfinished(state):
+        return (state.index < settings.rounds) & ((state.stale < settings.patience) | (given is not None))
+
+    potential, cost = jnp.zeros_like(start.weights), jnp.inf
+    if given is None:
+        masses = a @ jax.nn.one_hot(jnp.argmin(first, axis=1), len(start.weights))
+        is_quantizer = jnp.allclose(masses, start.weights, atol=1e-6)
+        cost = jnp.where(is_quantizer, distortion(mu, start.points), cost)  # exact, where a plan would add its gap
+    costs = jnp.full(settings.rounds + 2, jnp.inf, x.dtype).at[0].set(cost)
+    state = _State(0, start, potential, start, costs, 0)
+    state, _ = jax.lax.scan(annealing_round, state, epsilons)
+    state = jax.lax.while_loop(unfinished, exact_round, state)
+
+    closing = exact_plan(squared_distances(x, state.best.points), state.best.weights, state.potential)
+    least = jnp.minimum(closing.cost, state.costs.min())
+    costs = jnp.where(jnp.isinf(state.costs), least, state.costs)
+    return Summary(state.best, costs, jnp.minimum(closing.lower, least), state.stale > 0)

@@ -1,0 +1,78 @@
+"""The exact squared Wasserstein-2 distance, on the host: the judge of every other solver."""
+
+import numpy as np
+from scipy.optimize import linprog
+from scipy.sparse import csr_array
+from scipy.spatial.distance import cdist
+
+from jaxdd.errors import InputError
+from jaxdd.measure import Measure
+
+
+def exact(mu: Measure, nu: Measure) -> float:
+    r""":math:`W_2^2(\mu, \nu) = \min_P \sum_{ij} P_{ij} \|x_i - y_j\|^2` over couplings, to the last digit.
+
+    A linear program in float64, by column generation: the simplex method sees only the pairs that are nearly
+    nearest under the prices so far, and pairs that its own prices show to be missing are added until there are
+    none; then no coupling at all is cheaper. A few seconds for 5,000 points against 100, with n m doubles of
+    memory. Not for use inside `jit`.
+
+    Args:
+      mu: one measure, points [n, d], weights [n] that sum to one.
+      nu: one measure, points [m, d], weights [m] likewise.
+
+    Raises:
+      InputError: points that are not finite or weights that are no probability.
+    """
+    (x, a), (y, b) = _real(mu, "mu"), _real(nu, "nu")
+    if len(x) < len(y):
+        x, a, y, b = y, b, x, a
+    cost = cdist(x, y, "sqeuclidean")
+    unit = cost.mean() or 1.0
+    cost /= unit
+    chosen = _staircase(a, b)
+    nearest = np.argsort(cost, axis=1)[:, :4]
+    chosen[np.arange(len(x))[:, None], nearest] = True
+    while True:
+        rows, columns = np.nonzero(chosen)
+        f, g, value = _simplex(cost[rows, columns], rows, columns, a, b)
+        missing = cost - f[:, None] - g < -1e-9
+        if not (missing & ~chosen).any():
+            return float(value * unit)
+        # The worst few of each row: all of them would be most of the matrix.
+        reduced = np.where(missing, cost - g, np.inf)
+        worst = np.argsort(reduced, axis=1)[:, :3]
+        keep = np.take_along_axis(missing, worst, axis=1)
+        chosen[np.repeat(np.arange(len(x)), worst.shape[1])[keep.ravel()], worst.ravel()[keep.ravel()]] = True
+
+
+def _real(measure: Measure, name: str) -> tuple[np.ndarray, np.ndarray]:
+    points, weights = (np.asarray(leaf, np.float64) for leaf in measure)
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and abs(weights.sum() - 1) < 1e-3):
+        raise InputError(f"exact: weights of {name} sum to {weights.sum():g}; give non-negative ones that sum to one")
+    points, weights = points[weights > 0], weights[weights > 0]
+    if not np.isfinite(points).all():
+        raise InputError(f"exact: {name} has NaN or infinite points; drop them")
+    return points, weights / weights.sum()
+
+
+def _staircase(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pairs [n, m] that can carry a coupling at all: the north-west corner rule."""
+    chosen = np.zeros((len(a), len(b)), bool)
+    ends = np.union1d(np.cumsum(a), np.cumsum(b))
+    middles = (np.r_[0, ends[:-1]] + ends) / 2
+    rows = np.minimum(np.searchsorted(np.cumsum(a), middles), len(a) - 1)
+    chosen[rows, np.minimum(np.searchsorted(np.cumsum(b), middles), len(b) - 1)] = True
+    return chosen
+
+
+def _simplex(cost, rows, columns, a, b):
+    """Prices f [n], g [m] and the value of the program on the given pairs."""
+    pairs = np.arange(len(cost))
+    entries = (np.ones(2 * len(cost)), (np.r_[rows, len(a) + columns], np.r_[pairs, pairs]))
+    constraints = csr_array(entries, shape=(len(a) + len(b), len(cost)))
+    found = linprog(cost, A_eq=constraints, b_eq=np.r_[a, b], method="highs-ds")
+    if found.status != 0:
+        raise RuntimeError(f"exact: the linear program failed: {found.message}")
+    prices = found.eqlin.marginals
+    return prices[: len(a)], prices[len(a) :], found.fun
