@@ -16,14 +16,15 @@ from jaxdd.aside import aside
 from jaxdd.errors import InputError
 
 
-def run(main: Callable[[Any], None], default: Callable[[list[str]], Any]) -> None:
+def run(main: Callable[[Any], None], default: Callable[[list[str]], Any], arguments: list[str] | None = None) -> None:
     """Parse every field of the dataclass that ``default(arguments)`` returns as a flag and call ``main``.
 
-    `InputError` becomes one line on stderr and exit status 2.
+    The arguments are those of the command line unless given. `InputError` becomes one line on stderr and exit status 2.
     """
     try:
-        start = default(sys.argv[1:])
-        main(tyro.cli(type(start), default=start))
+        arguments = sys.argv[1:] if arguments is None else arguments
+        start = default(arguments)
+        main(tyro.cli(type(start), default=start, args=arguments))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -30,11 +30,15 @@ def table(rows: list[dict]) -> str:
         ]
         for (dataset, student, method, ipc), cells in lines.items()
     ]
+    return columns(head, body, left=3)
+
+
+def columns(head: list[str], body: list[list[str]], left: int = 0) -> str:
+    """Cells as aligned text, the first ``left`` columns flush left and the others flush right."""
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    numeric = [False, False, False, True, *([True] * len(kinds))]
 
     def text(line):
-        cells = (c.rjust(w) if right else c.ljust(w) for c, w, right in zip(line, widths, numeric))
+        cells = (c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths)))
         return "  ".join(cells).rstrip()
 
     return "\n".join([text(head), "  ".join("-" * w for w in widths), *map(text, body)])

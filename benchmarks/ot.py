@@ -1,0 +1,233 @@
+"""How near do a few weighted points come to many, and how fast? Ours beside POT, scikit-learn and OTT.
+
+    python -m benchmarks.ot --convnet TEACHER --resnet TEACHER --latents FOLDER [--json FILE]
+    python -m benchmarks.ot --thousand --resnet TEACHER [--json FILE]
+    python -m benchmarks.ot --quick
+
+Teachers are folders of experiments.squeeze, the latents' folder holds train/<class>/*. All solvers see the same points
+in the same process. W2^2 is the exact one of the atoms with their weights (`jaxdd.ot.exact`), for ours and rivals
+alike, averaged over the first two classes. Seconds are for all classes: medians of five runs after one that compiles,
+of fewer where a run takes long (`runs`); a slow rival is timed on one or two classes and scaled (`timed`). On CPU each
+core is a JAX device, over which `summarize` spreads the classes; rivals use as many threads as they like. POT's rows
+need `pip install pot`. `--quick` summarizes the digits and ends within a minute; the rest takes half an hour on two
+cores. `--thousand` is 1,000 classes of 1,300 points drawn from the classes of the ResNet's features.
+"""
+
+import argparse
+import functools
+import json
+import os
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import jaxdd
+from benchmarks import ot_data, ot_rivals
+from jaxdd import ot
+from jaxdd.measure import Measure
+
+LLOYD = ot.KMeansSettings(restarts=1, exchanges=0)
+ONE_START = ot.KMeansSettings(restarts=1)
+SHORT = ot.BarycenterSettings(rounds=6, polish=2)
+# name -> the weights it finds, arguments of summarize; of each kind the default comes last.
+OURS = {
+    "lloyd, 1 start": ("free", {"settings": LLOYD}),
+    "quantization, 1 start": ("free", {"settings": ONE_START}),
+    "clvq": ("free", {"solver": "clvq"}),
+    "quantization": ("free", {}),
+    "barycenter, free": ("free", {"solver": "barycenter"}),
+    "barycenter, 6 rounds": ("uniform", {"weights": "uniform", "settings": SHORT}),
+    "barycenter, uniform": ("uniform", {"weights": "uniform"}),
+}
+RIVALS = {
+    "scikit KMeans, 1 start": ("free", functools.partial(ot_rivals.scikit_k_means, starts=1)),
+    "scikit KMeans, 4 starts": ("free", functools.partial(ot_rivals.scikit_k_means, starts=4)),
+    "scikit MiniBatchKMeans": ("free", ot_rivals.scikit_mini_batch),
+    "OTT k_means, 1 start": ("free", functools.partial(ot_rivals.ott_k_means, starts=1)),
+    "OTT k_means, 4 starts": ("free", functools.partial(ot_rivals.ott_k_means, starts=4)),
+    "OTT barycenter": ("uniform", ot_rivals.ott_barycenter),
+}
+if ot_rivals.pot:
+    RIVALS |= {
+        "POT barycenter": ("uniform", ot_rivals.pot_barycenter),
+        "WMDD route, uniform": ("uniform", functools.partial(ot_rivals.wmdd_route, learn=False)),
+        "WMDD route, learned": ("free", functools.partial(ot_rivals.wmdd_route, learn=True)),
+    }
+
+
+def timed(call: Callable[[], object], patience: float) -> tuple[float, int, float]:
+    """The median of five runs after a warm-up, or of fewer where five would outlast `patience`; runs; the first run."""
+    started = time.perf_counter()
+    call()
+    first = time.perf_counter() - started
+    seconds = []
+    while not seconds or (len(seconds) < 5 and (len(seconds) + 1) * seconds[0] < patience):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds)), len(seconds), first
+
+
+def cell(name: str, points: np.ndarray, labels: np.ndarray, m: int, patience: float, rivals: dict) -> list[dict]:
+    """One row a solver."""
+    classes = int(labels.max()) + 1
+    judged = [points[labels == c] for c in range(min(2, classes))]
+    measures = [Measure(x, np.full(len(x), 1 / len(x))) for x in judged]
+    common = {"data": name, "classes": classes, "n": len(points) // classes, "d": points.shape[1], "m": m}
+    rows = []
+
+    def add(solver, weights, side, w2, seconds, runs, over, first):
+        found = {"solver": solver, "weights": weights, "side": side, "w2": w2, "seconds": seconds, "runs": runs}
+        rows.append(common | found | {"timed": over, "first": first})
+        print(f"  {solver:24} {weights:8} {np.mean(w2):12.4f} {seconds:10.3f} {runs:5} {over:6}", flush=True)
+
+    for solver, (weights, arguments) in OURS.items():
+        call = functools.partial(jaxdd.summarize, points, labels, m, **arguments)
+        seconds, runs, first = timed(lambda call=call: jax.block_until_ready(call()), patience)
+        atoms = call().atoms
+        w2 = [ot.exact(mu, jax.tree.map(lambda leaf, c=c: leaf[c], atoms)) for c, mu in enumerate(measures)]
+        add(solver, weights, "ours", w2, seconds, runs, classes, first)
+
+    for solver, (weights, solve) in rivals.items():
+        found, seconds = [], []
+        if solver.startswith("OTT"):
+            solve(judged[0], m)  # compiles
+        for x in judged:
+            started = time.perf_counter()
+            found.append(Measure(*solve(x, m)))
+            seconds.append(time.perf_counter() - started)
+            if seconds[-1] > patience:
+                break
+        each, runs, first, over = float(np.median(seconds)), len(seconds), sum(seconds), 1
+        if each * classes < 2 * patience:
+            over = min(classes, 10)
+            some = [points[labels == c] for c in range(over)]
+            total, runs, first = timed(lambda solve=solve, some=some: [solve(x, m) for x in some], patience)
+            each = total / over
+        w2 = [ot.exact(mu, nu) for mu, nu in zip(measures, found)]
+        add(solver, weights, "rival", w2, each * classes, runs, over, first)
+    return rows
+
+
+def verdict(rows: list[dict]) -> dict:
+    """Ours against the best rival of a cell, in W2^2 and in time; a time is that of our fastest run at no more W2^2."""
+    w2 = {row["solver"]: np.array(row["w2"]) for row in rows}
+    seconds = {row["solver"]: row["seconds"] for row in rows}
+    line = {key: rows[0][key] for key in ("data", "classes", "n", "d", "m")}
+
+    def over(mine, rival):
+        classes = len(w2[rival])  # a slow one was judged on the first class only
+        return float(w2[mine][:classes].mean() / w2[rival].mean())
+
+    def worst(mine, weights):
+        return max(over(mine, row["solver"]) for row in rows if row["side"] == "rival" and row["weights"] == weights)
+
+    def faster(weights, rival):
+        if rival not in w2:
+            return None
+        mine = [row["solver"] for row in rows if row["side"] == "ours" and row["weights"] == weights]
+        enough = [seconds[name] for name in mine if over(name, rival) <= 1.001]
+        return seconds[rival] / min(enough) if enough else 0.0
+
+    line["free w2"] = worst("quantization", "free")
+    line["uniform w2"] = worst("barycenter, uniform", "uniform")
+    line["free time"] = faster("free", "scikit KMeans, 1 start")
+    line["uniform time"] = faster("uniform", "POT barycenter")
+    learned = seconds.get("WMDD route, learned")
+    line["learned time"] = learned and learned / seconds["barycenter, free"]
+    return line
+
+
+def show(lines: list[dict]) -> None:
+    print("\nW2^2 of the defaults over the best rival's; rival's time over our fastest at no more W2^2")
+    print("data        classes     n     d    m |  free  uniform | KMeans / free  POT / uniform  WMDD route / learned")
+    for line in lines:
+        place = f"{line['data']:10} {line['classes']:8} {line['n']:5} {line['d']:5} {line['m']:4}"
+        times = [line[name] for name in ("free time", "uniform time", "learned time")]
+        speed = "".join(f"{'-' if t is None else f'{t:.2f}' if t < 10 else f'{t:.0f}':>14}" for t in times)
+        print(f"{place} | {line['free w2']:5.3f}  {line['uniform w2']:7.3f} | {speed}")
+
+
+def thousand(points: np.ndarray, labels: np.ndarray) -> list[dict]:
+    """The 1,000-class problem: time and the peak memory of this process; rivals on ten of the classes."""
+    points, labels = ot_data.many_classes(points, labels, 1000, 1300)
+    rows = []
+    for m in (10, 50):
+        print(f"1,000 classes, n=1300 d={points.shape[1]} m={m}")
+        for solver in ("quantization", "barycenter, uniform"):
+            weights, arguments = OURS[solver]
+            seconds = []
+            for _ in range(3):
+                started = time.perf_counter()
+                found = jax.block_until_ready(jaxdd.summarize(points, labels, m, **arguments))
+                seconds.append(time.perf_counter() - started)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            rows.append({"data": "resnet", "classes": 1000, "n": 1300, "d": points.shape[1], "m": m, "solver": solver})
+            rows[-1] |= {"weights": weights, "w2": float(found.cost.mean()), "first": seconds[0], "peak GiB": peak}
+            rows[-1] |= {"seconds": float(np.median(seconds[1:])), "runs": 2}
+            print(f"  {solver:24} {weights:8} mean W2^2 {rows[-1]['w2']:.4f}  {rows[-1]['seconds']:8.1f} s, "
+                  f"first run {seconds[0]:.1f} s, peak {peak:.2f} GiB", flush=True)  # fmt: skip
+    ten = labels < 10
+    points, labels = points[ten], labels[ten]
+    rivals = {name: value for name, value in RIVALS.items() if "learned" not in name}
+    for m in (10, 50):
+        print(f"ten of the 1,000 classes, m={m}")
+        rows += cell("ten of 1000", points, labels, m, 10.0, rivals)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--convnet", type=Path, help="teacher whose features are summarized")
+    parser.add_argument("--resnet", type=Path, help="likewise")
+    parser.add_argument("--latents", type=Path, help="folder of images whose latents are summarized")
+    parser.add_argument("--thousand", action="store_true", help="1,000 classes instead of the grid")
+    parser.add_argument("--quick", action="store_true", help="the digits, m = 1 and 10")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    arguments = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
+    if not ot_rivals.pot:
+        print("POT is not installed: its rows are left out (pip install pot)")
+
+    grids, counts, patience, rivals = [], (1, 10, 50, 100), 10.0, RIVALS
+    if arguments.quick:
+        grids, counts, patience = [("digits", ot_data.digits(), (140,))], (1, 10), 0.5
+        rivals = {name: value for name, value in RIVALS.items() if "learned" not in name}
+    elif arguments.thousand:
+        if not arguments.resnet:
+            parser.error("--thousand needs --resnet TEACHER")
+    else:
+        if arguments.convnet:
+            grids.append(("convnet", ot_data.features(arguments.convnet), (500, 5000)))
+        if arguments.resnet:
+            grids.append(("resnet", ot_data.features(arguments.resnet), (1000, 5000)))
+        if arguments.latents:
+            grids.append(("latents", ot_data.latents(arguments.latents), (500, 850)))
+        if not grids:
+            parser.error("give --convnet, --resnet or --latents, or --quick")
+
+    rows, lines = [], []
+    if arguments.thousand and not arguments.quick:
+        rows = thousand(*ot_data.features(arguments.resnet))
+    for name, (points, labels), sizes in grids:
+        for n in sizes:
+            some, own = ot_data.first_of_each(points, labels, n)
+            for m in counts:
+                print(f"{name}: {own.max() + 1} classes, n={n} d={some.shape[1]} m={m}")
+                print(f"  {'solver':24} {'weights':8} {'W2^2':>12} {'seconds':>10} {'runs':>5} {'timed':>6}")
+                rows += cell(name, some, own, m, patience, rivals)
+                lines.append(verdict(rows[-len(OURS) - len(rivals) :]))
+    if lines:
+        show(lines)
+    if arguments.json:
+        versions = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
+        record = {"rows": [row | versions for row in rows], "verdicts": lines}
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
