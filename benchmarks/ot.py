@@ -31,11 +31,13 @@ from jaxdd import ot
 from jaxdd.measure import Measure
 
 LLOYD = ot.KMeansSettings(restarts=1, exchanges=0)
+TEN = ot.KMeansSettings(restarts=1, exchanges=10)
 ONE_START = ot.KMeansSettings(restarts=1)
 SHORT = ot.BarycenterSettings(rounds=6, polish=2)
 # name -> the weights it finds, arguments of summarize; of each kind the default comes last.
 OURS = {
     "lloyd, 1 start": ("free", {"settings": LLOYD}),
+    "10 exchanges, 1 start": ("free", {"settings": TEN}),
     "quantization, 1 start": ("free", {"settings": ONE_START}),
     "clvq": ("free", {"solver": "clvq"}),
     "quantization": ("free", {}),
@@ -219,8 +221,10 @@ def main() -> None:
             for m in counts:
                 print(f"{name}: {own.max() + 1} classes, n={n} d={some.shape[1]} m={m}")
                 print(f"  {'solver':24} {'weights':8} {'W2^2':>12} {'seconds':>10} {'runs':>5} {'timed':>6}")
-                rows += cell(name, some, own, m, patience, rivals)
-                lines.append(verdict(rows[-len(OURS) - len(rivals) :]))
+                # Hundreds of exact plans of so many pairs a round take minutes a class.
+                bearable = {k: v for k, v in rivals.items() if "learned" not in k or n * m <= 100_000}
+                rows += cell(name, some, own, m, patience, bearable)
+                lines.append(verdict(rows[-len(OURS) - len(bearable) :]))
     if lines:
         show(lines)
     if arguments.json:

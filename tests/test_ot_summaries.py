@@ -368,3 +368,10 @@ def test_too_few_points_are_named():
         assert f"m={m} atoms for 5 points" in message(lambda m=m: quantize(KEYS[0], one, m))
         for weights in ("free", "uniform"):
             assert f"m={m} atoms" in message(lambda m=m, w=weights: barycenter(KEYS[0], one, m, weights=w))
+
+
+def test_a_start_of_another_shape_is_refused():
+    one = padded(random_points(0, 5), size=5)
+    start = Measure(np.zeros((3, 2), np.float32), np.full(3, 1 / 3, np.float32))
+    words = message(lambda: barycenter(KEYS[0], one, 2, start=start))
+    assert "start of shapes (3, 2) and (3,); give [2, 2] and [2]" in words

@@ -87,7 +87,7 @@ def barycenter(
 
     Raises:
       InputError: an unknown kind of weights, an array of another shape or, outside of `jit`, that is no
-        probability; fewer than m points (see `check` for padded classes).
+        probability; a start of other shapes; fewer than m points (see `check` for padded classes).
     """
     if not 1 <= m <= mu.points.shape[0]:
         raise InputError(f"m={m} atoms for {mu.points.shape[0]} points; ask for between 1 and that many")
@@ -96,6 +96,9 @@ def barycenter(
         return quantize(key, mu, m)  # one atom weighs one, whatever was asked for
     standard, shift, scale = standardise(mu)
     if start is not None:
+        if start.points.shape != (m, mu.points.shape[1]) or start.weights.shape != (m,):
+            shapes = f"{start.points.shape} and {start.weights.shape}"
+            raise InputError(f"barycenter: start of shapes {shapes}; give [{m}, {mu.points.shape[1]}] and [{m}]")
         start = start._replace(points=(start.points - shift) / scale)
     elif given is None:
         start = quantize(key, standard, m, settings=settings.k_means).atoms

@@ -21,8 +21,8 @@ class KMeansSettings:
       restarts: independent k-means++ starts, of which the best goes on to the exchanges.
       max_iterations: the most Lloyd iterations of a start.
       exchanges: the most rounds of exchanges; 0 leaves plain k-means.
-      tolerance: Lloyd's algorithm stops when an iteration lowers the distortion by less than this part of it, the
-        exchanges when all that are left would together.
+      tolerance: the exchanges stop when all that are left would lower the distortion by less than this part of it,
+        Lloyd's algorithm when an iteration does; ten times this part, where exchanges follow.
     """
 
     restarts: int = 4
@@ -118,6 +118,8 @@ def _lloyd(mu: Measure, start: jax.Array, settings: KMeansSettings) -> _Search:
     x, a = mu
     m = start.shape[0]
     norms = jnp.sum(x**2, axis=1)
+    # The exchanges do all that further iterations would, and better.
+    tolerance = settings.tolerance * (10 if settings.exchanges else 1)
 
     def body(state):
         index, z, costs, _ = state
@@ -127,7 +129,7 @@ def _lloyd(mu: Measure, start: jax.Array, settings: KMeansSettings) -> _Search:
         members = a[:, None] * _cells(jnp.argmin(distances, axis=1), m, x.dtype)
         last = jnp.where(index > 0, costs[index - 1], jnp.inf)
         z = _means(members, x, z)
-        return index + 1, z, costs.at[index].set(cost), last - cost <= settings.tolerance * cost
+        return index + 1, z, costs.at[index].set(cost), last - cost <= tolerance * cost
 
     def unfinished(state):
         return (state[0] < settings.max_iterations) & ~state[-1]
@@ -174,18 +176,23 @@ def _exchange(mu: Measure, start: _Search, settings: KMeansSettings) -> _Search:
         target = jnp.argmin(enter, axis=1)
         gain = a * (leave - jnp.min(enter, axis=1))
         gain = jnp.where(~alone & (gain > 1e-6 * a * leave), gain, 0.0)
-        # The best move of each pair of cells: the one that both of its cells like best.
-        touched = jnp.maximum(cells, _cells(target, m, x.dtype))
-        best = jnp.argmax(touched * gain[:, None], axis=0)
-        single = (best[state.own] == rows) & (best[target] == rows)
-        all_may = state.together & (masses[target] > 0)
-        moved = jnp.where((gain > 0) & (all_may | single), target, state.own)
+
+        def best_of_each_pair():
+            # The moves that both of their cells like best.
+            touched = jnp.maximum(cells, _cells(target, m, x.dtype))
+            best = jnp.argmax(touched * gain[:, None], axis=0)
+            return (best[state.own] == rows) & (best[target] == rows)
+
+        # All points want an empty cell: together they would only move it.
+        may = jax.lax.cond(state.together, lambda: masses[target] > 0, best_of_each_pair)
+        moves = (gain > 0) & may
+        moved = jnp.where(moves, target, state.own)
         return _Exchange(
             state.index + 1,
             jnp.where(worse, state.before, moved),
             jnp.where(worse, state.before, state.own),
             jnp.where(worse, jnp.inf, cost),
-            state.together & ~worse,
+            state.together & ~worse & jnp.any(moves),
             ~worse & (gain.sum() <= settings.tolerance * cost),
             state.costs.at[state.index].set(jnp.where(worse, state.cost, cost)),
         )
