@@ -1,6 +1,7 @@
 """Other people's solvers of the summary problem, each as a function of one class's points: (atoms, weights)."""
 
 import functools
+from importlib import import_module
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from ott.tools.k_means import k_means
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
 try:
-    import ot as pot
+    pot = import_module("ot")  # POT
 except ImportError:  # no dependency: its rows are left out
     pot = None
 
