@@ -33,7 +33,7 @@ from jaxdd.measure import Measure
 LLOYD = ot.KMeansSettings(restarts=1, exchanges=0)
 TEN = ot.KMeansSettings(restarts=1, exchanges=10)
 ONE_START = ot.KMeansSettings(restarts=1)
-SHORT = ot.BarycenterSettings(rounds=6, polish=2)
+SHORT = ot.BarycenterSettings(rounds=8, polish=2)
 # name -> the weights it finds, arguments of summarize; of each kind the default comes last.
 OURS = {
     "lloyd, 1 start": ("free", {"settings": LLOYD}),
@@ -42,7 +42,7 @@ OURS = {
     "clvq": ("free", {"solver": "clvq"}),
     "quantization": ("free", {}),
     "barycenter, free": ("free", {"solver": "barycenter"}),
-    "barycenter, 6 rounds": ("uniform", {"weights": "uniform", "settings": SHORT}),
+    "barycenter, 8 rounds": ("uniform", {"weights": "uniform", "settings": SHORT}),
     "barycenter, uniform": ("uniform", {"weights": "uniform"}),
 }
 RIVALS = {

@@ -288,9 +288,9 @@ def test_cost_and_lower_bracket_the_exact_distance(seed):
         check_summary(mu, summary, gap=5e-3)
         assert (summary.lower <= summary.cost).all()
     # Weights that are free can only be nearer.
-    assert (others["free"].cost <= others["quantize"].cost * (1 + 1e-4) + 1e-6).all()
-    assert (others["free"].cost <= others["uniform"].cost * (1 + 1e-4) + 1e-6).all()
-    assert (others["quantize"].cost <= found.cost * (1 + 1e-4) + 1e-6).all()
+    assert (others["free"].cost <= others["quantize"].cost * (1 + 1e-4) + 1e-5).all()
+    assert (others["free"].cost <= others["uniform"].cost * (1 + 1e-4) + 1e-5).all()
+    assert (others["quantize"].cost <= found.cost * (1 + 1e-4) + 1e-5).all()
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
@@ -375,3 +375,18 @@ def test_a_start_of_another_shape_is_refused():
     start = Measure(np.zeros((3, 2), np.float32), np.full(3, 1 / 3, np.float32))
     words = message(lambda: barycenter(KEYS[0], one, 2, start=start))
     assert "start of shapes (3, 2) and (3,); give [2, 2] and [2]" in words
+
+
+def test_annealing_that_melts_near_clusters_loses_nothing():
+    # A blurred plan may merge near atoms for good; what was found before must then be kept.
+    def data(seed):
+        rng = np.random.default_rng(seed)
+        centres = np.concatenate([10 * np.eye(12, 14), 100 * rng.normal(size=(4, 14))])
+        return padded((centres[:, None] + 0.3 * rng.normal(size=(16, 8, 14))).reshape(-1, 14), size=128)
+
+    mu = stack(data(seed) for seed in range(4))
+    cells = mu.points.reshape(4, 16, 8, 14)
+    within = np.square(cells - cells.mean(2, keepdims=True)).sum(-1).mean((1, 2))
+    solve = jax.jit(jax.vmap(functools.partial(barycenter, m=16, weights="uniform")))
+    cost = np.asarray(solve(KEYS[:4], mu).cost)
+    assert (cost <= within * (1 + GAP) + 1e-6 * np.square(mu.points).sum(-1).mean()).all()

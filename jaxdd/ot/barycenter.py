@@ -21,12 +21,14 @@ class BarycenterSettings:
     """Alternating minimisation over plans, positions and weights.
 
     Attributes:
-      rounds: the most position steps. Where the weights are given, all are made, and the plans' epsilon falls along
-        them from `start` to `end`, relative to `semidual.spread`, so that atoms first share the points between
-        them: annealing, which ends in better optima than exact plans do.
+      rounds: the most position steps. Where the weights are given, all are made, and along the middle ones the
+        plans' epsilon falls from `start` to `end`, so that atoms first share the points between them: annealing,
+        which ends in better optima than exact plans do. The unit of epsilon is the median over the points of how
+        much further the second atom is than the first: a hotter start would melt neighbouring atoms into one.
       start: the first epsilon of the annealing.
       end: its last epsilon.
-      polish: how many of the rounds come after it, with exact plans; where the weights are free, all do.
+      polish: how many of the rounds come before it, in case it melts what was good, and how many after it, with
+        exact plans; where the weights are free, all have them.
       weight_steps: steps on the weights before each position step, where they are free.
       weight_rate: step t of the mirror descent takes weight_rate / sqrt(t), over the spread.
       tolerance: converged means that the last rounds lowered the best cost by less than this part of it.
@@ -35,9 +37,9 @@ class BarycenterSettings:
       newton: how exact an exact plan is.
     """
 
-    rounds: int = 22
-    start: float = 0.07
-    end: float = 1.5e-2
+    rounds: int = 24
+    start: float = 0.6
+    end: float = 0.12
     polish: int = 2
     weight_steps: int = 1
     weight_rate: float = 0.5
@@ -137,6 +139,17 @@ def _fitted(key: jax.Array, start: Measure, given: jax.Array) -> Measure:
     return Measure(points + jnp.where(shared[:, None], noise, 0.0), masses)
 
 
+def _margin(cost: jax.Array, a: jax.Array, otherwise: jax.Array) -> jax.Array:
+    """The weighted median over the rows of cost [n, m] of the second smallest entry minus the smallest."""
+    least = -jax.lax.top_k(-cost, 2)[0]
+    margins = least[:, 1] - least[:, 0]
+    order = jnp.argsort(margins)
+    rising = jnp.cumsum(jnp.take(a, order))
+    # Just below a half: at it, rounding would choose between the two middle ones.
+    median = margins[order][jnp.searchsorted(rising, 0.499 * rising[-1])]
+    return jnp.where(median > 0, median, 0.1 * otherwise)
+
+
 class _State(NamedTuple):
     index: jax.Array
     atoms: Measure
@@ -151,8 +164,10 @@ def _alternate(mu: Measure, start: Measure, given: jax.Array | None, settings: B
     x, a = mu
     first = squared_distances(x, start.points)
     spread = semidual.spread(first, a, start.weights)
-    annealed = max(settings.rounds - settings.polish, 0) if given is not None else 0
-    epsilons = jnp.asarray(np.geomspace(settings.start, settings.end, annealed), x.dtype) * spread
+    annealed = max(settings.rounds - 2 * settings.polish, 0) if given is not None else 0
+    epsilons = jnp.asarray(np.geomspace(settings.start, settings.end, annealed), x.dtype)
+    if annealed:
+        epsilons = epsilons * _margin(first, a, spread)
     loose = replace(settings.newton, tolerance=1e-2)
 
     def exact_plan(cost, weights, potential):
@@ -210,7 +225,9 @@ def _alternate(mu: Measure, start: Measure, given: jax.Array | None, settings: B
         cost = jnp.where(is_quantizer, distortion(mu, start.points), cost)  # exact, where a plan would add its gap
     costs = jnp.full(settings.rounds + 2, jnp.inf, x.dtype).at[0].set(cost)
     state = _State(0, start, potential, start, costs, 0)
-    state, _ = jax.lax.scan(annealing_round, state, epsilons)
+    if annealed:
+        state = jax.lax.while_loop(lambda state: state.index < settings.polish, exact_round, state)
+        state, _ = jax.lax.scan(annealing_round, state, epsilons)
     state = jax.lax.while_loop(unfinished, exact_round, state)
 
     closing = exact_plan(squared_distances(x, state.best.points), state.best.weights, state.potential)
