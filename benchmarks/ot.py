@@ -9,7 +9,7 @@ in the same process. W2^2 is the exact one of the atoms with their weights (`jax
 alike, averaged over the first two classes. Seconds are for all classes: medians of five runs after one that compiles,
 of fewer where a run takes long (`runs`); a slow rival is timed on one or two classes and scaled (`timed`). On CPU each
 core is a JAX device, over which `summarize` spreads the classes; rivals use as many threads as they like. POT's rows
-need `pip install pot`. `--quick` summarizes the digits and ends within a minute; the rest takes half an hour on two
+need `pip install pot`. `--quick` summarizes the digits and ends within a minute; the rest takes about an hour on two
 cores. `--thousand` is 1,000 classes of 1,300 points drawn from the classes of the ResNet's features.
 """
 

@@ -51,9 +51,8 @@ def ot_rows(points: np.ndarray, labels: np.ndarray, counts: tuple[int, ...], exa
     classes = int(labels.max()) + 1
     members = [np.flatnonzero(labels == c) for c in range(classes)]
     halves = [np.concatenate([rows[side::2] for rows in members]) for side in (0, 1)]
-    most = min(len(rows) for rows in members) // 2
     rows = []
-    for m in progress([m for m in counts if m <= most], "atoms"):
+    for m in progress(counts, "atoms"):
         free = summarize(points, labels, m)
         uniform = summarize(points, labels, m, weights="uniform")
         half = summarize(points[halves[0]], labels[halves[0]], m)
@@ -128,12 +127,14 @@ def ot_table(config: OtConfig) -> None:
     if given:
         config = dataclasses.replace(config, **teachers.data_like(given, config))
     source, norm, flip = teachers.open_data(config)
+    most = int(np.bincount(source.labels["train"]).min()) // 2
+    counts = tuple(m for m in config.counts if 1 <= m <= most)
+    if len([m for m in counts if m >= 5]) < 2:
+        raise InputError(f"--counts {config.counts}: give two or more from 5 to {most}, half of the smallest class")
     teacher, _ = (given, None) if given else teachers.find_or_train(config, source, norm, flip, config.out / "teachers")
     teachers.check_fits(teacher, source, config.teacher or config.out)
     encoded = distill.encode_real(teacher, source).encoded
-    rows = ot_rows(encoded.features, encoded.labels, config.counts, config.exact)
-    if len([row for row in rows if row["m"] >= 5]) < 2:
-        raise InputError(f"--counts {config.counts} leaves too few numbers of atoms from 5 on to fit a rate; give more")
+    rows = ot_rows(encoded.features, encoded.labels, counts, config.exact)
 
     head = ["m", "W2^2 free", "same atoms, equal", "best equal", "held out", "W2 saved", "equal costs", "effective m"]
     body = [

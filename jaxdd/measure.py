@@ -98,6 +98,11 @@ def from_labels(points: np.ndarray, labels: np.ndarray, num_classes: int | None 
     return jax.tree.map(jnp.asarray, padded)
 
 
+def real_points(mu: Measure) -> jax.Array:
+    """The points [n, d] of one measure, those without weight at the origin: a NaN there must reach no sum."""
+    return jnp.where(mu.weights[:, None] > 0, mu.points, 0.0)
+
+
 def standardise(mu: Measure) -> tuple[Measure, jax.Array, jax.Array]:
     r"""Moves a measure to mean zero and total variance one: :math:`x \mapsto (x - b) / s`.
 
@@ -111,7 +116,7 @@ def standardise(mu: Measure) -> tuple[Measure, jax.Array, jax.Array]:
       The standardised measure, the shift b, [d], and the scale s, a positive scalar (1 for constant data).
     """
     real = mu.weights > 0
-    points = jnp.where(real[:, None], mu.points, 0.0)
+    points = real_points(mu)
     shift = jnp.einsum("n,nd->d", mu.weights, points, precision="highest")
     points = points - shift
     norms = jnp.sum(points**2, axis=1)

@@ -287,10 +287,11 @@ def test_cost_and_lower_bracket_the_exact_distance(seed):
     for summary in (found, *others.values()):
         check_summary(mu, summary, gap=5e-3)
         assert (summary.lower <= summary.cost).all()
-    # Weights that are free can only be nearer.
-    assert (others["free"].cost <= others["quantize"].cost * (1 + 1e-4) + 1e-5).all()
-    assert (others["free"].cost <= others["uniform"].cost * (1 + 1e-4) + 1e-5).all()
-    assert (others["quantize"].cost <= found.cost * (1 + 1e-4) + 1e-5).all()
+    # Weights that are free can only be nearer, but for what float32 can tell apart at the spread of the data.
+    noise = 1e-6 * 10
+    assert (others["free"].cost <= others["quantize"].cost * (1 + 1e-4) + noise).all()
+    assert (others["free"].cost <= others["uniform"].cost * (1 + 1e-4) + noise).all()
+    assert (others["quantize"].cost <= found.cost * (1 + 1e-4) + noise).all()
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])

@@ -10,10 +10,10 @@ import numpy as np
 from jaxdd.errors import InputError
 from jaxdd.measure import Measure, standardise
 from jaxdd.ot import semidual
-from jaxdd.ot.distance import distortion, rounded, squared_distances
+from jaxdd.ot.distance import cell_masses, distortion, rounded, squared_distances
 from jaxdd.ot.quantization import KMeansSettings, quantize
 from jaxdd.ot.semidual import NewtonSettings
-from jaxdd.ot.summary import Summary
+from jaxdd.ot.summary import Summary, check_size
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,7 @@ def barycenter(
       InputError: an unknown kind of weights, an array of another shape or, outside of `jit`, that is no
         probability; a start of other shapes; fewer than m points (see `check` for padded classes).
     """
-    if not 1 <= m <= mu.points.shape[0]:
-        raise InputError(f"m={m} atoms for {mu.points.shape[0]} points; ask for between 1 and that many")
+    check_size(mu.points.shape[0], m)
     given = _given(weights, m)
     if m == 1:
         return quantize(key, mu, m)  # one atom weighs one, whatever was asked for
@@ -220,8 +219,7 @@ def _alternate(mu: Measure, start: Measure, given: jax.Array | None, settings: B
 
     potential, cost = jnp.zeros_like(start.weights), jnp.inf
     if given is None:
-        masses = a @ jax.nn.one_hot(jnp.argmin(first, axis=1), len(start.weights))
-        is_quantizer = jnp.allclose(masses, start.weights, atol=1e-6)
+        is_quantizer = jnp.allclose(cell_masses(mu, start.points), start.weights, atol=1e-6)
         cost = jnp.where(is_quantizer, distortion(mu, start.points), cost)  # exact, where a plan would add its gap
     costs = jnp.full(settings.rounds + 2, jnp.inf, x.dtype).at[0].set(cost)
     state = _State(0, start, potential, start, costs, 0)

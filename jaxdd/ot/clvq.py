@@ -15,11 +15,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdd.errors import InputError
-from jaxdd.measure import Measure
-from jaxdd.ot.distance import distortion, squared_distances
+from jaxdd.measure import Measure, real_points
+from jaxdd.ot.distance import cell_masses, distortion, squared_distances
 from jaxdd.ot.seeding import seeds
-from jaxdd.ot.summary import Summary
+from jaxdd.ot.summary import Summary, check_size
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,8 @@ def init(key: jax.Array, batch: Measure, m: int) -> ClvqState:
     Raises:
       InputError: fewer rows than atoms.
     """
-    if not 1 <= m <= batch.points.shape[0]:
-        raise InputError(f"m={m} atoms from a first batch of {batch.points.shape[0]}; ask for between 1 and that many")
-    points, weights = _real(batch)
+    check_size(batch.points.shape[0], m)
+    points, weights = real_points(batch), batch.weights
     shift = weights @ points / jnp.maximum(weights.sum(), 1e-30)
     start = seeds(key, Measure(points - shift, weights), m) + shift
     zero = jnp.zeros((), points.dtype)
@@ -93,7 +91,7 @@ def step(
       batch: points [N, d], weights [N] in units of samples: ones, and zeros for padding.
       settings: of the step.
     """
-    x, a = _real(batch)
+    x, a = real_points(batch), batch.weights
     m = state.points.shape[0]
     distances = squared_distances(x, state.points)
     nearest = jnp.min(distances, axis=1)
@@ -140,9 +138,8 @@ def fit(key: jax.Array, mu: Measure, m: int, *, settings: ClvqSettings = ClvqSet
       InputError: fewer than m points.
     """
     n = mu.points.shape[0]
-    if not 1 <= m <= n:
-        raise InputError(f"m={m} atoms for {n} points; ask for between 1 and that many")
-    points, weights = _real(mu)
+    check_size(n, m)
+    points, weights = real_points(mu), mu.weights
     size = settings.batch_size
     real = jnp.sum(weights > 0)
     rising = jnp.cumsum(weights)
@@ -162,12 +159,6 @@ def fit(key: jax.Array, mu: Measure, m: int, *, settings: ClvqSettings = ClvqSet
 
     state = init(jax.random.fold_in(key, 2**31), Measure(points, weights), m)
     state = jax.lax.while_loop(unfinished, body, state)
-    whole = Measure(points, weights)
-    owners = jnp.argmin(squared_distances(points, state.points), axis=1)
-    masses = weights @ jax.nn.one_hot(owners, m, dtype=points.dtype)
-    final = distortion(whole, state.points)
+    masses = cell_masses(mu, state.points)
+    final = distortion(mu, state.points)
     return Summary(Measure(state.points, masses / masses.sum()), final[None], final, jnp.bool_(False))
-
-
-def _real(batch: Measure) -> tuple[jax.Array, jax.Array]:
-    return jnp.where(batch.weights[:, None] > 0, batch.points, 0.0), batch.weights

@@ -14,7 +14,7 @@ from ott.solvers.linear.acceleration import Momentum
 from ott.solvers.linear.sinkhorn import Sinkhorn
 from ott.tools.sinkhorn_divergence import sinkhorn_divergence as ott_divergence
 
-from jaxdd.measure import Measure
+from jaxdd.measure import Measure, real_points
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,14 @@ def distortion(mu: Measure, z: jax.Array) -> jax.Array:
     Returns:
       A scalar, in the squared unit of the points.
     """
-    return jnp.sum(mu.weights * jnp.min(squared_distances(_real(mu), z), axis=1))
+    return jnp.sum(mu.weights * jnp.min(squared_distances(real_points(mu), z), axis=1))
+
+
+def cell_masses(mu: Measure, z: jax.Array) -> jax.Array:
+    """The mass of mu nearest to each of the points z [m, d]: the weights of least W2^2 on them, [m]."""
+    nearest = jnp.argmin(squared_distances(real_points(mu), z), axis=1)
+    # A product with a one-hot matrix, not a scatter: faster, and the same sum whatever the order of the points.
+    return mu.weights @ jax.nn.one_hot(nearest, z.shape[0], dtype=z.dtype)
 
 
 def transport(cost: jax.Array, a: jax.Array, b: jax.Array, settings: SinkhornSettings) -> Transport:
@@ -124,7 +131,7 @@ def w2_squared(mu: Measure, nu: Measure, settings: SinkhornSettings = SinkhornSe
     Returns:
       A scalar, in the squared unit of the points.
     """
-    cost = squared_distances(_real(mu), _real(nu))
+    cost = squared_distances(real_points(mu), real_points(nu))
     found = transport(*jax.lax.stop_gradient((cost, mu.weights, nu.weights)), settings)
     return jnp.sum(jax.lax.stop_gradient(found.plan) * cost)
 
@@ -135,7 +142,7 @@ def sinkhorn_divergence(mu: Measure, nu: Measure, *, epsilon: float = 0.05) -> j
 
     With :math:`OT_\varepsilon(\mu, \nu) = \min_P \langle P, C \rangle + \varepsilon KL(P \| \mu \otimes \nu)`. Zero
     exactly where the measures are equal, positive elsewhere, and smooth: a loss to train with, in the points and
-    in the weights. It tends to W2^2 as epsilon falls, and to the distance of the means as it grows.
+    in the weights. It tends to W2^2 as epsilon falls, and to the squared distance of the means as it grows.
 
     Args:
       mu: one measure, points [n, d], weights [n].
@@ -145,7 +152,7 @@ def sinkhorn_divergence(mu: Measure, nu: Measure, *, epsilon: float = 0.05) -> j
     Returns:
       A scalar, in the squared unit of the points.
     """
-    x, y = _real(mu), _real(nu)
+    x, y = real_points(mu), real_points(nu)
     mean = mu.weights @ squared_distances(x, y) @ nu.weights
     unit = jnp.where(mean > 0, mean, 1.0)
     found, _ = ott_divergence(
@@ -158,11 +165,6 @@ def sinkhorn_divergence(mu: Measure, nu: Measure, *, epsilon: float = 0.05) -> j
         solve_kwargs={"threshold": 1e-5, "max_iterations": 2000},
     )
     return found * unit
-
-
-def _real(measure: Measure) -> jax.Array:
-    """The points, those without weight at the origin: a NaN there must reach no sum."""
-    return jnp.where(measure.weights[:, None] > 0, measure.points, 0.0)
 
 
 def _positive(weights: jax.Array) -> jax.Array:

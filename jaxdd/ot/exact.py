@@ -14,8 +14,7 @@ def exact(mu: Measure, nu: Measure) -> float:
 
     A linear program in float64, by column generation: the simplex method sees only the pairs that are nearly
     nearest under the prices so far, and pairs that its own prices show to be missing are added until there are
-    none; then no coupling at all is cheaper. A few seconds for 5,000 points against 100, with n m doubles of
-    memory. Not for use inside `jit`.
+    none; then no coupling at all is cheaper. Takes a few n m doubles of memory. Not for use inside `jit`.
 
     Args:
       mu: one measure, points [n, d], weights [n] that sum to one.

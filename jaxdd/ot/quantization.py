@@ -6,11 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdd.errors import InputError
 from jaxdd.measure import Measure, standardise
-from jaxdd.ot.distance import distortion, squared_distances
+from jaxdd.ot.distance import cell_masses, distortion, squared_distances
 from jaxdd.ot.seeding import seeds
-from jaxdd.ot.summary import Summary
+from jaxdd.ot.summary import Summary, check_size
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,7 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
     Raises:
       InputError: fewer than m points; see `check` for classes padded with zero-weight points.
     """
-    if not 1 <= m <= mu.points.shape[0]:
-        raise InputError(f"m={m} atoms for {mu.points.shape[0]} points; ask for between 1 and that many")
+    check_size(mu.points.shape[0], m)
     standard, shift, scale = standardise(mu)
     if m == 1:
         mean = Measure(shift[None], jnp.ones(1, shift.dtype))
@@ -83,9 +81,7 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
     if short:
         members = standard.weights[:, None] * _cells(_nearest(searched.points, found.points), m, shift.dtype)
         found = found._replace(points=_means(members, standard.points, standard.points[:m]))
-    distances = squared_distances(standard.points, found.points)
-    final = jnp.sum(standard.weights * jnp.min(distances, axis=1))
-    masses = standard.weights @ _cells(jnp.argmin(distances, axis=1), m, distances.dtype)
+    final, masses = distortion(standard, found.points), cell_masses(standard, found.points)
     costs = jnp.append(jnp.where(jnp.isinf(found.costs), final, found.costs), final) * scale**2
     atoms = Measure(found.points * scale + shift, masses / masses.sum())
     return Summary(atoms, costs, costs.min(), found.converged)

@@ -39,6 +39,12 @@ def check(mu: Measure, m: int) -> None:
     check_counts(np.atleast_1d((np.asarray(mu.weights) > 0).sum(axis=-1)), m)
 
 
+def check_size(n: int, m: int) -> None:
+    """Raises InputError unless 1 <= m <= n, for m atoms of an array of n points, padding included."""
+    if not 1 <= m <= n:
+        raise InputError(f"m={m} atoms for {n} points; ask for between 1 and that many")
+
+
 def check_counts(counts: np.ndarray, m: int) -> None:
     """Raises InputError unless all counts [C] are at least m, and m at least one."""
     if m < 1:
