@@ -75,7 +75,7 @@ def summarize(
     check_counts(groups.counts if few == "error" else np.full(classes, max(ipc, 0)), ipc)
     held = _held(weights, groups.counts, ipc)
     devices = tuple(devices or jax.local_devices())
-    keys = jax.vmap(lambda c: jax.random.fold_in(jax.random.key(0) if key is None else key, c))(jnp.arange(classes))
+    key = jax.random.key(0) if key is None else key
 
     rows = max(int(groups.counts.max()), ipc)
     each = _chunk(rows, points.shape[1], ipc, classes, memory_bytes, devices)
@@ -86,11 +86,11 @@ def summarize(
     for first in progress(range(0, classes, each), "summarize"):
         # Beyond the last class the last one is solved again: every chunk has the same shape.
         chosen = np.minimum(np.arange(first, first + each), classes - 1)
-        inputs = (keys[chosen], groups.padded(points, chosen, rows), None if held is None else held[chosen])
+        inputs = (_keys(key, chosen), groups.padded(points, chosen, rows), None if held is None else held[chosen])
         found.append(solve(*jax.device_put(inputs, sharding)))
         # One chunk is solved while the next is gathered, but no more than that lie in memory.
         jax.block_until_ready(found[-2:-1])
-    return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(jax.device_get(parts))[:classes]), *found)
+    return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)[:classes]), *jax.device_get(found))
 
 
 def _check(weights, solver: str | None, settings: Settings | None, few: str) -> str:
@@ -137,8 +137,19 @@ def _chunk(rows: int, d: int, m: int, classes: int, memory_bytes: int, devices: 
     share = memory_bytes // len(devices)
     # The data of two chunks; on CPU one class is worked on at a time, elsewhere all.
     on_cpu = devices[0].platform == "cpu"
-    fits = (share - work) // (2 * data) if on_cpu else share // (2 * data + work)
-    return int(np.clip(fits, 1, -(-classes // len(devices)))) * len(devices)
+    if on_cpu:  # and small buffers are used again, where large ones would be fetched from the system each time
+        fits = min((share - work) // (2 * data), 2**23 // data)
+    else:
+        fits = share // (2 * data + work)
+    own = -(-classes // len(devices))
+    # Not just the most that fit: the last chunk should have few places to fill, at some cost for each chunk.
+    sizes = np.arange(1, np.clip(fits, 1, own) + 1)
+    return int(sizes[np.argmin(np.ceil(own / sizes) * (sizes + 0.1))]) * len(devices)
+
+
+@jax.jit
+def _keys(key: jax.Array, classes: np.ndarray) -> jax.Array:
+    return jax.vmap(lambda c: jax.random.fold_in(key, c))(classes)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdd.measure import Measure, standardise
+from jaxdd.measure import Measure, real_points, standardise
 from jaxdd.ot.distance import cell_masses, distortion, squared_distances
 from jaxdd.ot.seeding import seeds
 from jaxdd.ot.summary import Summary, check_size
@@ -61,12 +61,13 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
       InputError: fewer than m points; see `check` for classes padded with zero-weight points.
     """
     check_size(mu.points.shape[0], m)
-    standard, shift, scale = standardise(mu)
     if m == 1:
-        mean = Measure(shift[None], jnp.ones(1, shift.dtype))
-        variance = distortion(standard, jnp.zeros_like(shift)[None]) * scale**2
-        return Summary(mean, variance[None], variance, jnp.bool_(True))
+        x = real_points(mu)
+        mean = jnp.einsum("n,nd->d", mu.weights, x, precision="highest")
+        variance = jnp.sum(mu.weights * jnp.sum((x - mean) ** 2, axis=1))
+        return Summary(Measure(mean[None], jnp.ones(1, mean.dtype)), variance[None], variance, jnp.bool_(True))
 
+    standard, shift, scale = standardise(mu)
     short = _fewer_coordinates_pay(*standard.points.shape, m, settings)
     searched = Measure(_gram_factor(standard.points), standard.weights) if short else standard
 
