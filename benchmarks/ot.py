@@ -248,6 +248,7 @@ def main() -> None:
                 rows += cell(name, some, own, m, patience, bearable)
                 lines.append(verdict(rows[-len(OURS) - len(bearable) :]))
                 write(arguments.json, rows, lines)
+                jax.clear_caches()  # hundreds of compiled programs would exhaust the memory maps of a process
     if lines:
         show(lines)
     write(arguments.json, rows, lines)

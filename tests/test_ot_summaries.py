@@ -28,7 +28,8 @@ from ot_helpers import (
 from scipy.stats import norm
 
 from jaxdd.measure import Measure
-from jaxdd.ot import BarycenterSettings, KMeansSettings, barycenter, check, quantize
+from jaxdd.ot import BarycenterSettings, KMeansSettings, barycenter, check, coordinates, quantize
+from jaxdd.ot.quantization import iterations
 
 K_MEANS = KMeansSettings(restarts=8)
 BARYCENTER = BarycenterSettings(k_means=K_MEANS)
@@ -69,6 +70,34 @@ def test_cost_is_attained_and_brute_force_confirms_it(name):
         np.testing.assert_allclose(cost, optimum, rtol=1e-4)
     np.testing.assert_allclose(cost[4:], optimum[4:], rtol=GAP)
     assert cost.sum() <= 1.2 * optimum.sum()  # a local search among local optima
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_points_fewer_than_their_dimensions_are_summarized_as_in_the_plane_they_span(name):
+    d = 60
+    assert coordinates.pay(N, d, M, iterations(K_MEANS))
+    turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(d, 2)))
+    flat = [clustered(s, (6, 3, 3) if name == "half" else (4, 4, 4)) for s in range(CLASSES)]
+    mu = stack(padded(x @ turn.T + 3.0) for x in flat)
+    found = SOLVERS[name](KEYS, mu)
+    check_summary(mu, found)
+    weights_are_as_asked(name, found)
+    plain = SOLVERS[name](KEYS, stack(padded(x) for x in flat))
+    np.testing.assert_allclose(found.cost, plain.cost, rtol=GAP)
+    for c in range(CLASSES):
+        z, w = jax.tree.map(lambda leaf, c=c: np.asarray(leaf[c]), found.atoms)
+        z_plain, w_plain = jax.tree.map(lambda leaf, c=c: np.asarray(leaf[c]), plain.atoms)
+        unlabelled(z, w, z_plain @ turn.T + 3.0, w_plain, atol=1e-3)
+
+
+def test_few_coordinates_keep_distances_and_lead_back():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(9, 40)).astype(np.float32)
+    x[8] = x[7]  # a Gram matrix without full rank
+    y = coordinates.shorten(x)
+    np.testing.assert_allclose(distances(y, y), distances(x, x), rtol=1e-3, atol=0.02)
+    shares = rng.dirichlet(np.ones(9), size=4).astype(np.float32)
+    np.testing.assert_allclose(coordinates.lengthen(shares @ y, y, x), shares @ x, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["quantize", "free", "uniform"])

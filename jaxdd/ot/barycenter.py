@@ -9,9 +9,9 @@ import numpy as np
 
 from jaxdd.errors import InputError
 from jaxdd.measure import Measure, standardise
-from jaxdd.ot import semidual
+from jaxdd.ot import coordinates, semidual
 from jaxdd.ot.distance import cell_masses, distortion, rounded, squared_distances
-from jaxdd.ot.quantization import KMeansSettings, quantize
+from jaxdd.ot.quantization import KMeansSettings, iterations, quantize
 from jaxdd.ot.semidual import NewtonSettings
 from jaxdd.ot.summary import Summary, check_size
 
@@ -73,7 +73,8 @@ def barycenter(
 
     Plans come from `semidual.solve` and are rounded onto their marginals, so that each cost is one of a coupling,
     an upper bound of W2^2; `lower` bounds it from below. Costs n m (d + m) operations a round and memory of
-    n (d + a few m) floats. `vmap` over keys [C], classes [C, n, d] and weights [C, m] works.
+    n (d + a few m) floats; where n < d and it pays, n m (n + m) after one product of all points with each other.
+    `vmap` over keys [C], classes [C, n, d] and weights [C, m] works.
 
     Args:
       key: a PRNG key, for k-means++.
@@ -96,21 +97,36 @@ def barycenter(
     if m == 1:
         return quantize(key, mu, m)  # one atom weighs one, whatever was asked for
     standard, shift, scale = standardise(mu)
+    # The annealing forgets most of its start: a short one will do.
+    few = min(settings.k_means.max_iterations, 5)
+    plain = replace(settings.k_means, restarts=1, exchanges=0, max_iterations=few)
+    k_means = settings.k_means if given is None else plain
+    # A start may lie outside of the span of the points, where their few coordinates end.
+    short = start is None and coordinates.pay(*mu.points.shape, m, iterations(k_means) + settings.rounds)
+    searched = Measure(coordinates.shorten(standard.points), standard.weights) if short else standard
     if start is not None:
         if start.points.shape != (m, mu.points.shape[1]) or start.weights.shape != (m,):
             shapes = f"{start.points.shape} and {start.weights.shape}"
             raise InputError(f"barycenter: start of shapes {shapes}; give [{m}, {mu.points.shape[1]}] and [{m}]")
         start = start._replace(points=(start.points - shift) / scale)
-    elif given is None:
-        start = quantize(key, standard, m, settings=settings.k_means).atoms
     else:
-        # The annealing forgets most of its start: a short one will do.
-        iterations = min(settings.k_means.max_iterations, 5)
-        plain = replace(settings.k_means, restarts=1, exchanges=0, max_iterations=iterations)
-        start = _fitted(key, quantize(key, standard, m, settings=plain).atoms, given)
-    found = _alternate(standard, start._replace(weights=start.weights if given is None else given), given, settings)
-    atoms = Measure(found.atoms.points * scale + shift, found.atoms.weights)
-    return Summary(atoms, found.costs * scale**2, found.lower * scale**2, found.converged)
+        start = quantize(key, searched, m, settings=k_means).atoms
+        if given is not None:
+            start = _fitted(key, start, given)
+    found = _alternate(searched, start if given is None else start._replace(weights=given), given, settings)
+    best = found.best
+    if short:
+        best = best._replace(points=coordinates.lengthen(best.points, searched.points, standard.points))
+
+    cost = squared_distances(standard.points, best.points)
+    unit = semidual.spread(cost, standard.weights, best.weights)
+    closing = semidual.certified(cost, standard.weights, best.weights, found.potential, unit, settings.newton)
+    least = jnp.minimum(closing.cost, found.costs.min())
+    if given is None:
+        least = jnp.minimum(least, _quantizer_cost(standard, best))
+    costs = jnp.append(jnp.where(jnp.isinf(found.costs), least, found.costs), least) * scale**2
+    atoms = Measure(best.points * scale + shift, best.weights)
+    return Summary(atoms, costs, jnp.minimum(closing.lower, least) * scale**2, found.stale > 0)
 
 
 def _given(weights: str | jax.Array, m: int) -> jax.Array | None:
@@ -138,6 +154,12 @@ def _fitted(key: jax.Array, start: Measure, given: jax.Array) -> Measure:
     return Measure(points + jnp.where(shared[:, None], noise, 0.0), masses)
 
 
+def _quantizer_cost(mu: Measure, atoms: Measure) -> jax.Array:
+    """W2^2 where the weights are the masses of the cells: exact, where a plan would add its gap. Else infinity."""
+    is_quantizer = jnp.allclose(cell_masses(mu, atoms.points), atoms.weights, atol=1e-6)
+    return jnp.where(is_quantizer, distortion(mu, atoms.points), jnp.inf)
+
+
 def _margin(cost: jax.Array, a: jax.Array, otherwise: jax.Array) -> jax.Array:
     """The weighted median over the rows of cost [n, m] of the second smallest entry minus the smallest."""
     least = -jax.lax.top_k(-cost, 2)[0]
@@ -158,7 +180,7 @@ class _State(NamedTuple):
     stale: jax.Array  # rounds since the best cost fell by more than the tolerance
 
 
-def _alternate(mu: Measure, start: Measure, given: jax.Array | None, settings: BarycenterSettings) -> Summary:
+def _alternate(mu: Measure, start: Measure, given: jax.Array | None, settings: BarycenterSettings) -> _State:
     """The rounds of `barycenter` on standardised mu."""
     x, a = mu
     first = squared_distances(x, start.points)
@@ -217,18 +239,10 @@ def _alternate(mu: Measure, start: Measure, given: jax.Array | None, settings: B
     def unfinished(state):
         return (state.index < settings.rounds) & ((state.stale < settings.patience) | (given is not None))
 
-    potential, cost = jnp.zeros_like(start.weights), jnp.inf
-    if given is None:
-        is_quantizer = jnp.allclose(cell_masses(mu, start.points), start.weights, atol=1e-6)
-        cost = jnp.where(is_quantizer, distortion(mu, start.points), cost)  # exact, where a plan would add its gap
-    costs = jnp.full(settings.rounds + 2, jnp.inf, x.dtype).at[0].set(cost)
-    state = _State(0, start, potential, start, costs, 0)
+    cost = _quantizer_cost(mu, start) if given is None else jnp.inf
+    costs = jnp.full(settings.rounds + 1, jnp.inf, x.dtype).at[0].set(cost)
+    state = _State(0, start, jnp.zeros_like(start.weights), start, costs, 0)
     if annealed:
         state = jax.lax.while_loop(lambda state: state.index < settings.polish, exact_round, state)
         state, _ = jax.lax.scan(annealing_round, state, epsilons)
-    state = jax.lax.while_loop(unfinished, exact_round, state)
-
-    closing = exact_plan(squared_distances(x, state.best.points), state.best.weights, state.potential)
-    least = jnp.minimum(closing.cost, state.costs.min())
-    costs = jnp.where(jnp.isinf(state.costs), least, state.costs)
-    return Summary(state.best, costs, jnp.minimum(closing.lower, least), state.stale > 0)
+    return jax.lax.while_loop(unfinished, exact_round, state)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdd.measure import Measure, real_points, standardise
+from jaxdd.ot import coordinates
 from jaxdd.ot.distance import cell_masses, distortion, squared_distances
 from jaxdd.ot.seeding import seeds
 from jaxdd.ot.summary import Summary, check_size
@@ -68,8 +69,8 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
         return Summary(Measure(mean[None], jnp.ones(1, mean.dtype)), variance[None], variance, jnp.bool_(True))
 
     standard, shift, scale = standardise(mu)
-    short = _fewer_coordinates_pay(*standard.points.shape, m, settings)
-    searched = Measure(_gram_factor(standard.points), standard.weights) if short else standard
+    short = coordinates.pay(*standard.points.shape, m, iterations(settings))
+    searched = Measure(coordinates.shorten(standard.points), standard.weights) if short else standard
 
     def start(key):
         return _lloyd(searched, seeds(key, searched, m), settings)
@@ -80,29 +81,16 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
     if settings.exchanges:
         found = _exchange(searched, found, settings)
     if short:
-        members = standard.weights[:, None] * _cells(_nearest(searched.points, found.points), m, shift.dtype)
-        found = found._replace(points=_means(members, standard.points, standard.points[:m]))
+        found = found._replace(points=coordinates.lengthen(found.points, searched.points, standard.points))
     final, masses = distortion(standard, found.points), cell_masses(standard, found.points)
     costs = jnp.append(jnp.where(jnp.isinf(found.costs), final, found.costs), final) * scale**2
     atoms = Measure(found.points * scale + shift, masses / masses.sum())
     return Summary(atoms, costs, costs.min(), found.converged)
 
 
-def _fewer_coordinates_pay(n: int, d: int, m: int, settings: KMeansSettings) -> bool:
-    """Whether the products of all points, n^2 d operations once, cost less than they save in every iteration."""
-    iterations = settings.restarts * min(settings.max_iterations, 12) + min(settings.exchanges, 50)
-    return n < d and 2 * iterations * m * (1 - n / d) > n * (1 + n / (6 * d))
-
-
-def _gram_factor(x: jax.Array) -> jax.Array:
-    """Points y [n, n] with the distances of x [n, d], n < d: all that a search for atoms in their span needs.
-
-    The Cholesky factor of x x^T. What keeps that positive in float32 sets all points the same small way further
-    from each other, which changes no search; the atoms themselves are computed from x.
-    """
-    gram = jnp.matmul(x, x.T, precision="highest")
-    n = x.shape[0]
-    return jnp.linalg.cholesky(gram + jnp.eye(n) * (1e-4 * jnp.trace(gram) / n + 1e-30))
+def iterations(settings: KMeansSettings) -> int:
+    """How many iterations a search usually takes."""
+    return settings.restarts * min(settings.max_iterations, 12) + min(settings.exchanges, 50)
 
 
 class _Search(NamedTuple):
