@@ -103,7 +103,7 @@ def ot_plot(rows: list[dict], title: str, path: Path) -> None:
     left.minorticks_off()
     left.yaxis.set_major_locator(MaxNLocator(6))
     left.yaxis.set_major_formatter(ScalarFormatter())
-    left.legend()
+    left.legend(loc="lower left")  # below curves that fall
     several = rows[1:] if rows[0]["m"] == 1 else rows
     x = [row["m"] for row in several]
     right.semilogx(x, [100 * row["weights_save"] for row in several], "C0o-", label="on the same atoms")
