@@ -88,7 +88,7 @@ def zador(rows: list[dict], column: str, least: int = 5) -> tuple[float, float]:
 
 
 def ot_plot(rows: list[dict], title: str, path: Path) -> None:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     m = np.array([row["m"] for row in rows])
     for column, label, style in (
         ("same_uniform", "quantizer, equal weights", "C1s--"),
@@ -103,7 +103,8 @@ def ot_plot(rows: list[dict], title: str, path: Path) -> None:
     left.minorticks_off()
     left.yaxis.set_major_locator(MaxNLocator(6))
     left.yaxis.set_major_formatter(ScalarFormatter())
-    left.legend(loc="lower left")  # below curves that fall
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "columnspacing": 1.0}
+    left.legend(ncols=2, fontsize="small", **below)
     several = rows[1:] if rows[0]["m"] == 1 else rows
     x = [row["m"] for row in several]
     right.semilogx(x, [100 * row["weights_save"] for row in several], "C0o-", label="on the same atoms")
@@ -115,7 +116,7 @@ def ot_plot(rows: list[dict], title: str, path: Path) -> None:
     )
     right.set_xticks(x, x)
     right.minorticks_off()
-    right.legend()
+    right.legend(ncols=2, fontsize="small", **below)
     figure.suptitle(title)
     with aside(path) as place:
         figure.savefig(place, dpi=130, format="png")
