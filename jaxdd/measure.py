@@ -24,6 +24,12 @@ class Measure(NamedTuple):
     weights: jax.Array
 
 
+def are_masses(weights: np.ndarray) -> np.ndarray:
+    """Whether weights [..., m] are finite, non-negative and sum to one but for rounding, [...]."""
+    weights = np.asarray(weights, np.float64)
+    return np.isfinite(weights).all(-1) & (weights >= 0).all(-1) & (np.abs(weights.sum(-1) - 1) < 1e-4)
+
+
 class Groups(NamedTuple):
     """The rows of each class of a data set, found without copying a point.
 

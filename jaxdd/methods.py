@@ -20,7 +20,7 @@ from jaxdd.measure import Measure
 from jaxdd.nn.classifier import Apply, Variables
 from jaxdd.normalise import Normalisation
 from jaxdd.recover import RecoverSettings
-from jaxdd.summarize import SOLVERS, summarize
+from jaxdd.summarize import SOLVERS, class_keys, summarize
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def choose(
         return Measure(jnp.zeros((num_classes, m, dim)), uniform), np.zeros((num_classes, 0)), None
     members = [np.flatnonzero(encoded.labels == c) for c in range(num_classes)]
     if settings.atoms == "random":
-        keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(jnp.arange(num_classes))
+        keys = class_keys(key, np.arange(num_classes))
         chosen = np.stack([np.asarray(jax.random.choice(k, own, (m,), replace=False)) for k, own in zip(keys, members)])
         return Measure(jnp.asarray(encoded.features[chosen]), uniform), np.zeros((num_classes, 0)), chosen
     solved = summarize(

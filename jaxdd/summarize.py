@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdd.errors import InputError
-from jaxdd.measure import Groups, Measure
+from jaxdd.measure import Groups, Measure, are_masses
 from jaxdd.ot import clvq
 from jaxdd.ot.barycenter import BarycenterSettings, barycenter
 from jaxdd.ot.quantization import KMeansSettings, quantize
@@ -78,15 +78,17 @@ def summarize(
     key = jax.random.key(0) if key is None else key
 
     rows = max(int(groups.counts.max()), ipc)
-    each = _chunk(rows, points.shape[1], ipc, classes, memory_bytes, devices)
+    # A core gains nothing from classes in lockstep, where each would wait for the slowest.
+    lockstep = devices[0].platform != "cpu"
+    each = _chunk(rows, points.shape[1], ipc, classes, memory_bytes, len(devices), lockstep)
     mesh = Mesh(np.array(devices), ("class",))
     sharding = NamedSharding(mesh, PartitionSpec("class"))
-    solve = _compiled(_Solver(solver, ipc, held is None, settings or SOLVERS[solver]()), mesh)
+    solve = _compiled(_Solver(solver, ipc, held is None, settings or SOLVERS[solver]()), mesh, lockstep)
     found = []
     for first in progress(range(0, classes, each), "summarize"):
         # Beyond the last class the last one is solved again: every chunk has the same shape.
         chosen = np.minimum(np.arange(first, first + each), classes - 1)
-        inputs = (_keys(key, chosen), groups.padded(points, chosen, rows), None if held is None else held[chosen])
+        inputs = (class_keys(key, chosen), groups.padded(points, chosen, rows), None if held is None else held[chosen])
         found.append(solve(*jax.device_put(inputs, sharding)))
         # One chunk is solved while the next is gathered, but no more than that lie in memory.
         jax.block_until_ready(found[-2:-1])
@@ -124,31 +126,31 @@ def _held(weights, counts: np.ndarray, m: int) -> np.ndarray | None:
     except ValueError:
         shapes = f"[{m}] or [{len(counts)}, {m}]"
         raise InputError(f"summarize: weights of shape {np.shape(weights)}; give {shapes}") from None
-    bad = ~(np.isfinite(held).all(1) & (held >= 0).all(1) & (np.abs(held.sum(1) - 1) < 1e-4))
+    bad = ~are_masses(held)
     if bad.any():
         c = int(np.argmax(bad))
         raise InputError(f"class {c} has weights that sum to {held[c].sum():g}; give non-negative ones that sum to one")
     return held
 
 
-def _chunk(rows: int, d: int, m: int, classes: int, memory_bytes: int, devices: tuple) -> int:
+def _chunk(rows: int, d: int, m: int, classes: int, memory_bytes: int, devices: int, lockstep: bool) -> int:
     """How many classes are solved in one call: a multiple of the number of devices, whatever the memory."""
     data, work = 4 * rows * (d + 1), 4 * rows * (2 * d + 8 * m)
-    share = memory_bytes // len(devices)
-    # The data of two chunks; on CPU one class is worked on at a time, elsewhere all.
-    on_cpu = devices[0].platform == "cpu"
-    if on_cpu:  # and small buffers are used again, where large ones would be fetched from the system each time
-        fits = min((share - work) // (2 * data), 2**23 // data)
-    else:
+    share = memory_bytes // devices
+    # The data of two chunks, and what one class or all take that are worked on at a time.
+    if lockstep:
         fits = share // (2 * data + work)
-    own = -(-classes // len(devices))
+    else:  # on CPU, where small buffers are used again and large ones fetched from the system each time
+        fits = min((share - work) // (2 * data), 2**23 // data)
+    own = -(-classes // devices)
     # Not just the most that fit: the last chunk should have few places to fill, at some cost for each chunk.
     sizes = np.arange(1, np.clip(fits, 1, own) + 1)
-    return int(sizes[np.argmin(np.ceil(own / sizes) * (sizes + 0.1))]) * len(devices)
+    return int(sizes[np.argmin(np.ceil(own / sizes) * (sizes + 0.1))]) * devices
 
 
 @jax.jit
-def _keys(key: jax.Array, classes: np.ndarray) -> jax.Array:
+def class_keys(key: jax.Array, classes: np.ndarray) -> jax.Array:
+    """A key for each of the classes [k], whatever others there are."""
     return jax.vmap(lambda c: jax.random.fold_in(key, c))(classes)
 
 
@@ -170,12 +172,9 @@ class _Solver:
 
 
 @lru_cache(maxsize=32)
-def _compiled(solver: _Solver, mesh: Mesh):
+def _compiled(solver: _Solver, mesh: Mesh, lockstep: bool):
     def solve(*inputs):
-        if mesh.devices.flat[0].platform == "cpu":
-            # A core gains nothing from classes in lockstep, where each would wait for the slowest.
-            return jax.lax.map(lambda one: solver(*one), inputs)
-        return jax.vmap(solver)(*inputs)
+        return jax.vmap(solver)(*inputs) if lockstep else jax.lax.map(lambda one: solver(*one), inputs)
 
     # Not plain jit: there the loops of all devices would end together, which takes an all-reduce each time round.
     spec = PartitionSpec("class")

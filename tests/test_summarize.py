@@ -124,6 +124,28 @@ def test_chunks_change_nothing(solved, monkeypatch, way, memory):
     same(found, solved(way))
 
 
+@pytest.mark.parametrize("way", ["quantization", "clvq", "each"])
+def test_classes_in_lockstep_as_on_an_accelerator_find_the_same(solved, way):
+    # On CPU they are solved one after the other.
+    solver, weights = WAYS[way]
+    module = sys.modules["jaxdd.summarize"]
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("class",))
+    mu = jaxdd.measure.Groups.of(POINTS, LABELS).padded(POINTS, np.arange(4), ROWS)
+    keys = module.class_keys(KEY, np.arange(4))
+    held = None if isinstance(weights, str) else weights
+    run = module._compiled(module._Solver(solver, M, held is None, SETTINGS[solver]), mesh, True)
+    same(run(keys, mu, held), solved(way))
+
+
+def test_chunks_in_lockstep_hold_the_work_of_all_their_classes():
+    chunk = partial(sys.modules["jaxdd.summarize"]._chunk, 1000, 64, 10, 100, devices=2)
+    data, work = 4 * 1000 * 65, 4 * 1000 * 208
+    assert chunk(2 * 5 * (2 * data + work), lockstep=True) == 2 * 5
+    assert chunk(2 * (10 * data + work), lockstep=False) == 2 * 5
+    assert chunk(1, lockstep=True) == chunk(1, lockstep=False) == 2
+    assert chunk(2**40, lockstep=True) == 2 * 50
+
+
 @pytest.mark.parametrize("way", ["quantization", "half"])
 def test_the_order_of_the_classes_is_only_an_order(solved, way):
     names = np.array([2, 0, 3, 1])  # class c is now called names[c]
@@ -274,7 +296,7 @@ for solver, (weights, settings) in asked.items():
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), many, one)
     held = None if weights == "free" else np.full((16, 3), 1 / 3, np.float32)
     inputs = jax.random.split(jax.random.key(0), 16), Measure(np.zeros((16, 8, 2)), np.ones((16, 8))), held
-    compiled = module._compiled(module._Solver(solver, 3, held is None, settings), mesh).lower(*inputs).compile()
+    compiled = module._compiled(module._Solver(solver, 3, held is None, settings), mesh, False).lower(*inputs).compile()
     print(compiled.as_text())
     assert {s.num_devices for s in jax.tree.leaves(compiled.output_shardings)} == {8}
 """

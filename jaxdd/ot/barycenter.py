@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.errors import InputError
-from jaxdd.measure import Measure, standardise
+from jaxdd.measure import Measure, are_masses, standardise
 from jaxdd.ot import coordinates, semidual
 from jaxdd.ot.distance import cell_masses, distortion, rounded, squared_distances
 from jaxdd.ot.quantization import KMeansSettings, iterations, quantize
@@ -139,7 +139,7 @@ def _given(weights: str | jax.Array, m: int) -> jax.Array | None:
         raise InputError(f"barycenter: weights of shape {np.shape(weights)} for m={m} atoms; give [{m}]")
     if not isinstance(weights, jax.core.Tracer):
         values = np.asarray(weights)
-        if not (np.isfinite(values).all() and (values >= 0).all() and abs(values.sum() - 1) < 1e-4):
+        if not are_masses(values):
             raise InputError(f"barycenter: weights sum to {values.sum():g}; give non-negative ones that sum to one")
     return jnp.asarray(weights, jnp.float32)
 

@@ -6,7 +6,7 @@ from scipy.sparse import csr_array
 from scipy.spatial.distance import cdist
 
 from jaxdd.errors import InputError
-from jaxdd.measure import Measure
+from jaxdd.measure import Measure, are_masses
 
 
 def exact(mu: Measure, nu: Measure) -> float:
@@ -47,7 +47,7 @@ def exact(mu: Measure, nu: Measure) -> float:
 
 def _real(measure: Measure, name: str) -> tuple[np.ndarray, np.ndarray]:
     points, weights = (np.asarray(leaf, np.float64) for leaf in measure)
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and abs(weights.sum() - 1) < 1e-3):
+    if not are_masses(weights):
         raise InputError(f"exact: weights of {name} sum to {weights.sum():g}; give non-negative ones that sum to one")
     points, weights = points[weights > 0], weights[weights > 0]
     if not np.isfinite(points).all():
