@@ -2,22 +2,23 @@
 
     python -m experiments.tables ot [--dataset NAME --teacher FOLDER --out FOLDER]
 
-`ot`: what weights are worth and how the distance falls with the number of atoms, in the features of a teacher. DDOQ
-(Tan and Slade, arXiv 2501.07681) reports 15.7 % less W2 at 10 atoms a class and 16.1 % at 50 from weighting D4M's
-centroids, in the VAE latents of ImageNet-1K. A minute for the digits, which train their own teacher first.
+`ot`: what weights are worth and how the distance falls with the number of atoms, in the features of a teacher or, with
+`--space latents`, in the latents of an autoencoder. DDOQ (Tan and Slade, arXiv 2501.07681) reports 15.7 % less W2 at 10
+atoms a class and 16.1 % at 50 from weighting D4M's centroids, in the VAE latents of ImageNet-1K. A minute for the
+digits, which train their own teacher first.
 """
 
 import csv
 import dataclasses
 import io
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 
-from experiments import cli, distill, teachers
+from experiments import cli, distill, latents, teachers
 from jaxdd import ot, report, summarize
 from jaxdd.aside import aside
 from jaxdd.errors import InputError
@@ -35,6 +36,9 @@ DDOQ = {10: 15.7, 50: 16.1}
 class OtConfig(teachers.TeacherConfig):
     teacher: Path | None = None
     """Folder of a teacher that experiments.squeeze wrote; default: one is trained."""
+    space: str = "features"
+    """"features" of the teacher, or "latents" of an autoencoder."""
+    latent: latents.LatentConfig = field(default_factory=latents.LatentConfig)
     counts: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200, 500)
     """Atoms a class; those beyond half of the smallest class are left out."""
     exact: int = 10
@@ -124,6 +128,8 @@ def ot_plot(rows: list[dict], title: str, path: Path) -> None:
 
 
 def ot_table(config: OtConfig) -> None:
+    if config.space not in ("features", "latents"):
+        raise InputError(f"unknown --space {config.space!r}; use features or latents")
     given = teachers.load_teacher(config.teacher) if config.teacher else None
     if given:
         config = dataclasses.replace(config, **teachers.data_like(given, config))
@@ -132,9 +138,16 @@ def ot_table(config: OtConfig) -> None:
     counts = tuple(m for m in config.counts if 1 <= m <= most)
     if len([m for m in counts if m >= 5]) < 2:
         raise InputError(f"--counts {config.counts}: give two or more from 5 to {most}, half of the smallest class")
-    teacher, _ = (given, None) if given else teachers.find_or_train(config, source, norm, flip, config.out / "teachers")
-    teachers.check_fits(teacher, source, config.teacher or config.out)
-    encoded = distill.encode_real(teacher, source).encoded
+    if config.space == "latents":
+        cache = config.out / "latents"
+        model, _ = latents.find_or_train(config.latent, config, source, flip, cache, denoiser=False)
+        encoded = latents.encode_latents(model, latents.open_source(model, config, source))
+        kind, words = "vae", "latents"
+    else:
+        teacher = given or teachers.find_or_train(config, source, norm, flip, config.out / "teachers")[0]
+        teachers.check_fits(teacher, source, config.teacher or config.out)
+        encoded, kind = distill.encode_real(teacher, source).encoded, teacher.info["model"]
+        words = f"{kind} features"
     rows = ot_rows(encoded.features, encoded.labels, counts, config.exact)
 
     head = ["m", "W2^2 free", "same atoms, equal", "best equal", "held out", "W2 saved", "equal costs", "effective m"]
@@ -143,15 +156,15 @@ def ot_table(config: OtConfig) -> None:
          f"{100 * row['weights_save']:.1f} %", f"{100 * row['uniform_costs']:.1f} %", f"{row['effective']:.1f}"]
         for row in rows
     ]  # fmt: skip
-    name = f"{teachers.short_name(source)}, {teacher.info['model']} features of {encoded.features.shape[1]} dimensions"
+    name = f"{teachers.short_name(source)}, {words} of {encoded.features.shape[1]} dimensions"
     lines = [report.columns(head, body), ""]
-    for column, words in (("free", "the points themselves"), ("held_out", "held-out points")):
+    for column, whose in (("free", "the points themselves"), ("held_out", "held-out points")):
         slope, dimension = zador(rows, column)
         lines.append(
-            f"log W2 over log m from 5 atoms on, {words}: slope {slope:.4f}, intrinsic dimension {dimension:.1f}"
+            f"log W2 over log m from 5 atoms on, {whose}: slope {slope:.4f}, intrinsic dimension {dimension:.1f}"
         )
     text = "\n".join(lines)
-    stem = config.out / f"ot-{teachers.short_name(source)}-{teacher.info['model']}"
+    stem = config.out / f"ot-{teachers.short_name(source)}-{kind}"
     config.out.mkdir(parents=True, exist_ok=True)
     table = io.StringIO()
     writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")

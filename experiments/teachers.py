@@ -12,12 +12,12 @@ import jax
 import numpy as np
 
 from experiments.cli import log, write_json
-from jaxdd import checkpoint, data, nn, relabel, train
+from jaxdd import checkpoint, data, encode, nn, pretrained, relabel, train
 from jaxdd.augment import Augment
 from jaxdd.data import Source
 from jaxdd.errors import InputError
 from jaxdd.evaluate import accuracy
-from jaxdd.nn import Classifier, Variables
+from jaxdd.nn import Apply, Classifier, Variables
 from jaxdd.normalise import Normalisation
 
 # A mirrored 2 or 5 is another character, so mirroring is off for these unless asked for.
@@ -120,6 +120,16 @@ def test_batches(source: Source, size: int = 500):
     return data.batches(source, "test", min(size, len(source.labels["test"])))
 
 
+def encode_train(
+    apply: Apply, variables: Variables, norm: Normalisation, source: Source, batch_size: int = 250
+) -> encode.Encoded:
+    """Stage 1 on the train split."""
+    count = len(source.labels["train"])
+    size = min(batch_size, count)
+    batches = data.batches(source, "train", size)
+    return encode.encode(apply, variables, norm, batches, len(source.class_names), -(-count // size))
+
+
 def describe(config: TeacherConfig, source: Source, norm: Normalisation) -> dict:
     """All that decides which teacher this is."""
     return {
@@ -174,6 +184,26 @@ def train_teacher(config: TeacherConfig, source: Source, norm: Normalisation, fl
     info["loss"] = [float(chunk.mean()) for chunk in np.array_split(losses, min(50, len(losses)))]
     log(f"teacher: test accuracy {100 * score:.1f} %, {seconds:.0f} s")
     return Teacher(model, variables, norm, info)
+
+
+def published(config: TeacherConfig, place: str) -> tuple[Source, Teacher]:
+    """The data as published weights of ``config.model`` want it, and the teacher that they are."""
+    net = pretrained.resnet(place, config.model)
+    config = dataclasses.replace(
+        config, width=net.width, stem=net.stem, mean=net.mean, std=net.std, channels=len(net.mean)
+    )
+    source, norm, _ = open_data(config)
+    if net.num_classes != len(source.class_names):
+        raise InputError(
+            f"{place} knows {net.num_classes} classes, {source.name} has {len(source.class_names)}; give weights that "
+            "were trained on these classes, in their order"
+        )
+    info = describe(config, source, norm)
+    model = build(info)
+    score = accuracy(model.apply, net.variables, norm, test_batches(source))
+    log(f"teacher: test accuracy {100 * score:.1f} %")
+    info |= {"accuracy": score, "pretrained": place, "train": dataclasses.asdict(config.teacher_train)}
+    return source, Teacher(model, net.variables, norm, info | {"jax": jax.__version__})
 
 
 def save_teacher(path: Path, teacher: Teacher) -> None:

@@ -1,6 +1,6 @@
 """The methods as data: a method is a choice of function at each stage, and `distill` is their one composition.
 
-images --encode--> class measures --summarize--> atoms and weights --recover--> images
+images --encode--> class measures --summarize--> atoms and weights --recover | decode--> images
 """
 
 import difflib
@@ -14,8 +14,11 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from jaxdd import ot, recover
+from jaxdd.decode import LatentModel, decode
 from jaxdd.encode import Encoded, feature_variance, global_moments
 from jaxdd.errors import InputError
+from jaxdd.latent import diffusion
+from jaxdd.latent.diffusion import Sampling
 from jaxdd.measure import Measure
 from jaxdd.nn.classifier import Apply, Variables
 from jaxdd.normalise import Normalisation
@@ -27,15 +30,22 @@ from jaxdd.summarize import SOLVERS, class_keys, summarize
 class Recipe:
     """What a method does at each stage."""
 
+    space: str = "features"
+    """Where the classes are summarized: the teacher's "features" or an autoencoder's "latents"."""
     atoms: str = "barycenter"
     """A solver of `summarize` ("barycenter", "quantization", "clvq"), "random" (real images), "none" (labels only)."""
     weights: str = "free"
-    """Of the atoms that a solver finds: "free", or "uniform" for the barycenter's."""
+    """What the images weigh: as the solver finds ("free"), in proportion to the root of that ("sqrt"), or "uniform";
+    the barycenter then puts its atoms where equal weights want them, a quantizer only forgets its masses."""
     images: str = "recover"
-    """"recover" (optimise pixels) or "real" (the nearest real image to each atom, all different)."""
+    """"recover" (optimise pixels), "diffusion" (noise and denoise the latents, decode), "vae" (decode them as they
+    are) or "real" (the nearest real image to each atom, all different)."""
     recover: RecoverSettings = field(default_factory=RecoverSettings)
+    diffusion: Sampling = field(default_factory=Sampling)
 
 
+# Of the masses that a solver finds.
+_POWERS = {"free": 1.0, "sqrt": 0.5, "uniform": 0.0}
 _CROSS_ENTROPY = RecoverSettings(
     feature_weight=0.0, cross_entropy_weight=1.0, moments="global", weighted_moments=False, start="noise"
 )
@@ -44,6 +54,10 @@ RECIPES = {
     "wmdd": Recipe(atoms="barycenter", images="recover"),
     # Yin et al. 2023 (arXiv 2306.13092): cross-entropy and global moments, from noise.
     "sre2l": Recipe(atoms="none", images="recover", recover=_CROSS_ENTROPY),
+    # Tan and Slade 2025 (arXiv 2501.07681): optimal quantization of latents, decoded by diffusion, tempered masses.
+    "ddoq": Recipe(space="latents", atoms="quantization", weights="sqrt", images="diffusion"),
+    # Su et al. 2024 (arXiv 2407.15138): the same without weights.
+    "d4m": Recipe(space="latents", atoms="quantization", weights="uniform", images="diffusion"),
     # Coresets: the real images nearest to the atoms, or any.
     "medoid": Recipe(atoms="barycenter", images="real"),
     "random": Recipe(atoms="random", images="real"),
@@ -78,18 +92,24 @@ class Result(NamedTuple):
 def check(name: str, ipc: int, settings: Recipe, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
     """Raise InputError for a setting that does not exist, and for a class with fewer real images than are needed."""
     for what, value, choices in (
+        ("space", settings.space, ("features", "latents")),
         ("atoms", settings.atoms, (*SOLVERS, "random", "none")),
-        ("weights", settings.weights, ("free", "uniform")),
-        ("images", settings.images, ("recover", "real")),
+        ("weights", settings.weights, tuple(_POWERS)),
+        ("images", settings.images, ("recover", "diffusion", "vae", "real")),
         ("recover.moments", settings.recover.moments, ("class", "global")),
         ("recover.start", settings.recover.start, ("real", "noise")),
     ):
         if value not in choices:
             raise InputError(f"unknown --{what} {value!r} for {name}; use {' or '.join(choices)}")
-    if settings.atoms == "none" and (settings.images == "real" or settings.recover.feature_weight):
+    if settings.atoms == "none" and (settings.images != "recover" or settings.recover.feature_weight):
         raise InputError(f"--atoms none gives {name} nothing to match; use --images recover --recover.feature-weight 0")
-    if settings.weights == "uniform" and settings.atoms in SOLVERS and settings.atoms != "barycenter":
-        raise InputError(f"--atoms {settings.atoms} finds its own weights; use --weights free or --atoms barycenter")
+    if settings.images in ("diffusion", "vae") and settings.space != "latents":
+        raise InputError(
+            f"--images {settings.images} decodes latents; use --space latents, or --images recover or real"
+        )
+    if settings.images == "recover" and settings.space != "features":
+        raise InputError("--images recover matches features; use --space features, or --images diffusion, vae or real")
+    diffusion.check(settings.diffusion, diffusion.Schedule())
     if settings.recover.steps < 1:
         raise InputError(f"--recover.steps {settings.recover.steps} recovers nothing; use 1 or more")
     if ipc < 1:
@@ -112,14 +132,16 @@ def distill(
     norm: Normalisation,
     classes: Classes,
     memory_bytes: int = 4 * 2**30,
+    latent: LatentModel | None = None,
 ) -> Result:
-    """Distil to ``ipc`` images a class: summarize, then real images or recovered ones.
+    """Distil to ``ipc`` images a class: summarize, then real images, recovered or decoded ones.
 
     Args:
       key: every draw comes from it, folded with stage, class and step.
       apply, variables: the teacher, as a pure function.
-      classes: real data as encoded by that teacher; unused images are never read.
+      classes: real data as encoded by that teacher, or by the latent model; unused images are never read.
       memory_bytes: classes are recovered in chunks that fit.
+      latent: decodes atoms, where the recipe has it so.
     """
     k_atoms, k_recover = jax.random.split(key)
     atoms, costs, nearest = choose(k_atoms, settings, classes.encoded, ipc, memory_bytes)
@@ -130,6 +152,9 @@ def distill(
 
     if settings.images == "real":
         return Result(np.asarray(real()), atoms, costs, {})
+    if settings.images in ("diffusion", "vae"):
+        sampling = settings.diffusion if settings.images == "diffusion" else replace(settings.diffusion, strength=0.0)
+        return Result(decode(k_recover, latent, sampling, atoms.points, norm, classes.image_shape), atoms, costs, {})
 
     labels = jnp.arange(atoms.points.shape[0])
     if settings.recover.start == "noise" or settings.atoms == "none":
@@ -147,7 +172,7 @@ def distill(
 def choose(
     key: jax.Array, settings: Recipe, encoded: Encoded, m: int, memory_bytes: int = 2**30
 ) -> tuple[Measure, np.ndarray, np.ndarray | None]:
-    """Stage 2 as the recipe wants it: each class's cloud of features -> m weighted atoms, and real images near them.
+    """Stage 2 as the recipe wants it: each class's cloud of points -> m weighted atoms, and real images near them.
 
     Returns:
       the atoms; W2^2 along the rounds; for each atom a real image's index [C, m], all different and together as near
@@ -166,14 +191,16 @@ def choose(
         encoded.features,
         encoded.labels,
         m,
-        weights=settings.weights,
+        weights="uniform" if settings.weights == "uniform" and settings.atoms == "barycenter" else "free",
         solver=settings.atoms,
         key=key,
         num_classes=num_classes,
         memory_bytes=memory_bytes,
     )
     nearest = np.stack([own[_match(encoded.features[own], z)] for own, z in zip(members, solved.atoms.points)])
-    return solved.atoms, np.asarray(solved.costs), nearest
+    tempered = solved.atoms.weights ** _POWERS[settings.weights]
+    atoms = solved.atoms._replace(weights=tempered / tempered.sum(-1, keepdims=True))
+    return atoms, np.asarray(solved.costs), nearest
 
 
 def _match(features: np.ndarray, atoms: np.ndarray) -> np.ndarray:

@@ -1,12 +1,18 @@
-"""Shared by the tests: digits, and a narrow teacher trained on them for a second."""
+"""Shared by the tests: digits, small models of them, and the command line."""
+
+import importlib
+import sys
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.teachers import Teacher
-from jaxdd import data, encode, methods, nn, relabel, train
+from jaxdd import data, decode, encode, methods, nn, relabel, train
 from jaxdd.augment import Augment
+from jaxdd.latent import Schedule, VAEConfig, autoencoder, dit
+from jaxdd.latent.vae import RANGE
 from jaxdd.normalise import Normalisation, normalise
 
 PLAIN = Augment(crop="none", flip=False)
@@ -41,3 +47,83 @@ def classes(digits, teacher):
     encoded = encode.encode(teacher.model.apply, teacher.variables, teacher.norm, batches, 10)
     read = lambda rows: np.asarray(normalise(teacher.norm, digits.read("train", rows)))
     return methods.Classes(encoded, read, digits.image_shape)
+
+
+def drawn(init, seed):
+    """Variables of the shapes that ``init`` makes, drawn on the host: nothing is compiled and nothing is zero."""
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf):
+        scale = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 0.1
+        return (scale * rng.normal(size=leaf.shape) + (len(leaf.shape) == 1)).astype(np.float32)
+
+    return jax.tree.map(draw, jax.eval_shape(init, jax.random.key(0)))
+
+
+@pytest.fixture(scope="session")
+def latent():
+    """An untrained autoencoder, from 8x8x1 to 4x4x2, and a small untrained denoiser."""
+    vae = autoencoder(VAEConfig(1, 2, (8, 16), 1, 8, 0.5, 8))
+    net = dit.denoiser(dit.DiTConfig(2, 8, 1, 2, 2, 4, 4, 10))
+    weights = drawn(lambda key: vae.init(key, (8, 8, 1)), 0)
+    return decode.LatentModel(vae, weights, (8, 8, 1), net, drawn(net.init, 1), Schedule(), None)
+
+
+@pytest.fixture(scope="session")
+def latent_classes(digits, latent, classes):
+    """All train digits as that autoencoder sees them."""
+    batches = data.batches(digits, "train", 479)
+    encoded = encode.encode(decode.encoder(latent), latent.vae_variables, RANGE, batches, 10)
+    return classes._replace(encoded=encoded)
+
+
+@pytest.fixture
+def program(monkeypatch, capfd):
+    """(name, *arguments) -> (status, stdout, stderr) of ``python -m experiments.<name>``, in this process."""
+
+    def call(name, *arguments):
+        module = importlib.import_module(f"experiments.{name}")
+        default = getattr(module, "default", None) or (lambda _: getattr(module, f"{name.capitalize()}Config")())
+        monkeypatch.setattr(sys, "argv", [f"experiments.{name}", *map(str, arguments)])
+        status = 0
+        try:
+            module.cli.run(module.main, default)
+        except SystemExit as exit:
+            status = exit.code
+        return status, *capfd.readouterr()
+
+    return call
+
+
+def contents(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def refused(program, tmp_path):
+    """A call that must end in status 2 and one line on stderr, which it returns, and leave the disk alone."""
+
+    def check(*arguments):
+        before = contents(tmp_path)
+        status, out, err = program(*arguments)
+        assert status == 2, err
+        assert out == ""
+        lines = err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("error: "), err
+        assert contents(tmp_path) == before
+        return lines[0]
+
+    return check
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of four train and two test images of 8x8 pixels."""
+    root, rng = tmp_path / "data", np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for name in ("cat", "dog"):
+            place = root / split / name
+            place.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(place / f"{i}.png")
+    return root

@@ -1,6 +1,5 @@
 """The command line: bad input is one line and status 2, nothing left; a run leaves what it promises."""
 
-import importlib
 import json
 import os
 import subprocess
@@ -15,58 +14,6 @@ from experiments import distill
 from jaxdd import distilled
 
 TEACHER = ["--model", "convnet3", "--width", "8", "--teacher-train.epochs", "2"]
-
-
-@pytest.fixture
-def program(monkeypatch, capfd):
-    """(name, *arguments) -> (status, stdout, stderr) of ``python -m experiments.<name>``, in this process."""
-
-    def call(name, *arguments):
-        module = importlib.import_module(f"experiments.{name}")
-        default = getattr(module, "default", None) or (lambda _: getattr(module, f"{name.capitalize()}Config")())
-        monkeypatch.setattr(sys, "argv", [f"experiments.{name}", *map(str, arguments)])
-        status = 0
-        try:
-            module.cli.run(module.main, default)
-        except SystemExit as exit:
-            status = exit.code
-        return status, *capfd.readouterr()
-
-    return call
-
-
-def contents(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
-
-
-@pytest.fixture
-def refused(program, tmp_path):
-    """A call that must end in status 2 and one line on stderr, which it returns, and leave the disk alone."""
-
-    def check(*arguments):
-        before = contents(tmp_path)
-        status, out, err = program(*arguments)
-        assert status == 2, err
-        assert out == ""
-        lines = err.splitlines()
-        assert len(lines) == 1 and lines[0].startswith("error: "), err
-        assert contents(tmp_path) == before
-        return lines[0]
-
-    return check
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Two classes of four train and two test images of 8x8 pixels."""
-    root, rng = tmp_path / "data", np.random.default_rng(0)
-    for split, count in (("train", 4), ("val", 2)):
-        for name in ("cat", "dog"):
-            place = root / split / name
-            place.mkdir(parents=True)
-            for i in range(count):
-                Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(place / f"{i}.png")
-    return root
 
 
 # Bad input

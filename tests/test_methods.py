@@ -10,6 +10,7 @@ from helpers import message
 
 from jaxdd import methods
 from jaxdd.errors import InputError
+from jaxdd.latent import Sampling
 from jaxdd.normalise import valid_range
 
 IPC = 2
@@ -18,19 +19,23 @@ KEY = jax.random.key(0)
 
 def short(name):
     recipe = methods.recipe(name)
-    return replace(recipe, recover=replace(recipe.recover, steps=3))
+    few = {"recover": replace(recipe.recover, steps=3), "diffusion": replace(recipe.diffusion, steps=3)}
+    return replace(recipe, **few)
 
 
 @pytest.fixture(scope="module")
-def made(teacher, classes):
-    """Each method's result, made at its first use; ``memory`` bounds a chunk."""
+def made(teacher, classes, latent, latent_classes):
+    """Each method's result, made at its first use; ``memory`` bounds a chunk, ``changes`` the recipe."""
     done = {}
 
-    def make(name, memory=2**32):
-        if (name, memory) not in done:
+    def make(name, memory=2**32, **changes):
+        asked = (name, memory, *changes.items())
+        if asked not in done:
             model, variables, norm, _ = teacher
-            done[name, memory] = methods.distill(KEY, short(name), IPC, model.apply, variables, norm, classes, memory)
-        return done[name, memory]
+            recipe = replace(short(name), **changes)
+            real = latent_classes if recipe.space == "latents" else classes
+            done[asked] = methods.distill(KEY, recipe, IPC, model.apply, variables, norm, real, memory, latent)
+        return done[asked]
 
     return make
 
@@ -39,7 +44,8 @@ def made(teacher, classes):
 def test_every_recipe_makes_weighted_images_of_every_class(made, teacher, name):
     result = made(name)
     assert result.images.shape == (10, IPC, 8, 8, 1) and result.images.dtype == np.float32
-    assert result.atoms.points.shape == (10, IPC, 8) and result.atoms.weights.shape == (10, IPC)
+    dim = 32 if methods.recipe(name).space == "latents" else 8
+    assert result.atoms.points.shape == (10, IPC, dim) and result.atoms.weights.shape == (10, IPC)
     assert (np.asarray(result.atoms.weights) >= 0).all()
     np.testing.assert_allclose(np.asarray(result.atoms.weights).sum(1), 1, rtol=1e-5)
     low, high = valid_range(teacher.norm)
@@ -84,9 +90,15 @@ def test_weights_free_or_uniform_are_as_asked(classes):
     uniform = methods.choose(KEY, methods.Recipe(weights="uniform"), classes.encoded, IPC)
     np.testing.assert_allclose(uniform[0].weights, 1 / IPC, rtol=1e-6)
     free = methods.choose(KEY, methods.Recipe(atoms="quantization"), classes.encoded, IPC)
-    assert np.abs(np.asarray(free[0].weights) - 1 / IPC).max() > 0.05
+    masses = np.asarray(free[0].weights)
+    assert np.abs(masses - 1 / IPC).max() > 0.05
     # Free weights can only be nearer.
     assert free[1][:, -1].mean() <= uniform[1][:, -1].mean() * (1 + 1e-3)
+    # A quantizer's atoms stay where they are, whatever becomes of their masses.
+    for weights, power in (("sqrt", 0.5), ("uniform", 0.0)):
+        other = methods.choose(KEY, methods.Recipe(atoms="quantization", weights=weights), classes.encoded, IPC)[0]
+        np.testing.assert_array_equal(other.points, free[0].points)
+        np.testing.assert_allclose(other.weights, masses**power / (masses**power).sum(1, keepdims=True), rtol=1e-5)
 
 
 def test_chunks_of_classes_make_the_same_images(made):
@@ -118,15 +130,33 @@ def test_bad_requests_are_refused_in_one_line():
     methods.check("sre2l", 3, methods.recipe("sre2l"), labels, names)
 
 
-@pytest.mark.parametrize("atoms", ["quantization", "clvq"])
-def test_solvers_that_find_their_own_weights_hold_no_uniform_ones(classes, atoms):
-    names, labels = ("cat", "dog"), np.array([0, 0, 1, 1], np.int32)
-    asked = methods.Recipe(atoms=atoms, weights="uniform")
-    text = message(lambda: methods.check("wmdd", 2, asked, labels, names))
-    assert f"--atoms {atoms}" in text and "--weights free" in text
-    assert atoms in message(lambda: methods.choose(KEY, asked, classes.encoded, IPC))
-    methods.check("wmdd", 2, replace(asked, weights="free"), labels, names)
-    methods.check("wmdd", 2, replace(asked, atoms="barycenter"), labels, names)
+def test_ddoq_without_weights_is_d4m(made):
+    ddoq, d4m = made("ddoq"), made("d4m")
+    np.testing.assert_array_equal(ddoq.images, d4m.images)
+    np.testing.assert_allclose(d4m.atoms.weights, 1 / IPC, rtol=1e-6)
+    assert np.abs(np.asarray(ddoq.atoms.weights) - 1 / IPC).max() > 0.05
+
+
+def test_latents_are_decoded_as_asked(made, latent, teacher, latent_classes):
+    moved, plain, real = (made("ddoq", images=images) for images in ("diffusion", "vae", "real"))
+    assert np.abs(moved.images - plain.images).max() > 1e-3
+    z = np.asarray(plain.atoms.points).reshape(-1, 4, 4, 2)
+    pixels = np.clip((np.asarray(latent.autoencoder.decode(latent.vae_variables, z)) + 1) / 2, 0, 1)
+    ours = plain.images.reshape(-1, 8, 8, 1) * teacher.norm.std + teacher.norm.mean
+    np.testing.assert_allclose(ours, pixels, atol=1e-4)
+    nearest = methods.choose(jax.random.split(KEY)[0], short("ddoq"), latent_classes.encoded, IPC)[2]
+    np.testing.assert_array_equal(real.images.reshape(-1, 8, 8, 1), latent_classes.images(nearest.reshape(-1)))
+
+
+def test_stages_of_both_papers_mix(made):
+    """Optimal quantization of features with recovered pixels, barycenters of latents with decoded ones."""
+    quantized = made("wmdd", atoms="quantization", weights="sqrt")
+    assert quantized.images.shape == (10, IPC, 8, 8, 1) and quantized.curve["feature"].shape == (3, 10)
+    assert quantized.atoms.points.shape == (10, IPC, 8)
+    barycenter = made("ddoq", atoms="barycenter", weights="uniform")
+    assert barycenter.images.shape == (10, IPC, 8, 8, 1) and not barycenter.curve
+    np.testing.assert_allclose(barycenter.atoms.weights, 1 / IPC, rtol=1e-6)
+    assert np.abs(np.asarray(barycenter.atoms.points) - np.asarray(made("d4m").atoms.points)).max() > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -135,7 +165,13 @@ def test_solvers_that_find_their_own_weights_hold_no_uniform_ones(classes, atoms
         ({"atoms": "mean"}, "--atoms 'mean'"),
         ({"weights": "learned"}, "--weights 'learned'"),
         ({"images": "noise"}, "--images 'noise'"),
+        ({"space": "pixels"}, "--space 'pixels'"),
         ({"atoms": "none"}, "--atoms none"),
+        ({"images": "vae"}, "--space latents"),
+        ({"images": "diffusion"}, "--space latents"),
+        ({"space": "latents"}, "--space features"),
+        ({"diffusion": Sampling(sampler="euler")}, "'euler'"),
+        ({"diffusion": Sampling(strength=1.5)}, "strength 1.5"),
     ],
 )
 def test_a_recipe_that_does_not_exist_is_refused_before_any_work(changes, words):

@@ -1,0 +1,118 @@
+"""Stage 3b: atoms -> images, through a latent-diffusion model (D4M, Su et al. 2024; DDOQ, Tan and Slade 2025).
+
+An atom z is a latent. It is noised to a share of the schedule, denoised given its class, and decoded:
+
+    x_j = decode( denoise_{t -> 0}( sqrt(a_t) z_j + sqrt(1 - a_t) e_j ; class ) ).
+
+With strength 0 nothing is noised, and the image is the autoencoder's alone: a mean of latents decodes to a blur, which
+the denoiser moves back to where images of the class lie.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdd.latent import diffusion
+from jaxdd.latent.diffusion import Denoiser, Sampling, Schedule
+from jaxdd.latent.vae import RANGE, Autoencoder
+from jaxdd.nn.classifier import Apply, Output, Variables
+from jaxdd.normalise import Normalisation
+from jaxdd.progress import progress
+
+
+class LatentModel(NamedTuple):
+    """An autoencoder and, where there is one, a denoiser of its latents, with their variables."""
+
+    autoencoder: Autoencoder
+    vae_variables: Variables
+    image_shape: tuple[int, int, int]  # of the images that the autoencoder sees
+    denoiser: Denoiser | None = None
+    variables: Variables = None
+    schedule: Schedule = Schedule()
+    labels: np.ndarray | None = None  # the denoiser's class of each class of the data, [C]; default: the same
+
+
+def encoder(model: LatentModel) -> Apply:
+    """The autoencoder as stage 1 knows encoders: its features are the flattened latents (their mean)."""
+
+    def apply(variables, images):
+        latents = model.autoencoder.encode(variables, images).mean
+        return Output(jnp.zeros((len(images), 0)), latents.reshape(len(images), -1), {})
+
+    return apply
+
+
+def decode(
+    key: jax.Array,
+    model: LatentModel,
+    settings: Sampling,
+    latents: jax.Array,
+    norm: Normalisation,
+    image_shape: tuple[int, int, int],
+    batch_size: int = 64,
+) -> np.ndarray:
+    """All atoms of all classes to images, ``batch_size`` at a time in one jitted function.
+
+    An atom's noise comes from its class and its place in it, so the batch size changes nothing but rounding.
+
+    Args:
+      latents: atoms, float32 [C, m, h w c], flattened as `encoder` does.
+      norm, image_shape: of the images to return: [0, 1] is normalised, sides are resized, colours made grey or grey
+        repeated where they differ from the autoencoder's.
+
+    Returns:
+      float32 [C, m, *image_shape], normalised space, within the valid range.
+    """
+    classes, m = latents.shape[:2]
+    if settings.strength > 0:
+        diffusion.check(settings, model.schedule)
+    side = latent_shape(model)
+    owner = np.repeat(np.arange(classes), m)
+    keys = jax.vmap(lambda c, j: jax.random.fold_in(jax.random.fold_in(key, c), j))(
+        owner, np.tile(np.arange(m), classes)
+    )
+    labels = owner if model.labels is None else np.asarray(model.labels)[owner]
+    flat = np.asarray(latents, np.float32).reshape(-1, *side)
+
+    denoiser = model.denoiser if settings.strength > 0 else None
+    pictures = _pictures(model.autoencoder, denoiser, model.schedule, settings, image_shape)
+    variables = (model.vae_variables, model.variables if denoiser else None)
+    size, made = min(batch_size, len(flat)), []
+    for first in progress(range(0, len(flat), size), "decode"):
+        # Beyond the last atom the last one is decoded again: every batch has the same shape.
+        rows = np.minimum(np.arange(first, first + size), len(flat) - 1)
+        made.append(np.asarray(pictures(*variables, norm, keys[rows], flat[rows], labels[rows])))
+    return np.concatenate(made)[: len(flat)].reshape(classes, m, *image_shape)
+
+
+@lru_cache(maxsize=8)
+def _pictures(autoencoder: Autoencoder, denoiser: Denoiser | None, schedule: Schedule, settings: Sampling, shape):
+    """One batch of latents to images, compiled once for these settings."""
+
+    def pictures(vae_variables, variables, norm, keys, z, labels):
+        if denoiser is not None:
+            z = diffusion.sample(denoiser, variables, schedule, settings, keys, z, labels)
+        return fitted(autoencoder.decode(vae_variables, z), norm, shape)
+
+    return jax.jit(pictures)
+
+
+def latent_shape(model: LatentModel) -> tuple[int, int, int]:
+    """(h, w, c) of the latents."""
+    image = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
+    return jax.eval_shape(model.autoencoder.encode, model.vae_variables, image).mean.shape[1:]
+
+
+def fitted(images: jax.Array, norm: Normalisation, image_shape: tuple[int, int, int]) -> jax.Array:
+    """Images [N, H, W, C] in [-1, 1] -> normalised ones [N, *image_shape], clipped and, without aliasing, resized."""
+    pixels = jnp.clip(images * RANGE.std + RANGE.mean, 0.0, 1.0)
+    if pixels.shape[1:3] != image_shape[:2]:
+        shape = (len(pixels), *image_shape[:2], pixels.shape[3])
+        pixels = jnp.clip(jax.image.resize(pixels, shape, "bilinear", antialias=True), 0.0, 1.0)
+    if pixels.shape[3] != image_shape[2]:
+        grey = pixels.mean(-1, keepdims=True)
+        pixels = jnp.repeat(grey, image_shape[2], -1)
+    return (pixels - norm.mean) / norm.std

@@ -1,0 +1,139 @@
+"""The diffusion transformer with adaLN-Zero (Peebles and Xie 2023, arXiv 2212.09748, section 3.2)."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdd.errors import InputError
+from jaxdd.latent.blocks import Attention, TimestepMLP, timestep_embedding
+from jaxdd.latent.diffusion import Denoiser
+
+_TIME_DIM = 256
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Sizes, under the names of the published JSON files; the defaults are DiT-XL/2's at 256 pixels."""
+
+    num_attention_heads: int = 16
+    attention_head_dim: int = 72
+    num_layers: int = 28
+    patch_size: int = 2
+    in_channels: int = 4
+    out_channels: int = 8
+    """Twice the latent's: the noise, then the variance (learned sigma). Equal to it: the noise alone."""
+    sample_size: int = 32
+    """Side of the latents."""
+    num_embeds_ada_norm: int = 1000
+    """Classes; one more embedding is the null class of classifier-free guidance."""
+
+    @property
+    def width(self) -> int:
+        return self.num_attention_heads * self.attention_head_dim
+
+
+# Peebles and Xie, table 1, and smaller ones for small images: heads, width of a head, layers.
+SIZES = {
+    "Ti": (3, 64, 6),
+    "S": (6, 64, 12),
+    "B": (12, 64, 12),
+    "L": (16, 64, 24),
+    "XL": (16, 72, 28),
+}
+
+
+def named(name: str, num_classes: int, sample_size: int, channels: int = 4) -> DiTConfig:
+    """The config of "DiT-XL/2", "DiT-S/4", ... with learned sigma: size, then side of a patch in latent pixels.
+
+    Raises:
+      InputError: no such size, or a patch that does not divide the latents.
+    """
+    size, _, patch = name.removeprefix("DiT-").partition("/")
+    if not name.startswith("DiT-") or size not in SIZES or not patch.isdigit() or int(patch) < 1:
+        raise InputError(f"unknown DiT {name!r}; use DiT-{'|'.join(SIZES)}/PATCH, such as DiT-Ti/2")
+    if sample_size % int(patch):
+        raise InputError(f"{name}: patches of {patch} do not divide latents of side {sample_size}; use another patch")
+    heads, head, layers = SIZES[size]
+    return DiTConfig(heads, head, layers, int(patch), channels, 2 * channels, sample_size, num_classes)
+
+
+@cache
+def denoiser(config: DiTConfig, dtype: jnp.dtype | None = None) -> Denoiser:
+    """The DiT of these sizes as pure functions; the null class is ``num_embeds_ada_norm``."""
+    module = DiT(config, dtype)
+    side, channels = config.sample_size, config.in_channels
+
+    def init(key):
+        one = jnp.zeros(1, jnp.int32)
+        return jax.jit(module.init)(key, jnp.zeros((1, side, side, channels)), one, one)
+
+    return Denoiser(init, module.apply, (side, side, channels), config.num_embeds_ada_norm)
+
+
+class DiT(nn.Module):
+    """Patches of the latents, blocks modulated by time and class, and back: x [N, h, w, c] -> [N, h, w, out]."""
+
+    config: DiTConfig
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, t: jax.Array, labels: jax.Array) -> jax.Array:
+        c, p = self.config, self.config.patch_size
+        n, side = x.shape[0], x.shape[1] // p
+        # A matrix product instead of a strided convolution, with the same numbers.
+        x = x.reshape(n, side, p, side, p, c.in_channels).transpose(0, 1, 3, 2, 4, 5).reshape(n, side * side, -1)
+        x = nn.Dense(c.width, dtype=self.dtype, name="pos_embed.proj")(x)
+        x += jnp.asarray(_positions(c.width, side), x.dtype)
+
+        time = TimestepMLP(c.width, self.dtype, name="timestep_embedder")(timestep_embedding(t, _TIME_DIM, shift=1.0))
+        table = nn.Embed(c.num_embeds_ada_norm + 1, c.width, name="class_embedder.embedding_table",
+                         embedding_init=nn.initializers.normal(0.02))  # fmt: skip
+        condition = nn.silu(time + table(labels).astype(time.dtype))
+        for i in range(c.num_layers):
+            x = Block(c.num_attention_heads, self.dtype, name=f"transformer_blocks.{i}")(x, condition)
+
+        shift, scale = jnp.split(_zero(2 * c.width, "proj_out_1", self.dtype)(condition)[:, None], 2, axis=-1)
+        x = _norm(1e-6, self.dtype)(x) * (1 + scale) + shift
+        x = _zero(p * p * c.out_channels, "proj_out_2", self.dtype)(x).astype(jnp.float32)
+        x = x.reshape(n, side, side, p, p, c.out_channels).transpose(0, 1, 3, 2, 4, 5)
+        return x.reshape(n, side * p, side * p, c.out_channels)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each shifted, scaled and gated by the condition [N, d]; the gates start at zero."""
+
+    heads: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:
+        d = x.shape[-1]
+        modulation = _zero(6 * d, "norm1.linear", self.dtype)(condition)[:, None]
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)
+        y = _norm(1e-6, self.dtype)(x) * (1 + scale1) + shift1
+        x = x + gate1 * Attention(self.heads, d, dtype=self.dtype, name="attn1")(y)
+        y = _norm(1e-5, self.dtype)(x) * (1 + scale2) + shift2
+        y = nn.Dense(4 * d, dtype=self.dtype, name="ff.net.0.proj")(y)
+        return x + gate2 * nn.Dense(d, dtype=self.dtype, name="ff.net.2")(nn.gelu(y, approximate=True))
+
+
+def _norm(eps, dtype):
+    return nn.LayerNorm(epsilon=eps, use_bias=False, use_scale=False, dtype=dtype)
+
+
+def _zero(dim, name, dtype):
+    return nn.Dense(dim, kernel_init=nn.initializers.zeros, dtype=dtype, name=name)
+
+
+def _positions(dim: int, side: int) -> np.ndarray:
+    """Sinusoids of column, then row, of each patch: [side^2, dim]."""
+    frequencies = 10_000.0 ** -(np.arange(dim // 4) / (dim / 4))
+    angles = np.arange(side)[:, None] * frequencies
+    axis = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    column = np.broadcast_to(axis[None], (side, side, dim // 2))
+    row = np.broadcast_to(axis[:, None], (side, side, dim // 2))
+    return np.concatenate([column, row], axis=-1).reshape(side * side, dim).astype(np.float32)

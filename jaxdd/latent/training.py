@@ -1,0 +1,133 @@
+"""Training the small latent models: an autoencoder on images, a denoiser on its latents.
+
+Each trainer is ``init`` and a jitted ``step(state, key, batch, labels, weights, context) -> (state, loss)``, so that
+`jaxdd.train.fit` runs it; the state is a pytree, and everything random comes from the key and the step.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdd import augment
+from jaxdd.errors import InputError
+from jaxdd.latent import diffusion
+from jaxdd.latent.diffusion import Denoiser, Schedule
+from jaxdd.latent.vae import RANGE, Autoencoder
+from jaxdd.nn.classifier import Variables
+from jaxdd.normalise import normalise
+
+
+@dataclass(frozen=True)
+class VAETraining:
+    """How the autoencoder is trained."""
+
+    images: int = 100_000
+    """Images seen, repeats counted."""
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    """Of Adam, with a linear rise over a twentieth of the steps and a cosine to zero."""
+    kl_weight: float = 1e-3
+    """Of the divergence from N(0, I), in nats a latent dimension, beside the squared error a pixel."""
+
+
+@dataclass(frozen=True)
+class DiTTraining:
+    """How the denoiser is trained."""
+
+    images: int = 200_000
+    """Latents seen, repeats counted."""
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    """As the autoencoder's."""
+    ema: float = 0.999
+    """Decay of the running average of the parameters, which is what is kept."""
+    drop: float = 0.1
+    """Share of the latents whose class is hidden, for classifier-free guidance."""
+
+
+def steps_of(settings: VAETraining | DiTTraining) -> int:
+    """Steps in which ``images`` images are seen.
+
+    Raises:
+      InputError: no images, or no batch.
+    """
+    if settings.images < 1 or settings.batch_size < 1:
+        raise InputError(f"images {settings.images} and batch size {settings.batch_size}: give 1 or more of both")
+    return -(-settings.images // settings.batch_size)
+
+
+class LatentState(NamedTuple):
+    """Everything a run needs to go on."""
+
+    variables: Variables
+    average: Variables
+    opt_state: optax.OptState
+    step: jax.Array  # int32
+
+
+class LatentTrainer(NamedTuple):
+    """``init(key) -> LatentState`` and the jitted, donating ``step``."""
+
+    init: Callable[[jax.Array], LatentState]
+    step: Callable[..., tuple[LatentState, jax.Array]]
+
+
+def autoencoder_loss(model: Autoencoder, variables: Variables, key: jax.Array, images: jax.Array, kl_weight: float):
+    r"""Squared error a pixel + kl_weight KL( q(z | x) || N(0, I) ) / dim z, z drawn from q; images in [-1, 1] -> [N].
+
+    Kingma and Welling 2014, equation 10, with the error's scale as the weight.
+    """
+    q = model.encode(variables, images)
+    z = q.mean + jnp.exp(0.5 * q.log_variance) * jax.random.normal(key, q.mean.shape)
+    error = jnp.square(model.decode(variables, z) - images).mean((1, 2, 3))
+    divergence = 0.5 * (jnp.square(q.mean) + jnp.exp(q.log_variance) - 1 - q.log_variance)
+    return error + kl_weight * divergence.mean((1, 2, 3))
+
+
+def vae_trainer(
+    model: Autoencoder, settings: VAETraining, image_shape: tuple[int, int, int], mirror: bool
+) -> LatentTrainer:
+    """Trains on uint8 images [N, H, W, C], half of them mirrored where that is allowed."""
+
+    def loss(variables, key, images, labels):
+        k_view, k_draw = jax.random.split(key)
+        images = normalise(RANGE, images)
+        images = augment.flip(k_view, images) if mirror else images
+        return autoencoder_loss(model, variables, k_draw, images, settings.kl_weight).mean()
+
+    return _trainer(lambda key: model.init(key, image_shape), loss, settings, 0.0)
+
+
+def dit_trainer(model: Denoiser, schedule: Schedule, settings: DiTTraining) -> LatentTrainer:
+    """Trains on scaled latents [N, h, w, c] and labels [N]."""
+
+    def loss(variables, key, latents, labels):
+        return diffusion.loss(model, variables, schedule, key, latents, labels, settings.drop).mean()
+
+    return _trainer(model.init, loss, settings, settings.ema)
+
+
+def _trainer(init_model, loss, settings: VAETraining | DiTTraining, decay: float) -> LatentTrainer:
+    steps = steps_of(settings)
+    rate = optax.warmup_cosine_decay_schedule(0.0, settings.learning_rate, steps // 20, steps)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+    def init(key):
+        variables = init_model(key)
+        return LatentState(variables, jax.tree.map(jnp.copy, variables), tx.init(variables), jnp.zeros((), jnp.int32))
+
+    def step(state, key, batch, labels, weights, context):
+        key = jax.random.fold_in(key, state.step)
+        value, grads = jax.value_and_grad(loss)(state.variables, key, batch, labels)
+        updates, opt_state = tx.update(grads, state.opt_state, state.variables)
+        variables = optax.apply_updates(state.variables, updates)
+        # A young average would remember the first draw of the parameters.
+        keep = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+        average = optax.incremental_update(variables, state.average, 1 - keep)
+        return LatentState(variables, average, opt_state, state.step + 1), value
+
+    return LatentTrainer(init, jax.jit(step, donate_argnums=0))

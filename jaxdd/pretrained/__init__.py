@@ -1,0 +1,34 @@
+"""Published weights -> Flax variables, and back, in the layout of diffusers and of torchvision; never a pickle."""
+
+from jaxdd.pretrained.hub import find
+from jaxdd.pretrained.latent import (
+    Loaded,
+    dit,
+    save_dit,
+    save_schedule,
+    save_vae,
+    schedule,
+    text_encoder,
+    unet,
+    vae,
+)
+from jaxdd.pretrained.resnet import Network, resnet
+from jaxdd.pretrained.text import class_context, tokenizer
+
+__all__ = [
+    "Loaded",
+    "Network",
+    "class_context",
+    "component",
+    "dit",
+    "find",
+    "resnet",
+    "save_dit",
+    "save_schedule",
+    "save_vae",
+    "schedule",
+    "text_encoder",
+    "tokenizer",
+    "unet",
+    "vae",
+]

@@ -1,0 +1,134 @@
+"""Where published weights are: a folder on disk, or a repository of the Hugging Face hub."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxdd.errors import InputError
+
+LATENT = ("vae", "unet", "transformer", "text_encoder", "scheduler", "tokenizer")
+
+
+def patterns_of(*components: str) -> tuple[str, ...]:
+    """The files of these components, or of a repository that is one component itself."""
+    inside = (f"{component}/*.{kind}" for component in components for kind in ("json", "safetensors", "txt"))
+    return (*inside, "config.json", "diffusion_pytorch_model*.safetensors*", "model*.safetensors*")
+
+
+# The same numbers in half precision, or without the averaging that published samples were made with.
+_DUPLICATES = ("*.fp16.safetensors", "*.fp16-*", "*non_ema*")
+
+
+def find(place: str | Path, patterns: Sequence[str] = patterns_of(*LATENT)) -> Path:
+    """A local folder as it is; "owner/name" or "owner/name@revision" downloaded from the Hugging Face hub.
+
+    Args:
+      place: the folder or the repository.
+      patterns: which files of a repository to download; never a pickle.
+
+    Raises:
+      InputError: neither, huggingface_hub is not installed, or the download failed.
+    """
+    if Path(place).is_dir():
+        return Path(place)
+    if Path(place).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", str(place)):
+        raise InputError(f"{place} is no folder; give one with weights, or a repository of the hub as owner/name")
+    try:
+        from huggingface_hub import errors, snapshot_download
+    except ImportError as error:
+        raise InputError(
+            f'no folder {place}, and to download it huggingface_hub is missing; pip install "jaxdd[pretrained]"'
+        ) from error
+    name, _, revision = str(place).partition("@")
+    try:
+        return Path(
+            snapshot_download(
+                name, revision=revision or None, allow_patterns=list(patterns), ignore_patterns=list(_DUPLICATES)
+            )
+        )
+    except errors.GatedRepoError as error:
+        reason, cause = "its owner wants you to log in and accept its terms first", error
+    except errors.RepositoryNotFoundError as error:
+        reason, cause = "there is no such public repository", error
+    except errors.RevisionNotFoundError as error:
+        reason, cause = f"it has no revision {revision}", error
+    except Exception as error:  # The library's other errors, of the network and the cache, share no base.
+        reason, cause = f"{type(error).__name__}: {(str(error).strip() or 'no answer').splitlines()[0]}", error
+    raise InputError(
+        f"no folder {place}, and downloading {name} from the Hugging Face hub failed: {reason}; give a local folder "
+        f"in that layout, as made elsewhere by: hf download {name} --local-dir FOLDER"
+    ) from cause
+
+
+def component(place: str | Path, subfolder: str, marker: str = "config.json") -> Path:
+    """The folder of one component: ``place/subfolder``, or ``place`` where that holds ``marker`` itself.
+
+    Raises:
+      InputError: as `find`, or neither of the two is there.
+    """
+    folder = find(place, patterns_of(subfolder))
+    for candidate in (folder / subfolder, folder):
+        if (candidate / marker).is_file():
+            return candidate
+    raise InputError(f"no {marker} in {folder / subfolder} or {folder}; give a folder in the layout of diffusers")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+      InputError: no such file, or it is not a JSON object.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"no {path}; give a folder in the layout of diffusers") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); download it again") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{path} holds {type(record).__name__}, not a JSON object; download it again")
+    return record
+
+
+def read_config(
+    path: Path, kind: type, only: Mapping[str, Sequence], optional: Sequence[str] = (), given: Mapping | None = None
+) -> Any:
+    """The dataclass ``kind`` from a published JSON file.
+
+    Args:
+      path: the file.
+      kind: a dataclass of numbers, strings and tuples whose fields carry the names of the file's keys.
+      only: the values that are covered, for keys that need not be there; each entry of a list is looked up.
+      optional: fields that may be missing, where the default is the published one too.
+      given: what the file holds, where it was read and completed before.
+
+    Raises:
+      InputError: not JSON, a key that is missing or of the wrong type, or a value that is not covered.
+    """
+    record = read_json(path) if given is None else given
+    for key, allowed in only.items():
+        values = record.get(key, allowed[0])
+        for value in values if isinstance(values, list) else [values]:
+            if value not in allowed:
+                known = " or ".join(json.dumps(a) for a in allowed)
+                raise InputError(f"{path}: {key} {json.dumps(value)} is not covered, only {known}; use other weights")
+    fields = {}
+    for field in dataclasses.fields(kind):
+        if field.name in record:
+            fields[field.name] = _typed(path, field, record[field.name])
+        elif field.name not in optional:
+            raise InputError(f"{path} has no {field.name}; add it, as the weights were trained with it")
+    return kind(**fields)
+
+
+def _typed(path, field, value):
+    default = field.default
+    if isinstance(default, tuple) and isinstance(value, list) and value:
+        if all(type(entry) is type(default[0]) for entry in value):
+            return tuple(value)
+    elif type(value) is type(default) or (isinstance(default, float) and type(value) is int):
+        return type(default)(value)
+    raise InputError(f"{path}: {field.name} is {json.dumps(value)}, not a value such as {json.dumps(default)}; mend it")

@@ -1,0 +1,198 @@
+"""Tensors in safetensors files <-> the leaves of Flax variables.
+
+A leaf's path joined by dots is its tensor's name. Convolution kernels are [h, w, in, out] here and [out, in, h, w]
+there, linear ones [in, out] and [out, in].
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from jaxdd.aside import aside
+from jaxdd.errors import InputError
+from jaxdd.nn.classifier import Variables
+from jaxdd.pretrained.hub import read_json
+
+Shape = tuple[int, ...]
+# Buffers that follow from the config, and a counter that nothing reads.
+_IGNORED = re.compile(r"(^|\.)(pos_embed|position_ids|num_batches_tracked)$")
+_KINDS = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
+_SHOWN = 10
+
+
+class Stored(NamedTuple):
+    """Where a tensor is."""
+
+    file: Path
+    shape: Shape
+
+
+def dotted(path: tuple[str, ...]) -> str:
+    """The tensor's name of a leaf: its path without the collection."""
+    *modules, kind = path[1:]
+    return ".".join((*modules, _KINDS.get(kind, kind)))
+
+
+class Naming(NamedTuple):
+    """How the names of one kind of model differ from the paths of its leaves."""
+
+    of: Callable[[tuple[str, ...]], str] = dotted
+    rename: Callable[[str], str] = lambda name: name
+    """From a name in a file to one of `of`; what becomes the same name must hold the same numbers."""
+    shapes: Mapping[str, Shape] = {}
+    """Of tensors that hold the numbers of a linear kernel as a convolution, [out, in, h, w]."""
+    copies: Callable[[str], tuple[str, ...]] = lambda name: (name,)
+    """From one of `of` to the names that it is written under."""
+
+
+def tensors(folder: Path) -> dict[str, Stored]:
+    """What the safetensors files of a folder hold, without reading it: one file, or the shards of an index.
+
+    Raises:
+      InputError: there is none or a choice of several, one is damaged, or a shard is missing.
+    """
+    found = {}
+    for file in _files(folder):
+        with _opened(file) as handle:
+            found |= {name: Stored(file, tuple(handle.get_slice(name).get_shape())) for name in handle.keys()}  # noqa: SIM118
+    return found
+
+
+def _files(folder):
+    for stem in ("diffusion_pytorch_model", "model", "diffusion_pytorch_model.fp16", "model.fp16"):
+        if (folder / f"{stem}.safetensors").is_file():
+            return [folder / f"{stem}.safetensors"]
+        index = folder / f"{stem}.safetensors.index.json"
+        if index.is_file():
+            shards = read_json(index).get("weight_map")
+            if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+                raise InputError(f"{index} has no weight_map from tensors to files; download it again")
+            return [folder / name for name in sorted(set(shards.values()))]
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) == 1:
+        return files
+    if files:
+        raise InputError(f"{folder} holds {', '.join(f.name for f in files)}; name the right one model.safetensors")
+    pickles = sorted(f.name for kind in ("bin", "pt", "pth", "ckpt") for f in folder.glob(f"*.{kind}"))
+    if pickles:
+        raise InputError(
+            f"{folder} holds only {', '.join(pickles)}, and pickles are never read, as they can run code; "
+            "give the weights as safetensors"
+        )
+    raise InputError(f"no *.safetensors in {folder}; give the weights in that format (pickles are never read)")
+
+
+def _opened(file):
+    try:
+        return safe_open(file, framework="numpy")
+    except FileNotFoundError as error:
+        raise InputError(f"{file} is missing, one of the files of its index; download it again") from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} is damaged or no safetensors file ({error}); download it again") from error
+
+
+def fill(like: Any, found: Mapping[str, Stored], naming: Naming, place: Path) -> Variables:
+    """Variables of the structure ``like`` as NumPy float32 arrays.
+
+    Args:
+      like: pytree of dicts whose leaves have a shape, as `jax.eval_shape` gives it.
+      found: as `tensors` gives it.
+      naming: from one to the other.
+      place: named in errors.
+
+    Raises:
+      InputError: tensors are missing, left over, or of another shape; copies of one differ; a file is damaged.
+    """
+    sources: dict[str, list[str]] = {}
+    for name in found:
+        if not _IGNORED.search(name):
+            sources.setdefault(naming.rename(name), []).append(name)
+    leaves = {naming.of(path): (path, leaf.shape) for path, leaf in flatten_dict(like).items()}
+    expected = {name: published(name, *leaf, naming) for name, leaf in leaves.items()}
+    shapes = {name: found[names[0]].shape for name, names in sources.items()}
+    _check(expected, shapes, f"the weights in {place}")
+    filled = {}
+    with contextlib.ExitStack() as stack:
+        handles = {file: stack.enter_context(_opened(file)) for file in {stored.file for stored in found.values()}}
+        for name, (path, shape) in leaves.items():
+            first, *others = (handles[found[source].file].get_tensor(source) for source in sources[name])
+            for source, other in zip(sources[name][1:], others):
+                if not np.array_equal(first, other):
+                    raise InputError(
+                        f"{place}: {source} differs from {sources[name][0]}, but the model has one of both; "
+                        "use weights whose blocks share it"
+                    )
+            filled[path] = _to_leaf(first.astype(np.float32), path, shape)
+    return unflatten_dict(filled)
+
+
+def write(file: Path, like: Any, variables: Variables, naming: Naming) -> None:
+    """The inverse of `fill`: one safetensors file, written aside and renamed.
+
+    Raises:
+      InputError: ``variables`` are not of the structure ``like``.
+    """
+    like, leaves = flatten_dict(like), flatten_dict(variables)
+    _check({".".join(p): tuple(leaf.shape) for p, leaf in like.items()},
+           {".".join(p): tuple(leaf.shape) for p, leaf in leaves.items()}, f"the variables for {file}")  # fmt: skip
+    stored = {}
+    for path, leaf in leaves.items():
+        name = naming.of(path)
+        tensor = _from_leaf(np.asarray(leaf, np.float32), path, published(name, path, leaf.shape, naming))
+        stored |= dict.fromkeys(naming.copies(name), tensor)
+    with aside(file) as place:
+        place.write_bytes(save(stored, metadata={"format": "pt"}))
+
+
+def published(name: str, path: tuple[str, ...], shape: Shape, naming: Naming) -> Shape:
+    """The shape of a leaf's tensor."""
+    if name in naming.shapes:
+        return naming.shapes[name]
+    if path[-1] != "kernel":
+        return tuple(shape)
+    return (shape[-1], shape[-2], *shape[:-2])
+
+
+def _to_leaf(tensor, path, shape):
+    if path[-1] == "kernel":
+        tensor = tensor.reshape(*tensor.shape, *(1,) * (4 - tensor.ndim)).transpose(2, 3, 1, 0)
+    return np.ascontiguousarray(tensor.reshape(shape))
+
+
+def _from_leaf(leaf, path, shape):
+    if path[-1] == "kernel":
+        out, into, *side = shape
+        leaf = leaf.reshape(*(side or (1, 1)), into, out).transpose(3, 2, 0, 1)
+    return np.ascontiguousarray(leaf.reshape(shape))
+
+
+def _check(expected, found, what):
+    missing = [f"{name} {_show(expected[name])}" for name in expected if name not in found]
+    extra = [f"{name} {_show(found[name])}" for name in found if name not in expected]
+    wrong = [f"{name} {_show(found[name])} instead of {_show(expected[name])}" for name in expected
+             if name in found and _linear(found[name]) != _linear(expected[name])]  # fmt: skip
+    parts = [f"{kind} {_some(names)}" for kind, names in
+             (("missing", missing), ("unexpected", extra), ("wrong shape", wrong)) if names]  # fmt: skip
+    if parts:
+        raise InputError(f"{what} do not fit the model: {'; '.join(parts)}; give weights and config of the same model")
+
+
+def _linear(shape):
+    """A 1x1 convolution and a linear layer hold the same numbers."""
+    return shape[:2] if shape[2:] == (1, 1) else shape
+
+
+def _some(names):
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _show(shape):
+    return "[" + ", ".join(map(str, shape)) + "]"

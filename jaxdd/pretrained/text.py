@@ -1,0 +1,125 @@
+"""From words to what Stable Diffusion is conditioned on: CLIP's tokenizer, and its text encoder over class prompts."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxdd.errors import InputError
+from jaxdd.latent import clip
+from jaxdd.pretrained.hub import component, read_json
+from jaxdd.pretrained.latent import text_encoder
+
+_LENGTH = 77
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+# Whole words, contractions apart from them, single digits, runs of anything else (Radford et al. 2021, section 2.4).
+_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+
+
+def tokenizer(place: str | Path, subfolder: str = "tokenizer") -> Callable[[Sequence[str]], np.ndarray]:
+    """CLIP's byte-level byte-pair encoding, from vocab.json and merges.txt.
+
+    Args:
+      place: a folder, or "owner/name[@revision]" on the Hugging Face hub; see `find`.
+      subfolder: of this component in it; where it is not there, ``place`` is the component itself.
+
+    Returns:
+      From N texts to int32 [N, 77]: start, tokens, end, cut to 77 and padded, with the token that
+      special_tokens_map.json or tokenizer_config.json names, else with the end token.
+
+    Raises:
+      InputError: nothing there, damaged files, or the tokenizers library is not installed.
+    """
+    try:
+        from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+    except ImportError as error:
+        raise InputError('to read texts, tokenizers is missing; pip install "jaxdd[pretrained]"') from error
+    folder = component(place, subfolder, "vocab.json")
+    vocab, merges = _vocabulary(folder)
+    pad = _padding(folder, vocab)
+    encoder = Tokenizer(models.BPE(vocab=vocab, merges=merges, end_of_word_suffix="</w>", unk_token=_END))
+    encoder.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    encoder.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    encoder.post_processor = processors.BertProcessing((_END, vocab[_END]), (_START, vocab[_START]))
+    encoder.add_special_tokens([_START, _END, pad])
+    encoder.enable_truncation(_LENGTH)
+    encoder.enable_padding(length=_LENGTH, pad_id=vocab[pad], pad_token=pad)
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        return np.array([row.ids for row in encoder.encode_batch(list(texts))], np.int32).reshape(-1, _LENGTH)
+
+    return encode
+
+
+def _vocabulary(folder):
+    file = folder / "vocab.json"
+    vocab = read_json(file)
+    if not all(type(i) is int for i in vocab.values()):
+        raise InputError(f"{file} is no map from tokens to numbers; download it again")
+    for token in (_START, _END):
+        if token not in vocab:
+            raise InputError(f"{file} has no token {token}; give CLIP's vocabulary")
+    file = folder / "merges.txt"
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is missing or no text; download it again") from error
+    merges = []
+    for number, line in enumerate(lines, 1):
+        if (number == 1 and line.startswith("#version")) or not line.strip():
+            continue
+        parts = tuple(line.split())
+        if len(parts) != 2 or any(token not in vocab for token in (*parts, "".join(parts))):
+            raise InputError(f"{file}, line {number}: {line!r} does not merge two tokens of vocab.json into a third; "
+                             "download both again")  # fmt: skip
+        merges.append(parts)
+    return vocab, merges
+
+
+def _padding(folder, vocab):
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            continue
+        pad = read_json(folder / name).get("pad_token")
+        pad = pad.get("content") if isinstance(pad, dict) else pad
+        if pad is None:
+            continue
+        if pad not in vocab:
+            raise InputError(f"{folder / name}: pad_token {pad!r} is not in vocab.json; mend it")
+        return pad
+    return _END
+
+
+def class_context(place: str | Path, prompts: Sequence[str], batch_size: int = 32) -> np.ndarray:
+    """What the UNet of a text-to-image model attends to for each class: the text encoder over its prompt.
+
+    Args:
+      place: a folder, or "owner/name[@revision]" on the Hugging Face hub, with tokenizer/ and text_encoder/.
+      prompts: of the K classes.
+      batch_size: texts at a time.
+
+    Returns:
+      float32 [K + 1, 77, d]; the last one is the empty text's, the condition of the null class.
+
+    Raises:
+      InputError: as `tokenizer` and `text_encoder`, or the two do not belong together.
+    """
+    tokens = tokenizer(place)([*prompts, ""])
+    config, variables = text_encoder(place)
+    if tokens.max() >= config.vocab_size:
+        raise InputError(f"token {tokens.max()} of the tokenizer in {place} is beyond the {config.vocab_size} of its "
+                         "text encoder; give both of the same model")  # fmt: skip
+    apply = jax.jit(clip.text_encoder(config).apply)
+    variables = jax.device_put(variables)
+    size = min(batch_size, len(tokens))
+    # The last batch is filled up, so that all are compiled once.
+    filled = np.concatenate([tokens, tokens[:1].repeat(-len(tokens) % size, 0)]).reshape(-1, size, _LENGTH)
+    return np.concatenate([np.asarray(apply(variables, batch)) for batch in filled])[: len(tokens)]

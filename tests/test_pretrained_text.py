@@ -1,0 +1,96 @@
+"""CLIP's tokenizer against transformers' (golden/tokenizer.json, by golden/make_tokenizer.py), and class prompts."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+from helpers import message
+from test_golden import HERE
+
+from jaxdd import pretrained
+from jaxdd.latent import clip
+from jaxdd.pretrained.tensors import Naming, write
+
+END = "<|endoftext|>"
+
+
+@functools.cache
+def golden():
+    return json.loads((HERE / "tokenizer.json").read_text())
+
+
+def vocabulary(place, **files):
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "vocab.json").write_text(json.dumps(golden()["vocab"]))
+    (place / "merges.txt").write_text("#version: 0.2\n" + "\n".join(golden()["merges"]) + "\n")
+    for name, record in files.items():
+        (place / f"{name}.json").write_text(json.dumps(record))
+    return place
+
+
+@pytest.mark.parametrize(
+    "pad, files",
+    [
+        (END, {}),
+        (END, {"tokenizer_config": {"pad_token": None}}),
+        ("!", {"tokenizer_config": {"pad_token": "!"}}),
+        ("!", {"tokenizer_config": {"pad_token": END}, "special_tokens_map": {"pad_token": "!"}}),
+        (END, {"tokenizer_config": {"pad_token": "!"}, "special_tokens_map": {"pad_token": {"content": END}}}),
+    ],
+)
+def test_tokens_are_those_of_transformers(pad, files, tmp_path):
+    tokens = pretrained.tokenizer(vocabulary(tmp_path, **files))(golden()["texts"])
+    assert tokens.dtype == np.int32
+    np.testing.assert_array_equal(tokens, golden()["ids"][pad])
+
+
+def test_no_texts(tmp_path):
+    assert pretrained.tokenizer(vocabulary(tmp_path))([]).shape == (0, 77)
+
+
+def test_vocabularies_that_are_refused(tmp_path):
+    read = lambda: pretrained.tokenizer(tmp_path)
+    assert "vocab.json" in message(read)
+    for line in ("t", "t h e", "z t", "t 猫"):
+        (vocabulary(tmp_path) / "merges.txt").write_text(f"#version: 0.2\nt h\n{line}\n")
+        said = message(read)
+        assert "merges.txt, line 3" in said and line in said
+    (tmp_path / "merges.txt").unlink()
+    assert "merges.txt" in message(read)
+    vocabulary(tmp_path, special_tokens_map={"pad_token": "[PAD]"})
+    assert "[PAD]" in message(read)
+    (tmp_path / "vocab.json").write_text(json.dumps({END: 0}))
+    assert "<|startoftext|>" in message(read)
+    (tmp_path / "vocab.json").write_text(json.dumps({END: "0"}))
+    assert "vocab.json" in message(read)
+
+
+def pipeline(place, vocab_size):
+    vocabulary(place / "tokenizer")
+    config = clip.CLIPTextConfig(vocab_size, 8, 16, 1, 2)
+    encoder = clip.text_encoder(config)
+    variables = encoder.init(jax.random.key(0))
+    (place / "text_encoder").mkdir(exist_ok=True)
+    record = {**vars(config), "model_type": "clip_text_model"}
+    (place / "text_encoder" / "config.json").write_text(json.dumps(record))
+    write(place / "text_encoder" / "model.safetensors", variables, variables, Naming())
+    return jax.jit(encoder.apply), variables
+
+
+def test_class_context(tmp_path):
+    apply, variables = pipeline(tmp_path, len(golden()["vocab"]))
+    prompts = ["a photo of the cat", "cars", "the 9", "an ant"]
+    context = pretrained.class_context(tmp_path, prompts, batch_size=2)
+    assert context.shape == (5, 77, 8) and context.dtype == np.float32
+    tokens = pretrained.tokenizer(tmp_path)([*prompts, ""])
+    np.testing.assert_allclose(context, apply(variables, tokens), atol=1e-5)
+    np.testing.assert_allclose(pretrained.class_context(tmp_path, prompts), context, atol=1e-5)
+    np.testing.assert_allclose(pretrained.class_context(tmp_path, []), context[-1:], atol=1e-5)
+
+
+def test_tokenizer_and_text_encoder_of_different_models(tmp_path):
+    pipeline(tmp_path, 50)
+    said = message(lambda: pretrained.class_context(tmp_path, ["the cat"]))
+    assert str(tmp_path) in said and "50" in said
