@@ -3,14 +3,31 @@
 A distilled dataset is the pushforward of a small weighted measure. Data flows one way, and a method is a choice of
 function at each stage:
 
-    images --encode--> class measures --summarize--> atoms and weights --recover--> images --relabel--> --train-->
+    images --encode--> class measures --summarize--> atoms and weights --recover | decode--> --relabel--> --train-->
 """
 
-from jaxdd import augment, checkpoint, data, encode, losses, nn, ot, recover, relabel, report, train
+from jaxdd import (
+    augment,
+    checkpoint,
+    data,
+    decode,
+    encode,
+    latent,
+    losses,
+    nn,
+    ot,
+    pretrained,
+    recover,
+    relabel,
+    report,
+    train,
+)
+from jaxdd.decode import LatentModel
 from jaxdd.distilled import DistilledDataset, load, save
 from jaxdd.encode import Encoded
 from jaxdd.errors import InputError
 from jaxdd.evaluate import HARD, SOFT, Protocol, accuracy, student_trainer, train_student
+from jaxdd.latent import Sampling
 from jaxdd.measure import Measure, from_labels
 from jaxdd.methods import RECIPES, Classes, Recipe, Result, distill, recipe
 from jaxdd.normalise import Normalisation, denormalise, normalise
@@ -26,26 +43,31 @@ __all__ = [
     "DistilledDataset",
     "Encoded",
     "InputError",
+    "LatentModel",
     "Measure",
     "Normalisation",
     "Protocol",
     "Recipe",
     "RecoverSettings",
     "Result",
+    "Sampling",
     "TrainSettings",
     "accuracy",
     "augment",
     "checkpoint",
     "data",
+    "decode",
     "denormalise",
     "distill",
     "encode",
     "from_labels",
+    "latent",
     "load",
     "losses",
     "nn",
     "normalise",
     "ot",
+    "pretrained",
     "recipe",
     "recover",
     "relabel",

@@ -67,8 +67,7 @@ def decode(
       float32 [C, m, *image_shape], normalised space, within the valid range.
     """
     classes, m = latents.shape[:2]
-    if settings.strength > 0:
-        diffusion.check(settings, model.schedule)
+    diffusion.check(settings, model.schedule)
     side = latent_shape(model)
     owner = np.repeat(np.arange(classes), m)
     keys = jax.vmap(lambda c, j: jax.random.fold_in(jax.random.fold_in(key, c), j))(

@@ -91,7 +91,7 @@ def test_bad_requests(refused, tmp_path, place):
     assert "images 0" in refused("squeeze", "--what", "vae", "--latent.vae-train.images", 0, *out)
     given = ["distill", "--method", "ddoq", "--teacher", place / "a" / "teacher"]
     assert "nowhere" in refused(*given, "--latent.place", "nowhere", *out)
-    assert "vae" in refused(*given, "--latent.place", place / "a", *out)
+    assert "vae" in refused(*given, "--latent.place", place / "a" / "distilled", *out)
     assert "--latent.labels" in refused(*given, "--latent.place", place / "dit", "--latent.labels", 1, 2, *out)
     assert "--latent.size" in refused(*given, "--latent.place", place / "dit", "--latent.size", 9, *out)
     assert "--latent.size" in refused(*given, "--latent.place", place / "dit", "--latent.size", 16, *out)

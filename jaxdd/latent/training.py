@@ -6,6 +6,7 @@ Each trainer is ``init`` and a jitted ``step(state, key, batch, labels, weights,
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -88,10 +89,14 @@ def autoencoder_loss(model: Autoencoder, variables: Variables, key: jax.Array, i
     return error + kl_weight * divergence.mean((1, 2, 3))
 
 
+@lru_cache(maxsize=4)
 def vae_trainer(
     model: Autoencoder, settings: VAETraining, image_shape: tuple[int, int, int], mirror: bool
 ) -> LatentTrainer:
-    """Trains on uint8 images [N, H, W, C], half of them mirrored where that is allowed."""
+    """Trains on uint8 images [N, H, W, C], half of them mirrored where that is allowed.
+
+    Equal arguments give the very same trainer, which is compiled once.
+    """
 
     def loss(variables, key, images, labels):
         k_view, k_draw = jax.random.split(key)
@@ -102,8 +107,9 @@ def vae_trainer(
     return _trainer(lambda key: model.init(key, image_shape), loss, settings, 0.0)
 
 
+@lru_cache(maxsize=4)
 def dit_trainer(model: Denoiser, schedule: Schedule, settings: DiTTraining) -> LatentTrainer:
-    """Trains on scaled latents [N, h, w, c] and labels [N]."""
+    """Trains on scaled latents [N, h, w, c] and labels [N]; compiled once, as `vae_trainer`."""
 
     def loss(variables, key, latents, labels):
         return diffusion.loss(model, variables, schedule, key, latents, labels, settings.drop).mean()

@@ -91,8 +91,10 @@ def autoencoder(config: VAEConfig, dtype: jnp.dtype | None = None) -> Autoencode
     module = AutoencoderKL(config, dtype)
     shift = 2 * math.log(config.scaling_factor)
 
+    compiled = jax.jit(module.init)
+
     def init(key, image_shape):
-        return jax.jit(module.init)(key, jnp.zeros((1, *image_shape)))
+        return compiled(key, jnp.zeros((1, *image_shape)))
 
     def encode(variables, images):
         mean, log_variance = module.apply(variables, images, method="encode")
