@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from test_golden import HERE, MODELS, model, parameter, torch_name
 
+from experiments.teachers import load_teacher
 from jaxdd import nn, pretrained
 from jaxdd.latent import STABLE_DIFFUSION, Schedule
 from jaxdd.pretrained import tensors
@@ -341,3 +342,18 @@ def test_resnets_that_are_refused(tmp_path):
     assert "5 pixels" in message(read)
     save_file({name: tensor for name, tensor in held.items() if not name.startswith("fc.")}, file)
     assert "fc.weight" in message(read)
+
+
+def test_published_resnets_become_teachers(program, refused, folder, tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    save_file(torch_tensors("resnet18_small"), weights / "model.safetensors")
+    asked = ["squeeze", "--model", "resnet18", "--pretrained", weights]
+    status, out, err = program(*asked, "--dataset", "digits", "--out", tmp_path / "teacher")
+    assert status == 0 and "resnet18 on digits: test accuracy" in out and "training" not in err
+    teacher = load_teacher(tmp_path / "teacher")
+    same(teacher.variables, model("resnet18_small")[1])
+    np.testing.assert_allclose(teacher.norm.mean, [0.485, 0.456, 0.406])
+    assert teacher.info["image_shape"] == [8, 8, 3] and 0 <= teacher.info["accuracy"] < 0.5
+    assert "10 classes" in refused(*asked, "--dataset", folder, "--out", tmp_path / "x")
+    assert "nowhere" in refused("squeeze", "--model", "resnet18", "--pretrained", "nowhere", "--out", tmp_path / "x")
