@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from test_golden import HERE
+from test_pretrained_text import golden, pipeline
 
 from jaxdd import distilled, pretrained
 from jaxdd.latent import VAEConfig, dit
@@ -107,3 +110,40 @@ def test_an_autoencoder_of_other_images_is_given_what_it_wants(program, place):
     assert distilled.load(place / "large").images.shape == (10, 12, 12, 1)
     with np.load(place / "large" / "atoms.npz", allow_pickle=False) as atoms:
         assert atoms["points"].shape == (10, 1, 64)
+
+
+def test_a_text_to_image_folder_decodes_other_sizes_and_colours(program, refused, place, tmp_path):
+    """Stable Diffusion's layout in small: grey digits of 8 pixels go in at 32 in colour and come back as they were."""
+    given = place / "text"
+    for part in ("vae", "unet", "scheduler"):
+        shutil.copytree(HERE / "latent" / part, given / part)
+    pipeline(given, len(golden()["vocab"]))
+    prompts = tmp_path / "prompts"
+    prompts.write_text("\n".join(f"the {digit}" for digit in range(10)) + "\n")
+    asked = [
+        "--method",
+        "d4m",
+        *DDOQ,
+        "--teacher",
+        place / "a" / "teacher",
+        "--latent.place",
+        given,
+        "--latent.prompts",
+        prompts,
+        "--diffusion.steps",
+        3,
+    ]
+    out = tmp_path / "x"
+    assert "--latent.size" in refused("distill", *asked, "--out", out)
+    prompts.write_text("the 9\n")
+    assert "1 prompts for 10 classes" in refused("distill", *asked, "--latent.size", 32, "--out", out)
+    prompts.unlink()
+    assert "prompts" in refused("distill", *asked, "--latent.size", 32, "--out", out)
+    # The names of the classes will do.
+    asked = [*asked[: asked.index("--latent.prompts")], "--diffusion.steps", 3]
+    status, _, err = program("distill", *asked, "--latent.size", 32, "--latent.bfloat16", "--out", place / "sd")
+    assert status == 0, err
+    made = distilled.load(place / "sd")
+    assert made.images.shape == (10, 8, 8, 1) and made.pixels().std() > 1
+    with np.load(place / "sd" / "atoms.npz", allow_pickle=False) as atoms:
+        assert atoms["points"].shape == (10, 1, 8 * 8 * 4)
