@@ -120,27 +120,16 @@ def test_a_text_to_image_folder_decodes_other_sizes_and_colours(program, refused
     pipeline(given, len(golden()["vocab"]))
     prompts = tmp_path / "prompts"
     prompts.write_text("\n".join(f"the {digit}" for digit in range(10)) + "\n")
-    asked = [
-        "--method",
-        "d4m",
-        *DDOQ,
-        "--teacher",
-        place / "a" / "teacher",
-        "--latent.place",
-        given,
-        "--latent.prompts",
-        prompts,
-        "--diffusion.steps",
-        3,
-    ]
+    teacher = ["--teacher", place / "a" / "teacher"]
+    asked = ["--method", "d4m", *DDOQ, *teacher, "--diffusion.steps", 3, "--latent.place", given]
+    prompted = [*asked, "--latent.prompts", prompts]
     out = tmp_path / "x"
-    assert "--latent.size" in refused("distill", *asked, "--out", out)
+    assert "--latent.size" in refused("distill", *prompted, "--out", out)
     prompts.write_text("the 9\n")
-    assert "1 prompts for 10 classes" in refused("distill", *asked, "--latent.size", 32, "--out", out)
+    assert "1 prompts for 10 classes" in refused("distill", *prompted, "--latent.size", 32, "--out", out)
     prompts.unlink()
-    assert "prompts" in refused("distill", *asked, "--latent.size", 32, "--out", out)
+    assert "prompts" in refused("distill", *prompted, "--latent.size", 32, "--out", out)
     # The names of the classes will do.
-    asked = [*asked[: asked.index("--latent.prompts")], "--diffusion.steps", 3]
     status, _, err = program("distill", *asked, "--latent.size", 32, "--latent.bfloat16", "--out", place / "sd")
     assert status == 0, err
     made = distilled.load(place / "sd")
