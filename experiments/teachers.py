@@ -17,6 +17,7 @@ from jaxdd.augment import Augment
 from jaxdd.data import Source
 from jaxdd.errors import InputError
 from jaxdd.evaluate import accuracy
+from jaxdd.memory import forward_bytes
 from jaxdd.nn import Apply, Classifier, Variables
 from jaxdd.normalise import Normalisation
 
@@ -121,11 +122,12 @@ def test_batches(source: Source, size: int = 500):
 
 
 def encode_train(
-    apply: Apply, variables: Variables, norm: Normalisation, source: Source, batch_size: int = 250
+    apply: Apply, variables: Variables, norm: Normalisation, source: Source, memory_bytes: int = 4 * 2**30
 ) -> encode.Encoded:
-    """Stage 1 on the train split."""
+    """Stage 1 on the train split, in batches that fit the memory."""
     count = len(source.labels["train"])
-    size = min(batch_size, count)
+    image = jax.ShapeDtypeStruct((1, *source.image_shape), np.float32)
+    size = max(1, min(250, count, memory_bytes // forward_bytes(apply, variables, image)))
     batches = data.batches(source, "train", size)
     return encode.encode(apply, variables, norm, batches, len(source.class_names), -(-count // size))
 

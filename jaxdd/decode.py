@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdd.errors import InputError
 from jaxdd.latent import diffusion
 from jaxdd.latent.diffusion import Denoiser, Sampling, Schedule
 from jaxdd.latent.vae import RANGE, Autoencoder
+from jaxdd.memory import forward_bytes
 from jaxdd.nn.classifier import Apply, Output, Variables
 from jaxdd.normalise import Normalisation
 from jaxdd.progress import progress
@@ -53,8 +55,9 @@ def decode(
     norm: Normalisation,
     image_shape: tuple[int, int, int],
     batch_size: int = 64,
+    memory_bytes: int = 4 * 2**30,
 ) -> np.ndarray:
-    """All atoms of all classes to images, ``batch_size`` at a time in one jitted function.
+    """All atoms of all classes to images, a batch at a time in one jitted function.
 
     An atom's noise comes from its class and its place in it, so the batch size changes nothing but rounding.
 
@@ -62,12 +65,18 @@ def decode(
       latents: atoms, float32 [C, m, h w c], flattened as `encoder` does.
       norm, image_shape: of the images to return: [0, 1] is normalised, sides are resized, colours made grey or grey
         repeated where they differ from the autoencoder's.
+      batch_size: atoms decoded at a time, fewer where the autoencoder would take more than ``memory_bytes`` for them.
 
     Returns:
       float32 [C, m, *image_shape], normalised space, within the valid range.
+
+    Raises:
+      InputError: settings that do not exist, or noise without a denoiser.
     """
     classes, m = latents.shape[:2]
     diffusion.check(settings, model.schedule)
+    if settings.strength > 0 and model.denoiser is None:
+        raise InputError(f"strength {settings.strength} of noise, but no denoiser; give one, or strength 0")
     side = latent_shape(model)
     owner = np.repeat(np.arange(classes), m)
     keys = jax.vmap(lambda c, j: jax.random.fold_in(jax.random.fold_in(key, c), j))(
@@ -79,7 +88,9 @@ def decode(
     denoiser = model.denoiser if settings.strength > 0 else None
     pictures = _pictures(model.autoencoder, denoiser, model.schedule, settings, image_shape)
     variables = (model.vae_variables, model.variables if denoiser else None)
-    size, made = min(batch_size, len(flat)), []
+    one = jax.ShapeDtypeStruct((1, *side), jnp.float32)
+    fits = memory_bytes // forward_bytes(model.autoencoder.decode, model.vae_variables, one)
+    size, made = max(1, min(batch_size, len(flat), fits)), []
     for first in progress(range(0, len(flat), size), "decode"):
         # Beyond the last atom the last one is decoded again: every batch has the same shape.
         rows = np.minimum(np.arange(first, first + size), len(flat) - 1)

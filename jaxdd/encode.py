@@ -23,7 +23,7 @@ class MomentState(NamedTuple):
 class Encoded(NamedTuple):
     """What the later stages know of the real data."""
 
-    features: np.ndarray  # [n, d] float32, penultimate features, in the order of the batches
+    features: np.ndarray  # [n, d] float32, penultimate features (or latents), in the order of the batches
     labels: np.ndarray  # [n] int32
     counts: jax.Array  # [C] float32, images of each class
     moments: dict[str, Moments]  # layer -> mean and total variance of its input, [C, ch]

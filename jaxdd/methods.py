@@ -140,7 +140,7 @@ def distill(
       key: every draw comes from it, folded with stage, class and step.
       apply, variables: the teacher, as a pure function.
       classes: real data as encoded by that teacher, or by the latent model; unused images are never read.
-      memory_bytes: classes are recovered in chunks that fit.
+      memory_bytes: classes are recovered, atoms decoded, in chunks that fit.
       latent: decodes atoms, where the recipe has it so.
     """
     k_atoms, k_recover = jax.random.split(key)
@@ -154,7 +154,10 @@ def distill(
         return Result(np.asarray(real()), atoms, costs, {})
     if settings.images in ("diffusion", "vae"):
         sampling = settings.diffusion if settings.images == "diffusion" else replace(settings.diffusion, strength=0.0)
-        return Result(decode(k_recover, latent, sampling, atoms.points, norm, classes.image_shape), atoms, costs, {})
+        if latent is None:
+            raise InputError(f"images {settings.images!r} are decoded by a latent model; give latent")
+        images = decode(k_recover, latent, sampling, atoms.points, norm, classes.image_shape, memory_bytes=memory_bytes)
+        return Result(images, atoms, costs, {})
 
     labels = jnp.arange(atoms.points.shape[0])
     if settings.recover.start == "noise" or settings.atoms == "none":

@@ -30,6 +30,7 @@ import optax
 
 from jaxdd import augment, losses
 from jaxdd.measure import Measure
+from jaxdd.memory import values
 from jaxdd.nn.batchnorm import Moments, pool
 from jaxdd.nn.classifier import Apply, Variables
 from jaxdd.normalise import Normalisation, valid_range
@@ -226,25 +227,8 @@ def bytes_per_image(apply: Apply, variables: Variables, image_shape: tuple[int, 
     shares buffers and fuses, so this errs on the large side.
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    jaxpr = jax.make_jaxpr(apply)(variables, image)
-    return 2 * _produced(jaxpr.jaxpr)
+    return 2 * sum(size for kind, size in values(apply, variables, image) if kind in _KEPT)
 
 
-def _produced(jaxpr) -> int:
-    kinds = (
-        "conv_general_dilated",
-        "dot_general",
-        "max",
-        "add",
-        "mul",
-        "custom_jvp_call",
-        "reduce_window_max",
-    )
-    size = 0
-    for equation in jaxpr.eqns:
-        inner = [p for p in equation.params.values() if hasattr(p, "eqns") or hasattr(p, "jaxpr")]
-        if inner:
-            size += sum(_produced(getattr(p, "jaxpr", p)) for p in inner)
-        elif equation.primitive.name in kinds:
-            size += sum(v.aval.size * v.aval.dtype.itemsize for v in equation.outvars)
-    return size
+# Primitives whose results the backward pass asks for.
+_KEPT = ("conv_general_dilated", "dot_general", "max", "add", "mul", "custom_jvp_call", "reduce_window_max")

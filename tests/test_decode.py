@@ -65,6 +65,10 @@ def test_batches_of_any_size_make_the_same_images(latent, norm, atoms, diffused,
     np.testing.assert_allclose(images, diffused, atol=1e-4)
 
 
+def test_little_memory_takes_one_at_a_time(latent, norm, atoms, diffused):
+    np.testing.assert_allclose(decode(KEY, latent, FEW, atoms, norm, SHAPE, memory_bytes=1), diffused, atol=1e-4)
+
+
 def test_an_image_depends_on_its_own_class_and_place_only(latent, norm, atoms, diffused):
     fewer = decode(KEY, latent, FEW, atoms[:2, :3], norm, SHAPE)
     np.testing.assert_allclose(fewer, diffused[:2, :3], atol=1e-4)
@@ -86,6 +90,8 @@ def test_labels_say_which_class_the_denoiser_knows(latent, norm, atoms, diffused
 
 
 def test_a_setting_that_does_not_exist_is_refused(latent, norm, atoms):
+    bare = latent._replace(denoiser=None, variables=None)
+    assert "no denoiser" in message(lambda: decode(KEY, bare, FEW, atoms, norm, SHAPE))
     assert "'euler'" in message(lambda: decode(KEY, latent, replace(FEW, sampler="euler"), atoms, norm, SHAPE))
 
 
