@@ -5,6 +5,7 @@
 
 Trains a teacher first unless `--teacher` names one (or one of the same settings lies in the `teachers` folder beside
 the output); for methods of the latent space likewise an autoencoder and a denoiser, unless `--latent.place` names some.
+Digits take half a minute on two cores with wmdd, six minutes with ddoq, once its models are there 14 seconds.
 Published, with ResNet-18 at 10 images per class and soft labels: WMDD reaches 64.8 % on ImageNette, 41.8 % on
 Tiny-ImageNet and 38.2 % on ImageNet-1K; DDOQ with Stable Diffusion 33.1 % on ImageNet-1K, with DiT-XL/2 53.0 %.
 """
