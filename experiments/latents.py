@@ -236,12 +236,12 @@ def cached_dit(
     latent: LatentConfig, config: teachers.TeacherConfig, source: Source, flip: bool, cache: Path, place: Path
 ) -> Path:
     """A folder with the autoencoder of ``place`` and the denoiser that this config describes, likewise."""
-    # A cached autoencoder's name holds the digest of all that made it.
-    of = place.name if latent.place is None else str(place.resolve())
-    identity = [_data_of(config, source, flip), of, latent.size, latent.dit, dataclasses.asdict(latent.dit_train)]
+    known = pretrained.vae(place)
+    identity = [_data_of(config, source, flip), _digest(known), latent.size, latent.dit]
+    identity.append(dataclasses.asdict(latent.dit_train))
 
     def make(out: Path) -> dict:
-        pretrained.save_vae(out / "vae", *pretrained.vae(place))
+        pretrained.save_vae(out / "vae", *known)
         return {"dit": train_dit(latent, config, source, flip, out)}
 
     return _cached(cache, f"{teachers.short_name(source)}-{latent.dit.replace('/', '-')}", identity, make)
@@ -249,6 +249,14 @@ def cached_dit(
 
 def _data_of(config: teachers.TeacherConfig, source: Source, flip: bool) -> list:
     return [source.name, source.image_shape, source.class_names, config.holdout, config.seed, flip]
+
+
+def _digest(known: pretrained.Loaded) -> str:
+    """Of a model's sizes and parameters, wherever they lie."""
+    digest = hashlib.sha256(repr(known.config).encode())
+    for leaf in jax.tree.leaves(known.variables):
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()
 
 
 def _cached(cache: Path, name: str, identity: list, make: Callable[[Path], dict]) -> Path:
