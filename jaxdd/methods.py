@@ -179,7 +179,7 @@ def choose(
 
     Returns:
       the atoms; W2^2 along the rounds; for each atom a real image's index [C, m], all different and together as near
-      as can be (an optimal assignment), or None where the recipe wants no atoms.
+      as can be (an optimal assignment), or None where the recipe asks for no real images.
     """
     num_classes, dim = len(encoded.counts), encoded.features.shape[1]
     uniform = jnp.full((num_classes, m), 1.0 / m)
@@ -200,7 +200,9 @@ def choose(
         num_classes=num_classes,
         memory_bytes=memory_bytes,
     )
-    nearest = np.stack([own[_match(encoded.features[own], z)] for own, z in zip(members, solved.atoms.points)])
+    nearest = None
+    if settings.images == "real" or (settings.images == "recover" and settings.recover.start == "real"):
+        nearest = np.stack([own[_match(encoded.features[own], z)] for own, z in zip(members, solved.atoms.points)])
     tempered = solved.atoms.weights ** _POWERS[settings.weights]
     atoms = solved.atoms._replace(weights=tempered / tempered.sum(-1, keepdims=True))
     return atoms, np.asarray(solved.costs), nearest

@@ -144,7 +144,8 @@ def test_latents_are_decoded_as_asked(made, latent, teacher, latent_classes):
     pixels = np.clip((np.asarray(latent.autoencoder.decode(latent.vae_variables, z)) + 1) / 2, 0, 1)
     ours = plain.images.reshape(-1, 8, 8, 1) * teacher.norm.std + teacher.norm.mean
     np.testing.assert_allclose(ours, pixels, atol=1e-4)
-    nearest = methods.choose(jax.random.split(KEY)[0], short("ddoq"), latent_classes.encoded, IPC)[2]
+    asked = replace(short("ddoq"), images="real")
+    nearest = methods.choose(jax.random.split(KEY)[0], asked, latent_classes.encoded, IPC)[2]
     np.testing.assert_array_equal(real.images.reshape(-1, 8, 8, 1), latent_classes.images(nearest.reshape(-1)))
 
 
