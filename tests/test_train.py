@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from jaxdd import checkpoint, data, evaluate, losses, nn, relabel, train
 from jaxdd.augment import Augment
+from jaxdd.distilled import DistilledDataset
 from jaxdd.errors import InputError
 from jaxdd.nn.classifier import Classifier, Output
 from jaxdd.normalise import Normalisation, denormalise, normalise, valid_range
@@ -255,6 +256,19 @@ def test_a_narrow_teacher_learns_digits_and_is_scored_by_counting(digits, teache
         score = evaluate.accuracy(model.apply, variables, norm, data.batches(digits, "test", size))
         assert score == pytest.approx(hits.mean(), abs=1e-6)
     assert score > 0.85
+
+
+def test_recognised_images_are_counted_once_whatever_the_batch(digits, teacher):
+    model, variables, norm, _ = teacher
+    pixels, labels = digits.read("train", np.arange(23)), digits.labels["train"][:23].copy()
+    answers = np.asarray(model.apply(variables, normalise(norm, pixels)).logits.argmax(-1))
+    labels[::3] = (answers[::3] + 1) % 10
+    dataset = DistilledDataset(
+        np.asarray(normalise(norm, pixels)), labels, np.ones(23, np.float32), digits.class_names, norm, {}
+    )
+    for size in (5, 23, 250):
+        found = evaluate.recognised(model.apply, variables, dataset, size)
+        assert found == pytest.approx((answers == labels).mean()) and 0.2 < found < 0.8
 
 
 def test_normalising_and_back_is_exact_and_leaves_floats_alone():
