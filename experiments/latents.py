@@ -21,6 +21,7 @@ from jaxdd.decode import LatentModel
 from jaxdd.errors import InputError
 from jaxdd.latent import dit, training, unet, vae
 from jaxdd.latent.diffusion import Schedule
+from jaxdd.latent.dit import DiTConfig
 from jaxdd.latent.training import DiTTraining, VAETraining
 from jaxdd.nn.classifier import Variables
 from jaxdd.normalise import normalise
@@ -58,12 +59,13 @@ def find_or_train(
         place = cached_vae(latent, config, source, flip, cache)
     else:
         place = pretrained.find(latent.place)
-    model = load(latent, source, place, denoiser=False)
+    model = load_vae(latent, place)
     if not denoiser:
         return model, place
     if not any((place / part / "config.json").is_file() for part in ("transformer", "unet")):
+        _dit_sizes(latent, source, model)
         place = cached_dit(latent, config, source, flip, cache, place)
-    return load(latent, source, place, denoiser=True), place
+    return with_denoiser(latent, source, place, model), place
 
 
 def check(latent: LatentConfig, source: Source) -> None:
@@ -74,17 +76,28 @@ def check(latent: LatentConfig, source: Source) -> None:
         training.steps_of(settings)
 
 
-def load(latent: LatentConfig, source: Source, place: Path, denoiser: bool) -> LatentModel:
-    """Read a latent model: its autoencoder, and its denoiser where that is wanted."""
-    dtype = jnp.bfloat16 if latent.bfloat16 else None
+def load_vae(latent: LatentConfig, place: Path) -> LatentModel:
+    """The autoencoder in ``place``, and no denoiser."""
     config, variables = pretrained.vae(place)
     size = latent.size or config.sample_size
     if size % config.reduction:
         raise InputError(f"images of {size} pixels do not divide by the autoencoder's {config.reduction}; use another "
                          "--latent.size")  # fmt: skip
-    model = LatentModel(vae.autoencoder(config, dtype), variables, (size, size, config.in_channels))
-    if not denoiser:
-        return model
+    return LatentModel(vae.autoencoder(config, _dtype(latent)), variables, (size, size, config.in_channels))
+
+
+def _dtype(latent: LatentConfig):
+    return jnp.bfloat16 if latent.bfloat16 else None
+
+
+def _dit_sizes(latent: LatentConfig, source: Source, model: LatentModel) -> DiTConfig:
+    side, _, channels = decode.latent_shape(model)
+    return dit.named(latent.dit, len(source.class_names), side, channels)
+
+
+def with_denoiser(latent: LatentConfig, source: Source, place: Path, model: LatentModel) -> LatentModel:
+    """The model with the denoiser in ``place``, which knows the classes of ``source``."""
+    dtype = _dtype(latent)
     classes = len(source.class_names)
     schedule = pretrained.schedule(place)
     if (place / "transformer").is_dir():
@@ -96,10 +109,12 @@ def load(latent: LatentConfig, source: Source, place: Path, denoiser: bool) -> L
         net = unet.denoiser(made, classes, dtype)
         weights = {**weights, "context": pretrained.class_context(place, _prompts(latent, source))}
         labels = np.arange(classes)
-    if decode.latent_shape(model) != net.latent_shape:
-        ours = decode.latent_shape(model)
-        raise InputError(f"{place}: at {size} pixels the autoencoder makes latents of {ours}, the denoiser wants "
-                         f"{net.latent_shape}; use another --latent.size")  # fmt: skip
+    ours = decode.latent_shape(model)
+    if ours != net.latent_shape:
+        raise InputError(
+            f"{place}: at {model.image_shape[0]} pixels the autoencoder makes latents of {ours}, the denoiser wants "
+            f"{net.latent_shape}; use another --latent.size"
+        )
     return model._replace(denoiser=net, variables=weights, schedule=schedule, labels=labels)
 
 
@@ -170,10 +185,9 @@ def train_vae(latent: LatentConfig, source: Source, flip: bool, seed: int, out: 
 
 def train_dit(latent: LatentConfig, config: teachers.TeacherConfig, source: Source, flip: bool, out: Path) -> dict:
     """Train a denoiser on the latents of the autoencoder in ``out``, write ``out``/transformer and /scheduler."""
-    model = load(latent, source, out, denoiser=False)
+    model = load_vae(latent, out)
     source, seed = open_source(model, config, source), config.seed
-    side, _, channels = shape = decode.latent_shape(model)
-    sizes, schedule = dit.named(latent.dit, len(source.class_names), side, channels), Schedule()
+    shape, sizes, schedule = decode.latent_shape(model), _dit_sizes(latent, source, model), Schedule()
     settings = latent.dit_train
     encoded = encode_latents(model, source)
     labels, count = encoded.labels, len(encoded.labels)

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdd import augment, relabel, train
+from jaxdd import augment, data, relabel, train
 from jaxdd.augment import Augment
-from jaxdd.data import permutations
+from jaxdd.data import Source, permutations
 from jaxdd.distilled import TEMPERS, DistilledDataset
 from jaxdd.errors import InputError
 from jaxdd.nn.classifier import Apply, Classifier, Variables
@@ -98,17 +98,10 @@ def accuracy(apply: Apply, variables: Variables, norm: Normalisation, batches: I
 
 def recognised(apply: Apply, variables: Variables, dataset: DistilledDataset, batch_size: int = 250) -> float:
     """The share of a distilled dataset's images that a classifier takes for their class, in [0, 1]."""
-    n = len(dataset.labels)
-    size = min(batch_size, n)
-
-    def batch(first):
-        # Beyond the last image the last one is seen again and not counted: every batch has the same shape.
-        rows = np.arange(first, first + size)
-        seen = np.minimum(rows, n - 1)
-        return dataset.images[seen], dataset.labels[seen], (rows < n).astype(np.float32)
-
-    batches = map(batch, range(0, n, size))
-    return accuracy(apply, variables, dataset.norm, batches)
+    read = lambda split, rows: dataset.images[rows]
+    source = Source("distilled", dataset.class_names, dataset.images.shape[1:], {"train": dataset.labels}, read)
+    chunks = data.batches(source, "train", min(batch_size, len(dataset.labels)))
+    return accuracy(apply, variables, dataset.norm, chunks)
 
 
 def row(

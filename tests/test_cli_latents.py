@@ -60,15 +60,17 @@ def test_what_is_missing_is_trained_and_found_again(program, place):
     np.testing.assert_allclose(made.weights.reshape(10, 2), roots / roots.sum(1, keepdims=True), rtol=1e-5)
 
 
-def test_weights_travel_to_the_student(program, place):
+def test_runs_of_one_method_are_told_apart(program, place):
     asked = ["--seeds", 1, "--labels", "hard", "--hard.train.epochs", 2, "--baselines", "random", "--full", 0]
     runs = [place / "a", place / "b", place / "d"]
     status, out, _ = program("evaluate", *runs, *asked)
     assert status == 0
     rows = json.loads((place / "a" / "evaluation.json").read_text())
     assert [row["method"] for row in rows] == ["random", "ddoq (a)", "d4m (b)", "ddoq (d)"]
-    # The same images under other weights make another student.
-    assert len({tuple(distilled.load(run).weights) for run in runs}) == 3
+    # The same images under other weights, which are what a student's loss is multiplied by.
+    losses = [distilled.load(run).loss_weights() for run in runs]
+    assert len({tuple(weights) for weights in losses}) == 3
+    np.testing.assert_allclose(losses[1], 1.0)
 
 
 def test_squeeze_trains_either_model(program, place):
@@ -88,7 +90,7 @@ def test_squeeze_trains_either_model(program, place):
 def test_bad_requests(refused, tmp_path, place):
     out = ["--out", tmp_path / "x"]
     assert "'unet'" in refused("squeeze", "--what", "unet", *out)
-    assert "DiT-Ti/3" in refused("squeeze", "--what", "dit", "--latent.dit", "DiT-Ti/3", *out)
+    assert "patches of 3" in refused("squeeze", "--what", "dit", "--latent.dit", "DiT-Ti/3", *out)
     assert "DiT-Q/2" in refused("squeeze", "--what", "dit", "--latent.dit", "DiT-Q/2", *out)
     assert "9 pixels" in refused("squeeze", "--what", "vae", "--image-size", 9, *out)
     assert "images 0" in refused("squeeze", "--what", "vae", "--latent.vae-train.images", 0, *out)
@@ -97,6 +99,7 @@ def test_bad_requests(refused, tmp_path, place):
     assert "vae" in refused(*given, "--latent.place", place / "a" / "distilled", *out)
     assert "--latent.labels" in refused(*given, "--latent.place", place / "dit", "--latent.labels", 1, 2, *out)
     assert "--latent.size" in refused(*given, "--latent.place", place / "dit", "--latent.size", 9, *out)
+    assert "patches of 3" in refused(*given, "--latent.place", place / "vae", "--latent.dit", "DiT-Ti/3", *out)
     assert "--latent.size" in refused(*given, "--latent.place", place / "dit", "--latent.size", 16, *out)
     assert "--space latents" in refused("distill", "--method", "wmdd", "--images", "vae", *out)
     assert "'euler'" in refused("distill", "--method", "ddoq", "--diffusion.sampler", "euler", *out)

@@ -318,3 +318,13 @@ def test_what_does_not_exist_is_said(schedule, settings, part):
     start, keys = jnp.zeros((1, *SHAPE)), jax.random.split(KEY, 1)
     labels = jnp.zeros(1, int)
     assert part in message(lambda: diffusion.sample(gaussian(DIT), law(), schedule, settings, keys, start, labels))
+
+
+def test_the_default_strength_leaves_as_much_of_a_latent_as_d4ms():
+    """D4M noises to 0.7 of Stable Diffusion's schedule; the same share on DiT's would leave a third of that."""
+    left = lambda schedule, strength: float(
+        np.sqrt(diffusion.steps_of(schedule, Sampling(strength=strength)).signal[0])
+    )
+    theirs = left(STABLE_DIFFUSION, 0.7)
+    assert left(DIT, Sampling().strength) == pytest.approx(theirs, rel=0.01) == pytest.approx(0.31, abs=0.005)
+    assert left(DIT, 0.7) < theirs / 3

@@ -55,12 +55,22 @@ def named(name: str, num_classes: int, sample_size: int, channels: int = 4) -> D
     size, _, patch = name.removeprefix("DiT-").partition("/")
     if not name.startswith("DiT-") or size not in SIZES or not patch.isdecimal() or int(patch) < 1:
         raise InputError(f"unknown DiT {name!r}; use DiT-{'|'.join(SIZES)}/PATCH, such as DiT-Ti/2")
-    if sample_size % int(patch):
-        raise InputError(
-            f"{name}: patches of {patch} do not divide latents of side {sample_size}; use another --latent.dit"
-        )
     heads, head, layers = SIZES[size]
-    return DiTConfig(heads, head, layers, int(patch), channels, 2 * channels, sample_size, num_classes)
+    config = DiTConfig(heads, head, layers, int(patch), channels, 2 * channels, sample_size, num_classes)
+    check(config, name)
+    return config
+
+
+def check(config: DiTConfig, name: str = "DiT") -> None:
+    """Raise InputError for patches that do not divide the latents, or a width that positions cannot be written in."""
+    if config.sample_size % config.patch_size:
+        raise InputError(
+            f"{name}: patches of {config.patch_size} do not divide latents of side {config.sample_size}; use others"
+        )
+    if config.width % 4:
+        raise InputError(
+            f"{name}: width {config.width} is no multiple of 4, sine and cosine of row and column; change it"
+        )
 
 
 @cache
@@ -68,14 +78,9 @@ def denoiser(config: DiTConfig, dtype: jnp.dtype | None = None) -> Denoiser:
     """The DiT of these sizes as pure functions; the null class is ``num_embeds_ada_norm``.
 
     Raises:
-      InputError: patches that do not divide the latents, or a width that positions cannot be written in.
+      InputError: as `check`.
     """
-    if config.sample_size % config.patch_size:
-        raise InputError(
-            f"patches of {config.patch_size} do not divide latents of side {config.sample_size}; use others"
-        )
-    if config.width % 4:
-        raise InputError(f"a width of {config.width} is no multiple of 4, sine and cosine of row and column; change it")
+    check(config)
     module = DiT(config, dtype)
     side, channels = config.sample_size, config.in_channels
     compiled = jax.jit(module.init)
