@@ -1,7 +1,8 @@
 """Classifiers as pure functions."""
 
 from jaxdd.nn.batchnorm import BatchNorm, Moments, image_moments, merge, pool, pool_by_label
-from jaxdd.nn.classifier import Apply, Classifier, Output, Variables, from_linen
+from jaxdd.nn.classifier import Apply, Classifier, Output, Variables, from_linen, remat
+from jaxdd.nn.fold import fold
 from jaxdd.nn.zoo import MODELS, get
 
 __all__ = [
@@ -12,10 +13,12 @@ __all__ = [
     "Moments",
     "Output",
     "Variables",
+    "fold",
     "from_linen",
     "get",
     "image_moments",
     "merge",
     "pool",
     "pool_by_label",
+    "remat",
 ]

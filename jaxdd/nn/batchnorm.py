@@ -16,6 +16,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+EPSILON = 1e-5
+
 
 class Moments(NamedTuple):
     """Mean and (biased) variance of a layer's input; both [..., ch], float32. A pytree."""
@@ -24,11 +26,34 @@ class Moments(NamedTuple):
     var: jax.Array
 
 
+@jax.custom_vjp
 def image_moments(x: jax.Array) -> Moments:
-    """Spatial mean and variance of each image: [N, H, W, ch] -> Moments of [N, ch], in float32."""
-    x = x.astype(jnp.float32)
-    mean = x.mean((1, 2))
-    return Moments(mean, jnp.square(x - mean[:, None, None]).mean((1, 2)))
+    """Spatial mean and variance of each image: [N, H, W, ch] of any float -> Moments of [N, ch], in float32.
+
+    The gradient, for cotangents g of the mean and h of the variance, is
+
+        x_bar = (g + 2 h (x - mean)) / (H W),
+
+    in which the variance's own dependence on the mean has vanished, as deviations sum to zero. It keeps x as it came
+    and the mean, so a bfloat16 activation has no float32 copy waiting for the backward pass. Reverse mode only.
+    """
+    wide = x.astype(jnp.float32)
+    mean = wide.mean((1, 2))
+    return Moments(mean, jnp.square(wide - mean[:, None, None]).mean((1, 2)))
+
+
+def _image_moments_fwd(x):
+    moments = image_moments(x)
+    return moments, (x, moments.mean)
+
+
+def _image_moments_bwd(kept, bar):
+    x, mean = kept
+    g, h, mean = (v[:, None, None] for v in (bar.mean, bar.var, mean))
+    return (((g + 2 * h * (x.astype(jnp.float32) - mean)) / (x.shape[1] * x.shape[2])).astype(x.dtype),)
+
+
+image_moments.defvjp(_image_moments_fwd, _image_moments_bwd)
 
 
 def pool(moments: Moments, weights: jax.Array) -> Moments:
@@ -76,5 +101,5 @@ class BatchNorm(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if self.is_mutable_collection("moments") and not self.is_initializing():
             self.sow("moments", "input", image_moments(x), reduce_fn=lambda _, new: new, init_fn=lambda: None)
-        norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name="bn")
+        norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=EPSILON, dtype=self.dtype, name="bn")
         return norm(x)

@@ -37,13 +37,19 @@ class Classifier(NamedTuple):
 
 
 def from_linen(module: nn.Module) -> Classifier:
-    """Wrap a Linen module whose ``__call__(x, train)`` returns (logits [N, K], features [N, d])."""
+    """Wrap a Linen module whose ``__call__(x, train)`` returns (logits [N, K], features [N, d]).
+
+    If the module has an attribute ``folded``, variables without "batch_stats" are applied with it set: those are what
+    `jaxdd.nn.fold` makes, and their output has no moments.
+    """
+    folded = module.clone(folded=True) if hasattr(module, "folded") else module
 
     def init(key, image_shape):
         return jax.jit(module.init, static_argnames="train")(key, jax.numpy.zeros((1, *image_shape)), train=False)
 
     def apply(variables, images):
-        (logits, features), sown = module.apply(variables, images, train=False, mutable=["moments"])
+        net = module if "batch_stats" in variables else folded
+        (logits, features), sown = net.apply(variables, images, train=False, mutable=["moments"])
         layers = flax.traverse_util.flatten_dict(sown.get("moments", {}), sep="/")
         return Output(logits, features, {name.removesuffix("/input"): layers[name] for name in layers})
 
@@ -52,3 +58,13 @@ def from_linen(module: nn.Module) -> Classifier:
         return logits, {**variables, **stats}
 
     return Classifier(init, apply, apply_train)
+
+
+def remat(apply: Apply) -> Apply:
+    """The same function, whose backward pass makes the inside of every block a second time instead of keeping it.
+
+    Only the outputs of blocks (the values named "block") and the arguments wait for the backward pass: one activation
+    a block instead of one a layer, for one more forward pass (Chen et al. 2016, section 4). A model without such
+    names keeps nothing but its arguments.
+    """
+    return jax.checkpoint(apply, policy=jax.checkpoint_policies.save_only_these_names("block"))

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxdd.nn.batchnorm import BatchNorm
 
@@ -17,13 +18,15 @@ class ConvNet(nn.Module):
     depth: int = 3
     width: int = 128
     dtype: jnp.dtype | None = None
+    folded: bool = False  # evaluation mode only, with the variables that `jaxdd.nn.fold` gives
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         for i in range(self.depth):
             x = nn.Conv(self.width, (3, 3), dtype=self.dtype, name=f"conv{i + 1}")(x)
-            x = nn.relu(BatchNorm(dtype=self.dtype, name=f"norm{i + 1}")(x, train))
-            x = average_pool_2x2(x)
+            if not self.folded:
+                x = BatchNorm(dtype=self.dtype, name=f"norm{i + 1}")(x, train)
+            x = checkpoint_name(average_pool_2x2(nn.relu(x)), "block")
         features = x.reshape(x.shape[0], -1).astype(jnp.float32)
         return nn.Dense(self.num_classes, name="head")(features), features
 

@@ -1,19 +1,30 @@
 """Residual networks (He et al. 2016), with the ImageNet stem and with the 3x3 stem for small images."""
 
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxdd.nn.batchnorm import BatchNorm
 
-# Padding is explicit: "SAME" pads a strided convolution on one side only, published weights expect both.
-_conv = partial(nn.Conv, use_bias=False, kernel_init=nn.initializers.he_normal())
+
+def conv_norm(x, name, width, kernel, stride, *, train, dtype, folded):
+    """The convolution ``name`` and the norm that goes with it (conv1 norm1); called inside a compact scope.
+
+    Folded, the convolution has a bias and the norm is gone.
+    """
+    # Padding is explicit: "SAME" pads a strided convolution on one side only, published weights expect both.
+    padding = ((kernel // 2, kernel // 2),) * 2
+    kwargs = {"padding": padding, "use_bias": folded, "kernel_init": nn.initializers.he_normal(), "dtype": dtype}
+    x = nn.Conv(width, (kernel, kernel), (stride, stride), name=name, **kwargs)(x)
+    return x if folded else BatchNorm(dtype=dtype, name=name.replace("conv", "norm"))(x, train)
 
 
-def _conv3(width, stride, **kwargs):
-    return _conv(width, (3, 3), (stride, stride), padding=((1, 1), (1, 1)), **kwargs)
+def shortcut(x, width, stride, **kwargs):
+    """The identity, or a strided 1x1 convolution where the shape changes; called inside a compact scope."""
+    if stride == 1 and x.shape[-1] == width:
+        return x
+    return conv_norm(x, "shortcut_conv", width, 1, stride, **kwargs)
 
 
 class BasicBlock(nn.Module):
@@ -22,15 +33,15 @@ class BasicBlock(nn.Module):
     width: int
     stride: int
     dtype: jnp.dtype | None = None
+    folded: bool = False
     expansion = 1
 
     @nn.compact
     def __call__(self, x, train):
-        y = _conv3(self.width, self.stride, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(BatchNorm(dtype=self.dtype, name="norm1")(y, train))
-        y = _conv3(self.width, 1, dtype=self.dtype, name="conv2")(y)
-        y = BatchNorm(dtype=self.dtype, name="norm2")(y, train)
-        return nn.relu(y + shortcut(x, self.width, self.stride, self.dtype, train))
+        kwargs = {"train": train, "dtype": self.dtype, "folded": self.folded}
+        y = nn.relu(conv_norm(x, "conv1", self.width, 3, self.stride, **kwargs))
+        y = conv_norm(y, "conv2", self.width, 3, 1, **kwargs)
+        return nn.relu(y + shortcut(x, self.width, self.stride, **kwargs))
 
 
 class Bottleneck(nn.Module):
@@ -39,26 +50,17 @@ class Bottleneck(nn.Module):
     width: int
     stride: int
     dtype: jnp.dtype | None = None
+    folded: bool = False
     expansion = 4
 
     @nn.compact
     def __call__(self, x, train):
+        kwargs = {"train": train, "dtype": self.dtype, "folded": self.folded}
         out = self.width * self.expansion
-        y = _conv(self.width, (1, 1), dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(BatchNorm(dtype=self.dtype, name="norm1")(y, train))
-        y = _conv3(self.width, self.stride, dtype=self.dtype, name="conv2")(y)
-        y = nn.relu(BatchNorm(dtype=self.dtype, name="norm2")(y, train))
-        y = _conv(out, (1, 1), dtype=self.dtype, name="conv3")(y)
-        y = BatchNorm(dtype=self.dtype, name="norm3")(y, train)
-        return nn.relu(y + shortcut(x, out, self.stride, self.dtype, train))
-
-
-def shortcut(x, out, stride, dtype, train):
-    """The identity, or a strided 1x1 convolution where the shape changes; called inside a block's compact scope."""
-    if stride == 1 and x.shape[-1] == out:
-        return x
-    x = _conv(out, (1, 1), (stride, stride), dtype=dtype, name="shortcut_conv")(x)
-    return BatchNorm(dtype=dtype, name="shortcut_norm")(x, train)
+        y = nn.relu(conv_norm(x, "conv1", self.width, 1, 1, **kwargs))
+        y = nn.relu(conv_norm(y, "conv2", self.width, 3, self.stride, **kwargs))
+        y = conv_norm(y, "conv3", out, 1, 1, **kwargs)
+        return nn.relu(y + shortcut(x, out, self.stride, **kwargs))
 
 
 class ResNet(nn.Module):
@@ -70,20 +72,20 @@ class ResNet(nn.Module):
     stem: str = "imagenet"  # or "small": 3x3, no stride, no pooling
     width: int = 64
     dtype: jnp.dtype | None = None
+    folded: bool = False  # evaluation mode only, with the variables that `jaxdd.nn.fold` gives
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        if self.stem == "imagenet":
-            x = _conv(self.width, (7, 7), (2, 2), padding=((3, 3), (3, 3)), dtype=self.dtype, name="conv1")(x)
-        else:
-            x = _conv3(self.width, 1, dtype=self.dtype, name="conv1")(x)
-        x = nn.relu(BatchNorm(dtype=self.dtype, name="norm1")(x, train))
+        kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+        kwargs = {"train": train, "dtype": self.dtype, "folded": self.folded}
+        x = nn.relu(conv_norm(x, "conv1", self.width, kernel, stride, **kwargs))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = checkpoint_name(x, "block")
         for group, count in enumerate(self.blocks):
             for i in range(count):
                 stride = 2 if group > 0 and i == 0 else 1
-                name = f"layer{group + 1}_{i}"
-                x = self.block(self.width * 2**group, stride, self.dtype, name=name)(x, train)
-        features = x.mean((1, 2)).astype(jnp.float32)
+                block = self.block(self.width * 2**group, stride, self.dtype, self.folded, name=f"layer{group + 1}_{i}")
+                x = checkpoint_name(block(x, train), "block")
+        features = x.astype(jnp.float32).mean((1, 2))
         return nn.Dense(self.num_classes, name="head")(features), features

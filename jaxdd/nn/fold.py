@@ -1,0 +1,42 @@
+"""BatchNorm in evaluation mode is affine, so the convolution before it can do its work."""
+
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxdd.errors import InputError
+from jaxdd.nn.batchnorm import EPSILON
+from jaxdd.nn.classifier import Variables
+
+
+def fold(variables: Variables) -> Variables:
+    """The same function of images without BatchNorm, for logits and features alone (moments need the norms' inputs).
+
+    A convolution with kernel k and bias b (or none, b = 0), then a norm with running mean m and variance v, scale s
+    and offset t, in evaluation mode, is the one convolution with
+
+        k' = a k,        b' = t + a (b - m),        a = s / sqrt(v + 1e-5)    along the output channels.
+
+    Args:
+      variables: those of a model of `jaxdd.nn.get`, {"params", "batch_stats"}, whose every norm follows the convolution
+        of its name (norm1 conv1, shortcut_norm shortcut_conv).
+
+    Returns:
+      Variables without "batch_stats", which `Classifier.apply` of the same model takes; its output then has no
+      moments. Folded variables are returned as they are.
+
+    Raises:
+      InputError: a norm without its convolution.
+    """
+    params = flatten_dict(variables["params"], sep="/")
+    stats = flatten_dict(variables.get("batch_stats", {}), sep="/")
+    for norm in {name.rpartition("/")[0] for name in stats}:
+        conv = norm.removesuffix("/bn").replace("norm", "conv")
+        if f"{conv}/kernel" not in params:
+            raise InputError(f"BatchNorm {norm} has no convolution {conv} to fold it into; use the variables of a "
+                             "model of jaxdd.nn.get")  # fmt: skip
+        factor = params.pop(f"{norm}/scale") * jax.lax.rsqrt(stats[f"{norm}/var"] + EPSILON)
+        offset = params.pop(f"{norm}/bias") - factor * stats[f"{norm}/mean"]
+        params[f"{conv}/bias"] = offset + factor * params.get(f"{conv}/bias", 0.0)
+        params[f"{conv}/kernel"] = params[f"{conv}/kernel"] * factor
+    rest = {name: part for name, part in variables.items() if name != "batch_stats"}
+    return {**rest, "params": unflatten_dict(params, sep="/")}
