@@ -6,14 +6,19 @@ import json
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from jaxdd import hosts
 from jaxdd.aside import aside
 from jaxdd.errors import InputError
+
+# What is done of an unfinished run, inside its folder.
+PARTS = "parts"
 
 
 def run(main: Callable[[Any], None], default: Callable[[list[str]], Any], arguments: list[str] | None = None) -> None:
@@ -24,32 +29,44 @@ def run(main: Callable[[Any], None], default: Callable[[list[str]], Any], argume
     try:
         arguments = sys.argv[1:] if arguments is None else arguments
         start = default(arguments)
-        main(tyro.cli(type(start), default=start, args=arguments))
+        config = tyro.cli(type(start), default=start, args=arguments)
+        hosts.join()
+        main(config)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _stop(2)
+    except Exception:
+        traceback.print_exc()
+        _stop(1)
+
+
+def _stop(status: int) -> None:
+    if hosts.count() > 1:
+        # The exit of one of several waits for the others, who would never come.
+        hosts.leave(status)
+    sys.exit(status)
 
 
 @contextlib.contextmanager
-def run_folder(path: Path) -> Iterator[Path]:
+def run_folder(path: Path, request: dict | None = None) -> Iterator[Path]:
     """A new, empty folder for a run; bad input found inside the block removes it again, a crash leaves it.
+
+    Of several processes, which must all see it, the first makes it.
+
+    Args:
+      request: what is asked for. A folder in which the same was begun and not finished is taken up again, with what
+        `PARTS` in it holds.
 
     Raises:
       InputError: the folder exists and is not empty, or cannot be made.
     """
-    existed = path.is_dir()
     made = [parent for parent in (path, *path.parents) if not parent.exists()]
-    try:
-        if existed and any(path.iterdir()):
-            raise InputError(f"output folder {path} exists and is not empty; choose another --out or remove it")
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to output folder {path}: {error.strerror}; choose another --out") from error
-    if not os.access(path, os.W_OK):
-        raise InputError(f"no permission to write to output folder {path}; choose another --out")
+    taken_up = hosts.first(lambda: _open(path, request))
     try:
         yield path
     except InputError:
+        if taken_up or not hosts.is_first():
+            raise
         for entry in path.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         for folder in made:
@@ -57,6 +74,29 @@ def run_folder(path: Path) -> Iterator[Path]:
             if not any(folder.iterdir()):
                 folder.rmdir()
         raise
+
+
+def _open(path: Path, request: dict | None) -> str | None:
+    """Make the folder, or find it begun: then a text."""
+    place = path / PARTS / "request.json"
+    asked = None if request is None else json.dumps(request, indent=2, default=str, sort_keys=True)
+    try:
+        if asked and place.is_file():
+            if place.read_text() == asked:
+                return "taken up"
+            raise InputError(f"output folder {path} holds an unfinished run of other settings; choose another --out or "
+                             "remove it")  # fmt: skip
+        if path.is_dir() and any(path.iterdir()):
+            raise InputError(f"output folder {path} exists and is not empty; choose another --out or remove it")
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise InputError(f"no permission to write to output folder {path}; choose another --out")
+        if asked:
+            place.parent.mkdir()
+            write_text(place, asked)
+    except OSError as error:
+        raise InputError(f"cannot write to output folder {path}: {error.strerror}; choose another --out") from error
+    return None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -73,5 +113,6 @@ def config_dict(config: Any) -> dict:
 
 
 def log(message: str) -> None:
-    """A line about progress, on stderr: stdout is for results."""
-    print(message, file=sys.stderr, flush=True)
+    """A line about progress, on stderr: stdout is for results. Of several processes the first speaks."""
+    if hosts.is_first():
+        print(message, file=sys.stderr, flush=True)

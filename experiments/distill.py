@@ -13,6 +13,7 @@ Tiny-ImageNet and 38.2 % on ImageNet-1K; DDOQ with Stable Diffusion 33.1 % on Im
 import dataclasses
 import json
 import shutil
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +24,13 @@ import numpy as np
 import tyro
 
 from experiments import cli, latents, teachers
-from jaxdd import distilled, encode, evaluate, methods, report
+from jaxdd import distilled, encode, evaluate, hosts, methods, parallel, report
 from jaxdd.aside import aside
 from jaxdd.data import Source
 from jaxdd.decode import LatentModel
 from jaxdd.distilled import DistilledDataset
 from jaxdd.errors import InputError
+from jaxdd.measure import Measure
 from jaxdd.normalise import normalise
 
 
@@ -57,14 +59,19 @@ def default(arguments: list[str]) -> DistillConfig:
     return DistillConfig(method=name, recipe=methods.recipe(name))
 
 
-def encode_real(teacher: teachers.Teacher, source: Source) -> methods.Classes:
+def encode_real(teacher: teachers.Teacher, source: Source, together: int = 1) -> methods.Classes:
     """Stage 1 on the train split with the teacher, and the way back from its rows to images."""
     model, variables, norm, _ = teacher
-    return with_images(teachers.encode_train(model.apply, variables, norm, source), teacher, source)
+    rows = teachers.own_rows(source, parallel.mesh(), together)
+    encoded = teachers.encode_train(model.apply, variables, norm, source, rows=rows)
+    return with_images(encoded, teacher, source, np.concatenate(rows))
 
 
-def with_images(encoded: encode.Encoded, teacher: teachers.Teacher, source: Source) -> methods.Classes:
-    read = lambda rows: np.asarray(normalise(teacher.norm, source.read("train", rows)))
+def with_images(
+    encoded: encode.Encoded, teacher: teachers.Teacher, source: Source, rows: np.ndarray
+) -> methods.Classes:
+    """The encoded ``rows`` of the train split with their images."""
+    read = lambda chosen: np.asarray(normalise(teacher.norm, source.read("train", rows[chosen])))
     return methods.Classes(encoded, read, source.image_shape)
 
 
@@ -78,10 +85,20 @@ def make(
     classes: methods.Classes,
     memory_gib: float,
     latent: LatentModel | None = None,
-) -> tuple[DistilledDataset, methods.Result]:
-    """Stages 2 and 3, and the record of how it was done."""
+    parts: Path | None = None,
+) -> tuple[DistilledDataset, methods.Result] | None:
+    """Stages 2 and 3, and the record of how it was done.
+
+    parts: a folder for finished classes, where those of an earlier start or of another process are found, too. Of
+      several processes each fills in its own classes and the first returns all of them, the others None.
+    """
     started = time.perf_counter()
-    result = methods.distill(
+    num_classes = len(source.class_names)
+    together = methods.together(recipe, num_classes, ipc)
+    own = parallel.own(num_classes, parallel.mesh(), together)
+    if parts:
+        own = _missing(parts, own, together)
+    steps = methods.distill_parts(
         jax.random.fold_in(jax.random.key(seed), 2),
         recipe,
         ipc,
@@ -91,8 +108,17 @@ def make(
         classes,
         int(memory_gib * 2**30),
         latent,
+        own,
     )
-    num_classes = len(source.class_names)
+    if parts is None:
+        result = methods.joined(steps)
+    else:
+        for part in steps if len(own) else ():
+            _keep(parts, part)
+        hosts.meet()
+        if not hosts.is_first():
+            return None
+        result = methods.joined(_kept(parts, c) for c in range(num_classes))
     dataset = DistilledDataset(
         images=result.images.reshape(-1, *source.image_shape),
         labels=np.repeat(np.arange(num_classes, dtype=np.int32), ipc),
@@ -115,6 +141,36 @@ def make(
     dataset.provenance["recognised"] = seen
     cli.log(f"{name}: {len(dataset.labels)} images in {seconds:.0f} s; the teacher knows {100 * seen:.1f} % of them")
     return dataset, result
+
+
+def _part(parts: Path, c: int) -> Path:
+    return parts / f"{c:05d}.npz"
+
+
+def _missing(parts: Path, own: np.ndarray, together: int) -> np.ndarray:
+    """The classes of ``own`` that are still to be done, with those that must be done with them."""
+    undone = {c // together for c in own if not _part(parts, c).is_file()}
+    missing = np.array([c for c in own if c // together in undone], int)
+    if len(missing) < len(own):
+        print(f"{len(own) - len(missing)} of {len(own)} classes are done", file=sys.stderr, flush=True)
+    return missing
+
+
+def _keep(parts: Path, part: methods.Result) -> None:
+    """Write each class into a file of its own."""
+    for k, c in enumerate(part.classes):
+        with aside(_part(parts, c)) as place, open(place, "wb") as file:
+            curve = {f"curve_{name}": values[:, k] for name, values in part.curve.items()}
+            atoms = {"points": part.atoms.points[k], "weights": part.atoms.weights[k]}
+            np.savez(file, images=part.images[k], costs=part.costs[k], **atoms, **curve)
+
+
+def _kept(parts: Path, c: int) -> methods.Result:
+    with np.load(_part(parts, c), allow_pickle=False) as file:
+        row = lambda name: file[name][None]
+        curve = {name.removeprefix("curve_"): file[name][:, None] for name in file.files if name.startswith("curve_")}
+        atoms = Measure(row("points"), row("weights"))
+        return methods.Result(row("images"), atoms, row("costs"), curve, np.array([c]))
 
 
 def save_run(
@@ -144,7 +200,7 @@ def main(config: DistillConfig) -> None:
     recipe = config.recipe
     if config.ipc < 1:
         raise InputError(f"--ipc {config.ipc} is not a number of images per class; use 1 or more")
-    with cli.run_folder(config.out) as out:
+    with cli.run_folder(config.out, cli.config_dict(config)) as out:
         given = teachers.load_teacher(config.teacher) if config.teacher else None
         if given:
             config = dataclasses.replace(config, **teachers.data_like(given, config))
@@ -161,11 +217,13 @@ def main(config: DistillConfig) -> None:
             wanted = recipe.images == "diffusion"
             cache = config.out.parent / "latents"
             model, found = latents.find_or_train(config.latent, config, source, flip, cache, wanted)
-            encoded = latents.encode_latents(model, latents.open_source(model, config, source))
-            classes = with_images(encoded, teacher, source)
+            rows = teachers.own_rows(source, parallel.mesh())
+            encoded = latents.encode_latents(model, latents.open_source(model, config, source), rows)
+            classes = with_images(encoded, teacher, source, np.concatenate(rows))
         else:
-            classes = encode_real(teacher, source)
-        dataset, result = make(
+            together = methods.together(recipe, len(source.class_names), config.ipc)
+            classes = encode_real(teacher, source, together)
+        made = make(
             config.method,
             methods.with_flip(recipe, flip),
             config.ipc,
@@ -175,10 +233,17 @@ def main(config: DistillConfig) -> None:
             classes,
             config.memory_gib,
             model,
+            out / cli.PARTS,
         )
+        if made is None:
+            return
+        dataset, result = made
+        # Left behind where an earlier start was cut off while it wrote the last files.
+        shutil.rmtree(out / "distilled", ignore_errors=True)
         if model:
             dataset.provenance["latents"] = found.name
         save_run(out, config, place, dataset, result)
+        shutil.rmtree(out / cli.PARTS)
     print(f"{config.method}: {len(dataset.labels)} images of {len(source.class_names)} classes in {config.out}")
     print(f"next: python -m experiments.evaluate {config.out}")
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from experiments import teachers
 from experiments.cli import log, write_json
-from jaxdd import data, decode, encode, pretrained, train
+from jaxdd import data, decode, encode, hosts, parallel, pretrained, train
 from jaxdd.aside import aside
 from jaxdd.data import Source
 from jaxdd.decode import LatentModel
@@ -53,19 +54,27 @@ class LatentConfig:
 def find_or_train(
     latent: LatentConfig, config: teachers.TeacherConfig, source: Source, flip: bool, cache: Path, denoiser: bool
 ) -> tuple[LatentModel, Path]:
-    """The latent model of a config and its folder; what is not given is looked up in ``cache`` or trained now."""
+    """The latent model of a config and its folder; what is not given is looked up in ``cache`` or trained now.
+
+    Of several processes the first looks and trains, the others wait and read.
+    """
+    place = Path(hosts.first(lambda: str(_find_or_train(latent, config, source, flip, cache, denoiser))))
+    model = load_vae(latent, place)
+    return (with_denoiser(latent, source, place, model) if denoiser else model), place
+
+
+def _find_or_train(
+    latent: LatentConfig, config: teachers.TeacherConfig, source: Source, flip: bool, cache: Path, denoiser: bool
+) -> Path:
     if latent.place is None:
         check(latent, source)
         place = cached_vae(latent, config, source, flip, cache)
     else:
         place = pretrained.find(latent.place)
-    model = load_vae(latent, place)
-    if not denoiser:
-        return model, place
-    if not any((place / part / "config.json").is_file() for part in ("transformer", "unet")):
-        _dit_sizes(latent, source, model)
-        place = cached_dit(latent, config, source, flip, cache, place)
-    return with_denoiser(latent, source, place, model), place
+    if not denoiser or any((place / part / "config.json").is_file() for part in ("transformer", "unet")):
+        return place
+    _dit_sizes(latent, source, load_vae(latent, place))
+    return cached_dit(latent, config, source, flip, cache, place)
 
 
 def check(latent: LatentConfig, source: Source) -> None:
@@ -151,9 +160,16 @@ def open_source(model: LatentModel, config: teachers.DataConfig, source: Source)
     return teachers.open_data(replace(config, image_size=size, channels=channels, mean=None, std=None))[0]
 
 
-def encode_latents(model: LatentModel, source: Source) -> encode.Encoded:
+def encode_latents(
+    model: LatentModel, source: Source, rows: list[np.ndarray] | None = None, mesh: Mesh | None = None
+) -> encode.Encoded:
     """Stage 1 with the autoencoder on the train split; its features are latents [n, h w c]."""
-    return teachers.encode_train(decode.encoder(model), model.vae_variables, vae.RANGE, source)
+    return teachers.encode_train(decode.encoder(model), model.vae_variables, vae.RANGE, source, rows=rows, mesh=mesh)
+
+
+def _encode_here(model: LatentModel, source: Source) -> encode.Encoded:
+    """The same of all classes, on this process alone."""
+    return encode_latents(model, source, mesh=parallel.mesh(jax.local_devices()))
 
 
 def _mirrored(source: Source) -> Source:
@@ -170,7 +186,7 @@ def train_vae(latent: LatentConfig, source: Source, flip: bool, seed: int, out: 
     stream = ((images, labels, None) for images, labels in data.shuffled(source, "train", settings.batch_size, seed))
     variables, info = _fit(trainer, stream, settings, seed, "train autoencoder")
 
-    latents = encode_latents(LatentModel(model, variables, source.image_shape), source).features
+    latents = _encode_here(LatentModel(model, variables, source.image_shape), source).features
     config = replace(config, scaling_factor=float(1 / latents.std()))
     restore = jax.jit(lambda v, x: jnp.square(model.decode(v, model.encode(v, x).mean) - x).mean((1, 2, 3)))
     errors = [
@@ -189,9 +205,9 @@ def train_dit(latent: LatentConfig, config: teachers.TeacherConfig, source: Sour
     source, seed = open_source(model, config, source), config.seed
     shape, sizes, schedule = decode.latent_shape(model), _dit_sizes(latent, source, model), Schedule()
     settings = latent.dit_train
-    encoded = encode_latents(model, source)
+    encoded = _encode_here(model, source)
     labels, count = encoded.labels, len(encoded.labels)
-    views = [encoded.features, encode_latents(model, _mirrored(source)).features] if flip else [encoded.features]
+    views = [encoded.features, _encode_here(model, _mirrored(source)).features] if flip else [encoded.features]
     views = np.stack(views).reshape(len(views), count, *shape)
     log(f"training {latent.dit} on {settings.images} of {count} latents {list(shape)}, repeats counted")
     trainer = training.dit_trainer(dit.denoiser(sizes), schedule, settings)

@@ -10,14 +10,15 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from experiments.cli import log, write_json
-from jaxdd import checkpoint, data, encode, nn, pretrained, relabel, train
+from jaxdd import checkpoint, data, encode, hosts, nn, parallel, pretrained, relabel, train
 from jaxdd.augment import Augment
 from jaxdd.data import Source
 from jaxdd.errors import InputError
 from jaxdd.evaluate import accuracy
-from jaxdd.memory import forward_bytes
+from jaxdd.memory import budget, forward_bytes
 from jaxdd.nn import Apply, Classifier, Variables
 from jaxdd.normalise import Normalisation
 
@@ -121,15 +122,47 @@ def test_batches(source: Source, size: int = 500):
     return data.batches(source, "test", min(size, len(source.labels["test"])))
 
 
+def own_rows(source: Source, mesh: Mesh, together: int = 1) -> list[np.ndarray]:
+    """The train images of each class of this process, see `parallel.own`.
+
+    Raises:
+      InputError: there are fewer classes, or groups of ``together`` classes, than processes.
+    """
+    own = parallel.own(len(source.class_names), mesh, together)
+    if not len(own):
+        raise InputError(
+            f"{jax.process_count()} processes share {len(source.class_names)} classes, of which {together} stay "
+            "together; start fewer processes"
+        )
+    rows = data.class_indices(source)
+    return [rows[c] for c in own]
+
+
 def encode_train(
-    apply: Apply, variables: Variables, norm: Normalisation, source: Source, memory_bytes: int = 4 * 2**30
+    apply: Apply,
+    variables: Variables,
+    norm: Normalisation,
+    source: Source,
+    memory_bytes: int = 4 * 2**30,
+    rows: list[np.ndarray] | None = None,
+    mesh: Mesh | None = None,
 ) -> encode.Encoded:
-    """Stage 1 on the train split, in batches that fit the memory."""
-    count = len(source.labels["train"])
+    """Stage 1 on the train split, in batches that fit the memory.
+
+    rows: of this process's classes (default: `own_rows`). No batch holds images of two classes, so that a class's
+      features and moments are the same bytes whichever classes are encoded here.
+    mesh: default: all devices of all hosts.
+    """
+    mesh = mesh or parallel.mesh()
+    rows = own_rows(source, mesh) if rows is None else rows
     image = jax.ShapeDtypeStruct((1, *source.image_shape), np.float32)
-    size = max(1, min(250, count, memory_bytes // forward_bytes(apply, variables, image)))
-    batches = data.batches(source, "train", size)
-    return encode.encode(apply, variables, norm, batches, len(source.class_names), -(-count // size))
+    most = max(np.bincount(source.labels["train"], minlength=1))
+    # As few and as full batches as the largest class needs.
+    fits = max(1, min(250, budget(jax.local_devices(), memory_bytes) // forward_bytes(apply, variables, image)))
+    size = -(-most // -(-most // fits))
+    batches = data.batches(source, "train", size, rows)
+    total = sum(-(-len(part) // size) for part in rows)
+    return encode.encode(apply, variables, norm, batches, len(source.class_names), total, mesh)
 
 
 def describe(config: TeacherConfig, source: Source, norm: Normalisation) -> dict:
@@ -273,7 +306,24 @@ def _short(values: list) -> str:
 def find_or_train(
     config: TeacherConfig, source: Source, norm: Normalisation, flip: bool, cache: Path
 ) -> tuple[Teacher, Path]:
-    """The teacher that this config describes and its folder, in ``cache``, trained now if it is not there."""
+    """The teacher that this config describes and its folder, in ``cache``, trained now if it is not there.
+
+    Of several processes the first trains it, the others wait and read it.
+    """
+    made = []
+
+    def find() -> str:
+        teacher, place = _find_or_train(config, source, norm, flip, cache)
+        made.append(teacher)
+        return str(place)
+
+    place = Path(hosts.first(find))
+    return made[0] if made else load_teacher(place), place
+
+
+def _find_or_train(
+    config: TeacherConfig, source: Source, norm: Normalisation, flip: bool, cache: Path
+) -> tuple[Teacher, Path]:
     settings = dataclasses.asdict(with_flip(config.teacher_train, flip))
     identity = json.dumps([describe(config, source, norm), settings], sort_keys=True)
     name = f"{short_name(source)}-{config.model}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"

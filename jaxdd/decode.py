@@ -14,7 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from jaxdd import parallel
 from jaxdd.errors import InputError
 from jaxdd.latent import diffusion
 from jaxdd.latent.diffusion import Denoiser, Sampling, Schedule
@@ -56,8 +58,10 @@ def decode(
     image_shape: tuple[int, int, int],
     batch_size: int = 64,
     memory_bytes: int = 4 * 2**30,
+    classes: np.ndarray | None = None,
+    local: Mesh | None = None,
 ) -> np.ndarray:
-    """All atoms of all classes to images, a batch at a time in one jitted function.
+    """All atoms of all classes to images, a batch at a time in one jitted function, sharded over the devices.
 
     An atom's noise comes from its class and its place in it, so the batch size changes nothing but rounding.
 
@@ -65,7 +69,10 @@ def decode(
       latents: atoms, float32 [C, m, h w c], flattened as `encoder` does.
       norm, image_shape: of the images to return: [0, 1] is normalised, sides are resized, colours made grey or grey
         repeated where they differ from the autoencoder's.
-      batch_size: atoms decoded at a time, fewer where the autoencoder would take more than ``memory_bytes`` for them.
+      batch_size: atoms decoded at a time on a device, fewer where the autoencoder would take more than
+        ``memory_bytes`` for them.
+      classes: the classes of the rows of ``latents``, [C]; default: 0 to C - 1.
+      local: this process's devices, in one row; default: all.
 
     Returns:
       float32 [C, m, *image_shape], normalised space, within the valid range.
@@ -73,33 +80,37 @@ def decode(
     Raises:
       InputError: settings that do not exist, or noise without a denoiser.
     """
-    classes, m = latents.shape[:2]
+    count, m = latents.shape[:2]
     diffusion.check(settings, model.schedule)
     if settings.strength > 0 and model.denoiser is None:
         raise InputError(f"strength {settings.strength} of noise, but no denoiser; give one, or strength 0")
     side = latent_shape(model)
-    owner = np.repeat(np.arange(classes), m)
-    keys = jax.vmap(lambda c, j: jax.random.fold_in(jax.random.fold_in(key, c), j))(
-        owner, np.tile(np.arange(m), classes)
-    )
+    owner = np.repeat(np.arange(count) if classes is None else classes, m)
+    keys = jax.vmap(lambda c, j: jax.random.fold_in(jax.random.fold_in(key, c), j))(owner, np.tile(np.arange(m), count))
     labels = owner if model.labels is None else np.asarray(model.labels)[owner]
     flat = np.asarray(latents, np.float32).reshape(-1, *side)
 
     denoiser = model.denoiser if settings.strength > 0 else None
-    pictures = _pictures(model.autoencoder, denoiser, model.schedule, settings, image_shape)
-    variables = (model.vae_variables, model.variables if denoiser else None)
+    local = local or parallel.mesh(jax.local_devices())
+    devices = local.devices.size
+    pictures = _pictures(model.autoencoder, denoiser, model.schedule, settings, image_shape, local)
+    same = (model.vae_variables, model.variables if denoiser else None, Normalisation(*map(jnp.asarray, norm)))
+    same = parallel.put(same, local, parallel.SAME)
     one = jax.ShapeDtypeStruct((1, *side), jnp.float32)
     fits = memory_bytes // forward_bytes(model.autoencoder.decode, model.vae_variables, one)
-    size, made = max(1, min(batch_size, len(flat), fits)), []
-    for first in progress(range(0, len(flat), size), "decode"):
-        # Beyond the last atom the last one is decoded again: every batch has the same shape.
-        rows = np.minimum(np.arange(first, first + size), len(flat) - 1)
-        made.append(np.asarray(pictures(*variables, norm, keys[rows], flat[rows], labels[rows])))
-    return np.concatenate(made)[: len(flat)].reshape(classes, m, *image_shape)
+    # On a core the atoms of one class: the images are then the same bytes whichever classes are decoded here.
+    most = m if parallel.is_cpu(local) else -(-len(flat) // devices)
+    size, made = max(1, min(batch_size, most, fits)) * devices, []
+    for places in progress(parallel.chunks(len(flat), size), "decode"):
+        rows = np.maximum(places, 0)
+        made.append(np.asarray(pictures(*same, *parallel.put((keys[rows], flat[rows], labels[rows]), local))))
+    return np.concatenate(made)[: len(flat)].reshape(count, m, *image_shape)
 
 
 @lru_cache(maxsize=8)
-def _pictures(autoencoder: Autoencoder, denoiser: Denoiser | None, schedule: Schedule, settings: Sampling, shape):
+def _pictures(
+    autoencoder: Autoencoder, denoiser: Denoiser | None, schedule: Schedule, settings: Sampling, shape, local: Mesh
+):
     """One batch of latents to images, compiled once for these settings."""
 
     def pictures(vae_variables, variables, norm, keys, z, labels):
@@ -107,7 +118,7 @@ def _pictures(autoencoder: Autoencoder, denoiser: Denoiser | None, schedule: Sch
             z = diffusion.sample(denoiser, variables, schedule, settings, keys, z, labels)
         return fitted(autoencoder.decode(vae_variables, z), norm, shape)
 
-    return jax.jit(pictures)
+    return jax.jit(parallel.sharded(pictures, local, (*[parallel.SAME] * 3, *[parallel.EACH] * 3)))
 
 
 def latent_shape(model: LatentModel) -> tuple[int, int, int]:

@@ -1,6 +1,6 @@
 """What a function will take in memory, told from its shapes before anything runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
@@ -22,3 +22,21 @@ def _values(jaxpr):
 def forward_bytes(function: Callable, *arguments) -> int:
     """An estimate of the most that a pass without gradients holds at a time: four of its largest arrays."""
     return 4 * max(size for _, size in values(function, *arguments))
+
+
+def compiled_bytes(compiled: jax.stages.Compiled) -> int:
+    """What a compiled program holds on a device while it runs: arguments, results and all in between."""
+    found = compiled.memory_analysis()
+    shared = found.alias_size_in_bytes
+    return found.argument_size_in_bytes + found.output_size_in_bytes - shared + found.temp_size_in_bytes
+
+
+def budget(local_devices: Sequence[jax.Device], host_bytes: int) -> int:
+    """What each of these devices may be given: of an accelerator nine tenths of what is free, else its share.
+
+    host_bytes: what they may take together where they share the host's memory.
+    """
+    stats = local_devices[0].memory_stats()
+    if local_devices[0].platform == "cpu" or not stats or "bytes_limit" not in stats:
+        return host_bytes // len(local_devices)
+    return int(0.9 * (stats["bytes_limit"] - stats["bytes_in_use"]))

@@ -4,8 +4,9 @@ images --encode--> class measures --summarize--> atoms and weights --recover | d
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,16 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from jaxdd import ot, recover
+from jaxdd import chunked, ot, recover
 from jaxdd.decode import LatentModel, decode
-from jaxdd.encode import Encoded, feature_variance, global_moments
+from jaxdd.encode import Encoded, global_moments
 from jaxdd.errors import InputError
 from jaxdd.latent import diffusion
 from jaxdd.latent.diffusion import Sampling
 from jaxdd.measure import Measure
+from jaxdd.memory import budget
 from jaxdd.nn.classifier import Apply, Variables
 from jaxdd.normalise import Normalisation
-from jaxdd.recover import RecoverSettings
+from jaxdd.recover import Goal, RecoverSettings
 from jaxdd.summarize import SOLVERS, class_keys, summarize
 
 
@@ -81,12 +83,25 @@ class Classes(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a method makes, with the evidence."""
+    """What a method makes of some classes, with the evidence."""
 
     images: np.ndarray  # [C, m, H, W, ch] float32, normalised space
     atoms: Measure  # points [C, m, d], weights [C, m]
     costs: np.ndarray  # [C, rounds] W2^2 along the solver's rounds; empty where nothing was solved
     curve: dict[str, np.ndarray]  # the terms of the recover loss, [steps, C] each; empty without recover
+    classes: np.ndarray  # [C], which classes these are
+
+
+def joined(parts: Iterable[Result]) -> Result:
+    """Results of different classes as one, in the order of the classes."""
+    parts = sorted(parts, key=lambda part: part.classes[0])
+    steps = max((len(values) for part in parts for values in part.curve.values()), default=0)
+    # A part that stopped early stays at its last loss.
+    pad = lambda values: np.pad(values, ((0, steps - len(values)), (0, 0)), "edge")
+    curve = {name: np.concatenate([pad(part.curve[name]) for part in parts], 1) for name in parts[0].curve}
+    rows = lambda *arrays: np.concatenate(arrays)
+    first, *rest = [part._replace(curve={}) for part in parts]
+    return jax.tree.map(rows, first, *rest)._replace(curve=curve)
 
 
 def check(name: str, ipc: int, settings: Recipe, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
@@ -98,6 +113,8 @@ def check(name: str, ipc: int, settings: Recipe, labels: np.ndarray, class_names
         ("images", settings.images, ("recover", "diffusion", "vae", "real")),
         ("recover.moments", settings.recover.moments, ("class", "global")),
         ("recover.start", settings.recover.start, ("real", "noise")),
+        ("recover.schedule", settings.recover.schedule, ("cosine", "plateau")),
+        ("recover.remat", settings.recover.remat, ("auto", "always", "never")),
     ):
         if value not in choices:
             raise InputError(f"unknown --{what} {value!r} for {name}; use {' or '.join(choices)}")
@@ -123,6 +140,11 @@ def check(name: str, ipc: int, settings: Recipe, labels: np.ndarray, class_names
         )
 
 
+def together(settings: Recipe, count: int, ipc: int) -> int:
+    """How many neighbouring classes one process must have all of (`recover.group_size`)."""
+    return recover.group_size(settings.recover, count, ipc) if settings.images == "recover" else 1
+
+
 def distill(
     key: jax.Array,
     settings: Recipe,
@@ -140,69 +162,113 @@ def distill(
       key: every draw comes from it, folded with stage, class and step.
       apply, variables: the teacher, as a pure function.
       classes: real data as encoded by that teacher, or by the latent model; unused images are never read.
-      memory_bytes: classes are recovered, atoms decoded, in chunks that fit.
+      memory_bytes: of the host; classes are recovered, atoms decoded, in chunks that fit it or the accelerators.
       latent: decodes atoms, where the recipe has it so.
     """
-    k_atoms, k_recover = jax.random.split(key)
-    atoms, costs, nearest = choose(k_atoms, settings, classes.encoded, ipc, memory_bytes)
+    return joined(distill_parts(key, settings, ipc, apply, variables, norm, classes, memory_bytes, latent))
 
-    def real():
-        flat = classes.images(nearest.reshape(-1))
-        return jnp.asarray(flat.reshape(*nearest.shape, *classes.image_shape))
+
+def distill_parts(
+    key: jax.Array,
+    settings: Recipe,
+    ipc: int,
+    apply: Apply,
+    variables: Variables,
+    norm: Normalisation,
+    classes: Classes,
+    memory_bytes: int = 4 * 2**30,
+    latent: LatentModel | None = None,
+    own: np.ndarray | None = None,
+) -> Iterator[Result]:
+    """`distill`, some classes at a time as they are done, so that they can be kept.
+
+    own: the classes to distil, ascending; default: all. Whichever they are, a class comes out the same; global moments
+      need groups of `together` of them undivided.
+    """
+    k_atoms, k_recover = jax.random.split(key)
+    count = len(classes.encoded.counts)
+    own = np.arange(count) if own is None else own
+    devices = jax.local_devices()
+    fits = budget(devices, memory_bytes)
+    atoms, costs, nearest = choose(k_atoms, settings, classes.encoded, ipc, fits * len(devices), own)
+    real = lambda rows: classes.images(nearest[rows].reshape(-1)).reshape(*nearest[rows].shape, *classes.image_shape)
+    part = lambda rows, images, curve: Result(
+        images, jax.tree.map(lambda x: np.asarray(x)[rows], atoms), costs[rows], curve, own[rows]
+    )
+
+    if settings.images == "recover":
+        noise = partial(recover.noise, jax.random.fold_in(k_recover, 0), shape=(ipc, *classes.image_shape))
+        from_noise = settings.recover.start == "noise" or settings.atoms == "none"
+        start = (lambda rows: noise(jnp.asarray(own[rows]))) if from_noise else real
+        moments = global_moments(classes.encoded)
+        if settings.recover.moments == "class":
+            moments = jax.tree.map(lambda x: x[own], classes.encoded.moments)
+        goal = Goal(own.astype(np.int32), atoms, moments, np.float32(classes.encoded.variance))
+        k_views = jax.random.fold_in(k_recover, 1)
+        group = together(settings, count, ipc)
+        for done in chunked.run(apply, variables, k_views, norm, settings.recover, goal, start, fits, group):
+            yield part(done.places, done.images, done.terms._asdict())
+        return
 
     if settings.images == "real":
-        return Result(np.asarray(real()), atoms, costs, {})
-    if settings.images in ("diffusion", "vae"):
-        sampling = settings.diffusion if settings.images == "diffusion" else replace(settings.diffusion, strength=0.0)
-        if latent is None:
-            raise InputError(f"images {settings.images!r} are decoded by a latent model; give latent")
-        images = decode(k_recover, latent, sampling, atoms.points, norm, classes.image_shape, memory_bytes=memory_bytes)
-        return Result(images, atoms, costs, {})
-
-    labels = jnp.arange(atoms.points.shape[0])
-    if settings.recover.start == "noise" or settings.atoms == "none":
-        start = recover.noise(jax.random.fold_in(k_recover, 0), labels, (ipc, *classes.image_shape))
+        make = real
+    elif latent is None:
+        raise InputError(f"images {settings.images!r} are decoded by a latent model; give latent")
     else:
-        start = real()
-    of_class = settings.recover.moments == "class"
-    moments = classes.encoded.moments if of_class else global_moments(classes.encoded)
-    goal = recover.Goal(labels, atoms, moments, jnp.float32(feature_variance(classes.encoded.features)))
-    k_views = jax.random.fold_in(k_recover, 1)
-    images, curve = recover.run(apply, variables, k_views, norm, settings.recover, goal, start, memory_bytes)
-    return Result(images, atoms, costs, curve._asdict())
+        sampling = settings.diffusion if settings.images == "diffusion" else replace(settings.diffusion, strength=0.0)
+        make = lambda rows: decode(
+            k_recover, latent, sampling, np.asarray(atoms.points)[rows], norm, classes.image_shape,
+            memory_bytes=fits, classes=own[rows],
+        )  # fmt: skip
+    for rows in np.array_split(np.arange(len(own)), -(-len(own) * ipc // (64 * len(devices)))):
+        yield part(rows, np.asarray(make(rows)), {})
 
 
 def choose(
-    key: jax.Array, settings: Recipe, encoded: Encoded, m: int, memory_bytes: int = 2**30
+    key: jax.Array,
+    settings: Recipe,
+    encoded: Encoded,
+    m: int,
+    memory_bytes: int = 2**30,
+    own: np.ndarray | None = None,
 ) -> tuple[Measure, np.ndarray, np.ndarray | None]:
     """Stage 2 as the recipe wants it: each class's cloud of points -> m weighted atoms, and real images near them.
+
+    Args:
+      own: the classes wanted, ascending; default: all.
 
     Returns:
       the atoms; W2^2 along the rounds; for each atom a real image's index [C, m], all different and together as near
       as can be (an optimal assignment), or None where the recipe asks for no real images.
     """
-    num_classes, dim = len(encoded.counts), encoded.features.shape[1]
-    uniform = jnp.full((num_classes, m), 1.0 / m)
+    own = np.arange(len(encoded.counts)) if own is None else own
+    count, dim = len(own), encoded.features.shape[1]
+    uniform = np.full((count, m), 1.0 / m, np.float32)
     if settings.atoms == "none":
-        return Measure(jnp.zeros((num_classes, m, dim)), uniform), np.zeros((num_classes, 0)), None
-    members = [np.flatnonzero(encoded.labels == c) for c in range(num_classes)]
+        return Measure(np.zeros((count, m, dim), np.float32), uniform), np.zeros((count, 0)), None
+    members = [np.flatnonzero(encoded.labels == c) for c in own]
     if settings.atoms == "random":
-        keys = class_keys(key, np.arange(num_classes))
-        chosen = np.stack([np.asarray(jax.random.choice(k, own, (m,), replace=False)) for k, own in zip(keys, members)])
-        return Measure(jnp.asarray(encoded.features[chosen]), uniform), np.zeros((num_classes, 0)), chosen
+        keys = class_keys(key, own)
+        chosen = np.stack(
+            [np.asarray(jax.random.choice(k, rows, (m,), replace=False)) for k, rows in zip(keys, members)]
+        )
+        return Measure(encoded.features[chosen], uniform), np.zeros((count, 0)), chosen
+    rows = slice(None) if sum(map(len, members)) == len(encoded.labels) else np.concatenate(members)
     solved = summarize(
-        encoded.features,
-        encoded.labels,
+        encoded.features[rows],
+        np.searchsorted(own, encoded.labels[rows]),
         m,
         weights="uniform" if settings.weights == "uniform" and settings.atoms == "barycenter" else "free",
         solver=settings.atoms,
         key=key,
-        num_classes=num_classes,
+        num_classes=count,
+        classes=own,
+        rows=int(encoded.counts.max()),
         memory_bytes=memory_bytes,
     )
     nearest = None
     if settings.images == "real" or (settings.images == "recover" and settings.recover.start == "real"):
-        nearest = np.stack([own[_match(encoded.features[own], z)] for own, z in zip(members, solved.atoms.points)])
+        nearest = np.stack([rows[_match(encoded.features[rows], z)] for rows, z in zip(members, solved.atoms.points)])
     tempered = solved.atoms.weights ** _POWERS[settings.weights]
     atoms = solved.atoms._replace(weights=tempered / tempered.sum(-1, keepdims=True))
     return atoms, np.asarray(solved.costs), nearest

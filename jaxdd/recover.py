@@ -16,25 +16,26 @@ layers are averaged, and the first term is the root of the paper's, as in its au
 units of the real data's spread, from noise as from real images, and one coefficient serves all.
 
 Classes never meet: every array has a leading class axis, the loss is a vector [C] that is never summed, and each
-class draws from its own key. So chunks of classes, in any order and on any device, give the same images.
+class draws from its own key. So chunks of classes, in any order and on any device, give the same images, and the
+compiled step holds no communication. Global moments bind the classes of a group, which a device holds whole.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
-from jaxdd import augment, losses
+from jaxdd import augment, losses, parallel
 from jaxdd.measure import Measure
-from jaxdd.memory import values
 from jaxdd.nn.batchnorm import Moments, pool
 from jaxdd.nn.classifier import Apply, Variables
+from jaxdd.nn.convnet import average_pool_2x2
 from jaxdd.normalise import Normalisation, valid_range
-from jaxdd.progress import progress
 
 
 @dataclass(frozen=True)
@@ -47,20 +48,32 @@ class RecoverSettings:
     moments: str = "class"  # or "global": over the classes optimised together against all real images
     weighted_moments: bool = True  # weigh the images of a class by their atoms' weights in the moments
     start: str = "real"  # the real images nearest to the atoms; or "noise": N(0, 1) in normalised space
-    steps: int = 2000
+    steps: int = 2000  # at most; fewer under the schedule "plateau"
     learning_rate: float = 0.1
+    schedule: str = "cosine"  # to zero over the steps; or "plateau": constant until a class's loss stands still
+    anneal: int = 100  # steps in which the rate falls to zero once the loss stands still
+    coarse: float = 0.0  # share of the steps, the first ones, that see the images at half their side
     min_scale: float = 0.8  # smallest share of the area that a view's crop keeps; 1 crops nothing, the papers use 0.08
     flip: bool = True
     roll: float = 0.0  # largest shift of a view as a share of the side; the papers use 32 pixels of 224
+    remat: str = "auto"  # forget activations inside the network's blocks: "always", "never", or if memory is short
 
 
 class Goal(NamedTuple):
     """What the images of each class in a chunk shall match; a pytree."""
 
     classes: jax.Array  # [C] int32: labels, and the identities that the random draws are folded with
-    atoms: Measure  # points [C, m, d], weights [C, m]
+    atoms: Measure  # points [C, m, d], weights [C, m]; a class of weight zero only fills a place
     moments: dict[str, Moments]  # layer -> [C, ch] ("class") or [ch] ("global")
     feature_variance: jax.Array  # scalar, V
+
+
+class Pace(NamedTuple):
+    """How the loss of each class has fared, [C] each: what the schedule "plateau" goes by."""
+
+    recent: jax.Array  # running mean over some 20 steps
+    before: jax.Array  # over some 60
+    turned: jax.Array  # int32, the step at which the rate began to fall; the last one until then
 
 
 class State(NamedTuple):
@@ -68,6 +81,7 @@ class State(NamedTuple):
 
     images: jax.Array  # [C, m, H, W, ch] float32, normalised space
     opt_state: optax.OptState
+    pace: Pace
     step: jax.Array  # int32
 
 
@@ -80,10 +94,14 @@ class Terms(NamedTuple):
 
 
 class Recovery(NamedTuple):
-    """``init(start) -> State`` and the jitted, donating ``step(variables, state, goal) -> (State, Terms)``."""
+    """``init(start) -> State`` and the jitted, donating ``step``.
+
+    step(variables, state, goal, count=1, coarse=False) -> (State, Terms [count, C]) takes ``count`` steps in one
+    program, on views of half the side if ``coarse``.
+    """
 
     init: Callable[[jax.Array], State]
-    step: Callable[[Variables, State, Goal], tuple[State, Terms]]
+    step: Callable[..., tuple[State, Terms]]
 
 
 def noise(key: jax.Array, classes: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -91,19 +109,34 @@ def noise(key: jax.Array, classes: jax.Array, shape: tuple[int, ...]) -> jax.Arr
     return jax.vmap(lambda c: jax.random.normal(jax.random.fold_in(key, c), shape))(classes)
 
 
-def view(key: jax.Array, images: jax.Array, settings: RecoverSettings) -> jax.Array:
-    """One random view of the images [m, H, W, C] of a class: crop and resize, flip, roll, one draw for all."""
+def view(key: jax.Array, images: jax.Array, settings: RecoverSettings, coarse: bool = False) -> jax.Array:
+    """One random view of the images [m, H, W, C] of a class: crop and resize, flip, roll, one draw for all.
+
+    A coarse view has half the side: averages of two by two pixels.
+    """
     k_box, k_flip, k_roll = jax.random.split(key, 3)
     if settings.min_scale < 1:
         images = augment.crop_resize(images, *augment.random_box(k_box, settings.min_scale))
+    if coarse:
+        images = average_pool_2x2(images)
     if settings.flip:
         images = jnp.where(jax.random.bernoulli(k_flip), images[:, :, ::-1], images)
     shift = round(settings.roll * images.shape[1])
     return augment.roll(k_roll, images, shift) if shift else images
 
 
-def terms(apply: Apply, variables: Variables, images: jax.Array, goal: Goal, settings: RecoverSettings) -> Terms:
-    """The three terms of the loss at images [C, m, H, W, ch] as they are (no view)."""
+def terms(
+    apply: Apply,
+    variables: Variables,
+    images: jax.Array,
+    goal: Goal,
+    settings: RecoverSettings,
+    group: int | None = None,
+) -> Terms:
+    """The three terms of the loss at images [C, m, H, W, ch] as they are (no view).
+
+    Global moments are pooled over ``group`` neighbouring classes (default: all), and each of them has their term.
+    """
     c, m = images.shape[:2]
     out = apply(variables, images.reshape(c * m, *images.shape[2:]))
     out = jax.tree.map(lambda x: x.reshape(c, m, *x.shape[1:]), out)
@@ -111,13 +144,13 @@ def terms(apply: Apply, variables: Variables, images: jax.Array, goal: Goal, set
     distance = jnp.square(out.features - goal.atoms.points).sum(-1)
     feature = _root(distance.mean(1) / goal.feature_variance)
 
-    weights = goal.atoms.weights if settings.weighted_moments else jnp.ones((c, m))
-    if settings.moments == "global":
-        flat = jax.tree.map(lambda x: x.reshape(c * m, -1), out.moments)
-        layers = {name: pool(layer, weights.reshape(-1)) for name, layer in flat.items()}
-    else:
-        layers = {name: pool(layer, weights) for name, layer in out.moments.items()}
-    moment = jnp.zeros(c) + sum(_distance(layers[name], goal.moments[name]) for name in layers) / max(1, len(layers))
+    present = (goal.atoms.weights.sum(1) > 0).astype(jnp.float32)
+    weights = goal.atoms.weights if settings.weighted_moments else present[:, None] * jnp.ones((1, m))
+    group = 1 if settings.moments == "class" else group or c
+    grouped = jax.tree.map(lambda x: x.reshape(c // group, group * m, -1), out.moments)
+    layers = {name: pool(layer, weights.reshape(c // group, -1)) for name, layer in grouped.items()}
+    apart = jnp.zeros(c // group) + sum(_distance(layers[name], goal.moments[name]) for name in layers)
+    moment = present * jnp.repeat(apart, group) / max(1, len(layers))
 
     targets = jax.nn.one_hot(goal.classes, out.logits.shape[-1])[:, None]
     cross_entropy = losses.cross_entropy(out.logits, targets).mean(1)
@@ -149,86 +182,103 @@ def total(values: Terms, settings: RecoverSettings) -> jax.Array:
     return sum(weight * value for weight, value in weighted if weight)
 
 
-def recovery(apply: Apply, key: jax.Array, norm: Normalisation, settings: RecoverSettings) -> Recovery:
-    """Adam (betas 0.5, 0.9), cosine to zero, pixels clipped to the valid range after each step.
+def group_size(settings: RecoverSettings, count: int, m: int) -> int:
+    """The classes that are optimised together: one, or with global moments as many as have about 100 images.
+
+    SRe2L takes its global moments over a batch of 100 images.
+    """
+    if settings.moments == "class":
+        return 1
+    groups = -(-count // max(1, 100 // m))
+    return -(-count // groups)
+
+
+def recovery(
+    apply: Apply,
+    key: jax.Array,
+    norm: Normalisation,
+    settings: RecoverSettings,
+    group: int | None = None,
+    local: Mesh | None = None,
+) -> Recovery:
+    """Adam (betas 0.5, 0.9), its rate by the schedule, pixels clipped to the valid range after each step.
+
+    Pixels, moments and losses are float32 whatever ``apply`` computes in.
+
+    Args:
+      group: classes that share global moments, a divisor of C; default: all of C.
+      local: devices to shard the class axis over, which divide it, ``group`` undivided; default: wherever C lies.
 
     Returns:
       init and step; keep them for all chunks of one shape, since a new one is compiled anew. The terms that a step
       returns are those before it, on its random view.
     """
-    tx = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, settings.steps), b1=0.5, b2=0.9)
+    tx = optax.scale_by_adam(b1=0.5, b2=0.9)
     low, high = valid_range(norm)
 
     def init(start):
-        return State(start, tx.init(start), jnp.zeros((), jnp.int32))
+        classes = len(start)
+        pace = Pace(
+            jnp.full(classes, jnp.inf), jnp.full(classes, jnp.inf), jnp.full(classes, settings.steps, jnp.int32)
+        )
+        return State(start, tx.init(start), pace, jnp.zeros((), jnp.int32))
 
-    def step(variables, state, goal):
+    def one(variables, state, goal, coarse):
         keys = jax.vmap(lambda c: jax.random.fold_in(jax.random.fold_in(key, c), state.step))(goal.classes)
 
         def loss(images):
-            seen = jax.vmap(lambda k, x: view(k, x, settings))(keys, images)
-            values = terms(apply, variables, seen, goal, settings)
+            seen = jax.vmap(lambda k, x: view(k, x, settings, coarse))(keys, images)
+            values = terms(apply, variables, seen, goal, settings, group)
             return total(values, settings), values
 
         per_class, pullback, values = jax.vjp(loss, state.images, has_aux=True)
         # A vector of ones instead of the gradient of a sum: no number crosses from class to class.
         (grads,) = pullback(jnp.ones_like(per_class))
         updates, opt_state = tx.update(grads, state.opt_state)
-        images = jnp.clip(optax.apply_updates(state.images, updates), low, high)
-        return State(images, opt_state, state.step + 1), values
+        pace = _paced(state.pace, per_class, state.step, settings)
+        rate = _rate(pace, state.step, settings)[:, None, None, None, None]
+        images = jnp.clip(state.images - rate * updates, low, high)
+        return State(images, opt_state, pace, state.step + 1), values
 
-    return Recovery(init, jax.jit(step, donate_argnums=1))
+    def step(variables, state, goal, count=1, coarse=False):
+        if count == 1:
+            state, values = one(variables, state, goal, coarse)
+            return state, jax.tree.map(lambda x: x[None], values)
+        return jax.lax.scan(lambda state, _: one(variables, state, goal, coarse), state, length=count)
 
+    def placed(variables, state, goal, **static):
+        states, goals = state_specs(state), goal_specs(settings)
+        specs, out = (parallel.SAME, states, goals), (states, PartitionSpec(None, parallel.AXIS))
+        return parallel.sharded(partial(step, **static), local, specs, out)(variables, state, goal)
 
-def run(
-    apply: Apply,
-    variables: Variables,
-    key: jax.Array,
-    norm: Normalisation,
-    settings: RecoverSettings,
-    goal: Goal,
-    start: jax.Array,
-    memory_bytes: int,
-) -> tuple[np.ndarray, Terms]:
-    """All steps for all classes, in chunks of classes that fit ``memory_bytes``.
-
-    Returns:
-      images [C, m, H, W, ch] and the terms along the steps, [steps, C] each.
-    """
-    solver = recovery(apply, key, norm, settings)
-    m, *image_shape = start.shape[1:]
-    cost = m * bytes_per_image(apply, variables, tuple(image_shape))
-    chunks = _chunks(len(goal.classes), memory_bytes // cost)
-    images, curves = [], []
-    for i, chunk in enumerate(chunks):
-        part = goal._replace(classes=goal.classes[chunk], atoms=jax.tree.map(lambda x, c=chunk: x[c], goal.atoms))
-        if settings.moments == "class":
-            part = part._replace(moments=jax.tree.map(lambda x, c=chunk: x[c], goal.moments))
-        state, curve = solver.init(start[chunk]), []
-        for _ in progress(range(settings.steps), f"recover {i + 1}/{len(chunks)}"):
-            state, values = solver.step(variables, state, part)
-            curve.append(values)
-        images.append(np.asarray(state.images))
-        curves.append(jax.tree.map(lambda *steps: np.stack(steps), *jax.device_get(curve)))
-    return np.concatenate(images), jax.tree.map(lambda *parts: np.concatenate(parts, 1), *curves)
+    function = placed if local else step
+    return Recovery(init, jax.jit(function, static_argnames=("count", "coarse"), donate_argnums=1))
 
 
-def _chunks(count: int, most: int) -> list[slice]:
-    """``count`` classes in slices of at most ``most`` (at least one), as equal as can be."""
-    number = -(-count // max(1, min(most, count)))
-    size = -(-count // number)
-    return [slice(i, min(i + size, count)) for i in range(0, count, size)]
+def state_specs(state: State) -> State:
+    """Where the parts of a state lie on the mesh: arrays by their class, counters everywhere."""
+    return jax.tree.map(lambda x: parallel.EACH if x.ndim else parallel.SAME, state)
 
 
-def bytes_per_image(apply: Apply, variables: Variables, image_shape: tuple[int, int, int]) -> int:
-    """An estimate of what one image costs while its gradient is taken: twice the values its forward pass makes.
-
-    Twice, because the backward pass makes a cotangent where the forward pass made a value; in between the compiler
-    shares buffers and fuses, so this errs on the large side.
-    """
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return 2 * sum(size for kind, size in values(apply, variables, image) if kind in _KEPT)
+def goal_specs(settings: RecoverSettings) -> Goal:
+    """Where the parts of a goal lie."""
+    moments = parallel.EACH if settings.moments == "class" else parallel.SAME
+    return Goal(parallel.EACH, parallel.EACH, moments, parallel.SAME)
 
 
-# Primitives whose results the backward pass asks for.
-_KEPT = ("conv_general_dilated", "dot_general", "max", "add", "mul", "custom_jvp_call", "reduce_window_max")
+def _paced(pace: Pace, loss: jax.Array, step: jax.Array, settings: RecoverSettings) -> Pace:
+    blend = lambda mean, share: jnp.where(jnp.isinf(mean), loss, (1 - share) * mean + share * loss)
+    recent, before = blend(pace.recent, 1 / 20), blend(pace.before, 1 / 60)
+    # Random views scatter the loss by some percent: both means are old enough, and one per cent is little.
+    still = (step >= 60) & (recent > 0.99 * before)
+    last = settings.steps - settings.anneal
+    turned = jnp.where((pace.turned == settings.steps) & (still | (step >= last)), step, pace.turned)
+    return Pace(recent, before, turned)
+
+
+def _rate(pace: Pace, step: jax.Array, settings: RecoverSettings) -> jax.Array:
+    """The learning rate of each class, [C]."""
+    share = step / settings.steps
+    if settings.schedule == "plateau":
+        share = jnp.clip((step - pace.turned) / max(1, settings.anneal), 0.0, 1.0)
+    return settings.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * share)) * jnp.ones_like(pace.recent)

@@ -8,8 +8,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
+from jaxdd import parallel
 from jaxdd.errors import InputError
 from jaxdd.measure import Groups, Measure, are_masses
 from jaxdd.ot import clvq
@@ -33,6 +34,8 @@ def summarize(
     settings: Settings | None = None,
     few: Literal["error", "zero"] = "error",
     num_classes: int | None = None,
+    classes: np.ndarray | None = None,
+    rows: int | None = None,
     memory_bytes: int = 2**30,
     devices: Sequence[jax.Device] | None = None,
 ) -> Summary:
@@ -59,6 +62,9 @@ def summarize(
       few: what to do with a class of fewer points than atoms: "error", or "zero" to let as many atoms as it has
         points stand on them, with free or equal weights, and give the others weight zero.
       num_classes: default: the largest label plus one.
+      classes, rows: what the key of each class is folded with, [C] (default: its label), and the points that classes
+        are padded to (default: those of the largest). A process that has some of the classes only then finds for
+        them, to the last bit, what one that has all would find.
       memory_bytes: what a chunk may take on all devices, beside the points themselves.
       devices: default: all of this process.
 
@@ -71,28 +77,25 @@ def summarize(
     """
     solver = _check(weights, solver, settings, few)
     groups = Groups.of(points, labels, num_classes)
-    classes = len(groups.counts)
-    check_counts(groups.counts if few == "error" else np.full(classes, max(ipc, 0)), ipc)
+    count = len(groups.counts)
+    check_counts(groups.counts if few == "error" else np.full(count, max(ipc, 0)), ipc)
     held = _held(weights, groups.counts, ipc)
-    devices = tuple(devices or jax.local_devices())
-    key = jax.random.key(0) if key is None else key
+    local = parallel.mesh(devices or jax.local_devices())
+    keys = class_keys(jax.random.key(0) if key is None else key, np.arange(count) if classes is None else classes)
 
-    rows = max(int(groups.counts.max()), ipc)
+    rows = max(int(groups.counts.max()), ipc, rows or 0)
     # A core gains nothing from classes in lockstep, where each would wait for the slowest.
-    lockstep = devices[0].platform != "cpu"
-    each = _chunk(rows, points.shape[1], ipc, classes, memory_bytes, len(devices), lockstep)
-    mesh = Mesh(np.array(devices), ("class",))
-    sharding = NamedSharding(mesh, PartitionSpec("class"))
-    solve = _compiled(_Solver(solver, ipc, held is None, settings or SOLVERS[solver]()), mesh, lockstep)
+    lockstep = not parallel.is_cpu(local)
+    each = _chunk(rows, points.shape[1], ipc, count, memory_bytes, local.devices.size, lockstep)
+    solve = _compiled(_Solver(solver, ipc, held is None, settings or SOLVERS[solver]()), local, lockstep)
     found = []
-    for first in progress(range(0, classes, each), "summarize"):
-        # Beyond the last class the last one is solved again: every chunk has the same shape.
-        chosen = np.minimum(np.arange(first, first + each), classes - 1)
-        inputs = (class_keys(key, chosen), groups.padded(points, chosen, rows), None if held is None else held[chosen])
-        found.append(solve(*jax.device_put(inputs, sharding)))
+    for places in progress(parallel.chunks(count, each), "summarize"):
+        chosen = np.maximum(places, 0)
+        inputs = (keys[chosen], groups.padded(points, chosen, rows), None if held is None else held[chosen])
+        found.append(solve(*parallel.put(inputs, local)))
         # One chunk is solved while the next is gathered, but no more than that lie in memory.
         jax.block_until_ready(found[-2:-1])
-    return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)[:classes]), *jax.device_get(found))
+    return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)[:count]), *jax.device_get(found))
 
 
 def _check(weights, solver: str | None, settings: Settings | None, few: str) -> str:
@@ -172,10 +175,8 @@ class _Solver:
 
 
 @lru_cache(maxsize=32)
-def _compiled(solver: _Solver, mesh: Mesh, lockstep: bool):
+def _compiled(solver: _Solver, local: Mesh, lockstep: bool):
     def solve(*inputs):
         return jax.vmap(solver)(*inputs) if lockstep else jax.lax.map(lambda one: solver(*one), inputs)
 
-    # Not plain jit: there the loops of all devices would end together, which takes an all-reduce each time round.
-    spec = PartitionSpec("class")
-    return jax.jit(jax.shard_map(solve, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))
+    return jax.jit(parallel.sharded(solve, local))

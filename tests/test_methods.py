@@ -101,12 +101,40 @@ def test_weights_free_or_uniform_are_as_asked(classes):
         np.testing.assert_allclose(other.weights, masses**power / (masses**power).sum(1, keepdims=True), rtol=1e-5)
 
 
-def test_chunks_of_classes_make_the_same_images(made):
-    whole, pieces = made("wmdd"), made("wmdd", memory=1)
-    np.testing.assert_allclose(pieces.images, whole.images, rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize("name", ["wmdd", "ddoq", "random"])
+def test_a_class_is_the_same_bytes_whichever_others_are_made_here(made, teacher, classes, latent, latent_classes, name):
+    whole, recipe = made(name), short(name)
+    model, variables, norm, _ = teacher
+    real = latent_classes if recipe.space == "latents" else classes
+    own = np.array([2, 3, 7])
+    # As a process has it: features of its own classes, counts and moments of all.
+    rows = np.flatnonzero(np.isin(real.encoded.labels, own))
+    part = real.encoded._replace(features=real.encoded.features[rows], labels=real.encoded.labels[rows])
+    mine = real._replace(encoded=part, images=lambda chosen: real.images(rows[chosen]))
+    parts = methods.distill_parts(KEY, recipe, IPC, model.apply, variables, norm, mine, 2**32, latent, own)
+    alone = methods.joined(parts)
+    of_own = jax.tree.map(lambda x: np.asarray(x)[own], whole._replace(curve={}))
+    jax.tree.map(np.testing.assert_array_equal, alone._replace(curve={}), of_own)
+    for term in whole.curve:
+        np.testing.assert_array_equal(alone.curve[term], whole.curve[term][:, own])
+
+
+def test_parts_of_unequal_length_are_joined_at_their_last_loss(made):
+    whole = made("wmdd")
+    rows = lambda c, steps: methods.Result(
+        whole.images[c], jax.tree.map(lambda x: x[c], whole.atoms), whole.costs[c],
+        {name: term[:steps, c] for name, term in whole.curve.items()}, whole.classes[c],
+    )  # fmt: skip
+    found = methods.joined([rows(slice(5, 10), 3), rows(slice(0, 5), 2)])
+    np.testing.assert_array_equal(found.images, whole.images)
+    np.testing.assert_array_equal(found.classes, np.arange(10))
     for name, term in whole.curve.items():
-        assert pieces.curve[name].shape == term.shape
-        np.testing.assert_allclose(pieces.curve[name], term, rtol=1e-3, atol=1e-3)
+        np.testing.assert_array_equal(found.curve[name][:, 5:], term[:, 5:])
+        np.testing.assert_array_equal(found.curve[name][:, :5], term[[0, 1, 1], :5])
+
+
+def test_memory_that_holds_not_one_class_is_refused_in_one_line(made):
+    assert "1 classes of 2 images [8, 8, 1] take" in message(lambda: made("wmdd", memory=1))
 
 
 def test_starting_from_real_images_starts_at_the_medoids(made):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdd import data, encode, nn, recover
+from jaxdd import chunked, data, encode, nn, recover
 from jaxdd.measure import Measure
 from jaxdd.nn import Moments
 from jaxdd.nn.classifier import Output
@@ -48,7 +48,7 @@ def run(teacher):
         for _ in range(settings.steps):
             state, now = solver.step(teacher.variables, state, goal)
             values.append(now)
-        return np.asarray(state.images), jax.tree.map(lambda *rows: np.stack(rows), *values)
+        return np.asarray(state.images), jax.tree.map(lambda *rows: np.concatenate(rows), *values)
 
     return go
 
@@ -188,7 +188,7 @@ def test_global_moments_bind_the_classes_of_a_chunk(run, goal, start, classes):
 
 def test_the_estimate_of_memory_grows_with_the_image_and_holds_the_activations(teacher):
     small, large = (
-        recover.bytes_per_image(model.apply, jax.eval_shape(lambda k: model.init(k, shape), KEY), shape)  # noqa: B023
+        chunked.bytes_per_image(model.apply, jax.eval_shape(lambda k: model.init(k, shape), KEY), shape)  # noqa: B023
         for model, shape in (
             (nn.get("resnet18", 10, 32, width=8), (32, 32, 3)),
             (nn.get("resnet18", 10, 64, width=8), (64, 64, 3)),

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import NamedTuple, TypeVar
@@ -123,28 +123,29 @@ def statistics(source: Source, max_images: int = 10_000) -> tuple[np.ndarray, np
 
 
 def batches(
-    source: Source, split: str, batch_size: int, indices: np.ndarray | None = None
+    source: Source, split: str, batch_size: int, indices: np.ndarray | Sequence[np.ndarray] | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """One pass over `indices` (default: the whole split) in their order, in batches of one shape.
 
     Yields (images uint8 [B, H, W, C], labels int32 [B], valid float32 [B]). The last batch repeats its last
-    image up to B, with valid = 0 there, so that a sum weighted by `valid` is a sum over the indices. Two
+    image up to B, with valid = 0 there, so that a sum weighted by `valid` is a sum over the indices. Of
+    several arrays of indices each ends with such a batch, and none is in a batch with another. Two
     batches are read ahead on one thread; what fails there is raised here.
 
     Raises InputError, before the first batch, for an unknown split, indices out of range or batch_size < 1.
     """
     labels, size = _labels(source, split), _at_least(1, batch_size=batch_size)
-    indices = np.arange(len(labels)) if indices is None else _check_indices(source, split, indices)
+    parts = [np.arange(len(labels))] if indices is None else [indices] if isinstance(indices, np.ndarray) else indices
+    parts = [_check_indices(source, split, part) for part in parts]
 
-    def read(start: int):
-        chosen = indices[start : start + size]
+    def read(chosen: np.ndarray):
         images, targets, valid = source.read(split, chosen), labels[chosen], np.ones(size, np.float32)
         if len(chosen) < size:
             rows = np.minimum(np.arange(size), len(chosen) - 1)
             images, targets, valid = images[rows], targets[rows], (np.arange(size) < len(chosen))
         return images, targets, valid.astype(np.float32)
 
-    return _read_ahead(read, range(0, len(indices), size))
+    return _read_ahead(read, (part[first : first + size] for part in parts for first in range(0, len(part), size)))
 
 
 def shuffled(

@@ -1,0 +1,184 @@
+"""Stage 3a for any number of classes: chunks that fit the memory, launch by launch, on all devices of this process."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.errors import FlaxError
+from jax.sharding import Mesh, NamedSharding
+
+from jaxdd import parallel
+from jaxdd.errors import InputError
+from jaxdd.memory import compiled_bytes, values
+from jaxdd.nn.classifier import Apply, Variables, remat
+from jaxdd.normalise import Normalisation
+from jaxdd.progress import progress
+from jaxdd.recover import Goal, RecoverSettings, Recovery, State, Terms, goal_specs, recovery, state_specs
+
+
+class Recovered(NamedTuple):
+    """Some classes, finished."""
+
+    places: np.ndarray  # [k], rows of the goal
+    images: np.ndarray  # [k, m, H, W, ch]
+    terms: Terms  # along the steps, [steps, k] each
+
+
+def run(
+    apply: Apply,
+    variables: Variables,
+    key: jax.Array,
+    norm: Normalisation,
+    settings: RecoverSettings,
+    goal: Goal,
+    start: Callable[[np.ndarray], np.ndarray],
+    memory_bytes: int,
+    group: int = 1,
+    local: Mesh | None = None,
+) -> Iterator[Recovered]:
+    """All steps for all classes, chunk by chunk, sharded over this process's devices.
+
+    On CPU a chunk is one group on each core: its activations stay in the cache, and the images are the same bytes on
+    any number of devices and hosts. On an accelerator it is as many as fit, and a launch takes many steps.
+
+    Args:
+      goal: of all classes that this process is to recover.
+      start: rows of the goal [k] -> the images to begin with, float32 [k, m, H, W, ch].
+      memory_bytes: what a device may hold of a chunk: its pixels, their moments in Adam, and activations.
+      group: classes that are optimised together, see `group_size`.
+      local: this process's devices, in one row; default: all.
+
+    Raises:
+      InputError: one group of classes does not fit, even without activations kept inside the network's blocks; or
+        the model does not take images of half the side, where the first steps are to be coarse.
+    """
+    local = local or parallel.mesh(jax.local_devices())
+    norm = Normalisation(*map(np.asarray, norm))
+    same = parallel.put(variables, local, parallel.SAME)
+    image_shape = tuple(start(np.arange(1)).shape[1:])  # [m, H, W, ch]
+    if settings.coarse:
+        _check_coarse(apply, variables, image_shape[1:])
+    launches = _launches(settings, 1 if parallel.is_cpu(local) else 20)
+    unit = group * local.devices.size
+    most = 1 if parallel.is_cpu(local) else -(-len(goal.classes) // unit)
+    fits = partial(_fits, same, goal, image_shape, unit, settings, local, launches[0], most, memory_bytes)
+    ways = {"auto": (apply, remat(apply)), "never": (apply,), "always": (remat(apply),)}[settings.remat]
+    for way in ways:
+        solver = recovery(way, key, norm, settings, group, local)
+        each, need = fits(solver, group * image_shape[0] * bytes_per_image(way, variables, image_shape[1:]))
+        if each:
+            break
+    else:
+        raise InputError(
+            f"{group} classes of {image_shape[0]} images {list(image_shape[1:])} take {need / 2**20:.0f} MiB to "
+            f"recover, a device may take {memory_bytes / 2**20:.0f}; raise --memory-gib on a CPU, lower --ipc or "
+            "--image-size, or use a smaller --model"
+        )
+
+    chunks = parallel.chunks(len(goal.classes), each * unit)
+    state_at, goal_at = _shardings(solver, settings, local)
+    init = jax.jit(solver.init, out_shardings=state_at)
+    for i, places in enumerate(chunks):
+        kept, rows = places >= 0, np.maximum(places, 0)
+        state = init(parallel.put(start(rows), local))
+        part = jax.device_put(_rows(goal, places, settings), goal_at)
+        curve = []
+        for count, coarse in progress(launches, f"recover {i + 1}/{len(chunks)}"):
+            state, values = solver.step(same, state, part, count=count, coarse=coarse)
+            curve.append(values)
+            if settings.schedule == "plateau" and len(curve) % max(1, 20 // count) == 0:
+                over = np.asarray(state.pace.turned) + settings.anneal <= int(state.step)
+                if over[kept].all():
+                    break
+        curve = jax.tree.map(lambda *steps: np.concatenate(steps), *jax.device_get(curve))
+        own = jax.tree.map(partial(np.compress, kept, axis=1), curve)
+        yield Recovered(places[kept], np.asarray(state.images)[kept], own)
+
+
+def _check_coarse(apply: Apply, variables: Variables, image_shape: tuple[int, ...]) -> None:
+    """Raise InputError unless the model takes images of half the side."""
+    h, w, channels = image_shape
+    try:
+        jax.eval_shape(apply, variables, jax.ShapeDtypeStruct((1, h // 2, w // 2, channels), jnp.float32))
+    except (TypeError, ValueError, FlaxError) as error:
+        raise InputError(
+            f"the model takes no images of {h // 2} pixels, half of its {h}; use --recover.coarse 0, or a resnet"
+        ) from error
+
+
+def _launches(settings: RecoverSettings, most: int) -> list[tuple[int, bool]]:
+    """Steps and coarseness of every launch."""
+    coarse = round(settings.coarse * settings.steps)
+    sizes = lambda steps: [most] * (steps // most) + [steps % most] * (steps % most > 0)
+    return [(count, True) for count in sizes(coarse)] + [(count, False) for count in sizes(settings.steps - coarse)]
+
+
+def _rows(goal: Goal, places: np.ndarray, settings: RecoverSettings) -> Goal:
+    """The goal of some of its classes; where a place is -1, a class of weight zero."""
+    atoms = parallel.take(jax.tree.map(np.asarray, goal.atoms), places)
+    atoms = atoms._replace(weights=np.where(places[:, None] >= 0, atoms.weights, 0))
+    moments = goal.moments
+    if settings.moments == "class":
+        moments = parallel.take(jax.tree.map(np.asarray, moments), places)
+    return Goal(parallel.take(np.asarray(goal.classes), places), atoms, moments, goal.feature_variance)
+
+
+def _shardings(solver: Recovery, settings: RecoverSettings, local: Mesh) -> tuple[State, Goal]:
+    state = jax.eval_shape(solver.init, jax.ShapeDtypeStruct((1, 1, 1, 1, 1), jnp.float32))
+    place = lambda spec: NamedSharding(local, spec)
+    return jax.tree.map(place, state_specs(state)), Goal(*map(place, goal_specs(settings)))
+
+
+def _at(shapes: Any, shardings: Any) -> Any:
+    """The shapes with shardings, each of which serves all that lies below it."""
+    at = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return jax.tree.map(lambda sharding, below: jax.tree.map(lambda x: at(x, sharding), below), shardings, shapes)
+
+
+def _fits(
+    variables: Variables,
+    goal: Goal,
+    image_shape: tuple[int, ...],
+    unit: int,
+    settings: RecoverSettings,
+    local: Mesh,
+    launch: tuple[int, bool],
+    most: int,
+    memory_bytes: int,
+    solver: Recovery,
+    cost: int,
+) -> tuple[int, int]:
+    """How many groups a device takes at a time, and the bytes they need; 0 groups where even one is too many.
+
+    Begins with what the estimate allows and believes the compiler, which knows before anything runs.
+    """
+    state_at, goal_at = _shardings(solver, settings, local)
+    each = int(np.clip(memory_bytes // cost, 1, most))
+    while True:
+        places = np.zeros(each * unit, int)
+        state = jax.eval_shape(solver.init, jax.ShapeDtypeStruct((len(places), *image_shape), jnp.float32))
+        part = jax.eval_shape(partial(_rows, goal, places, settings))
+        lowered = solver.step.lower(
+            variables, _at(state, state_at), _at(part, goal_at), count=launch[0], coarse=launch[1]
+        )
+        need = compiled_bytes(lowered.compile())
+        if need <= memory_bytes or each == 1:
+            return each * (need <= memory_bytes), need
+        each = max(1, min(each - 1, each * memory_bytes // need))
+
+
+def bytes_per_image(apply: Apply, variables: Variables, image_shape: tuple[int, int, int]) -> int:
+    """An estimate of what one image costs while its gradient is taken: twice the values its forward pass makes.
+
+    Twice, because the backward pass makes a cotangent where the forward pass made a value; in between the compiler
+    shares buffers and fuses, so this errs on the large side.
+    """
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return 2 * sum(size for kind, size in values(apply, variables, image) if kind in _KEPT)
+
+
+# Primitives whose results the backward pass asks for.
+_KEPT = ("conv_general_dilated", "dot_general", "max", "add", "mul", "custom_jvp_call", "reduce_window_max")
