@@ -161,9 +161,7 @@ def _fits(
         places = np.zeros(each * unit, int)
         state = jax.eval_shape(solver.init, jax.ShapeDtypeStruct((len(places), *image_shape), jnp.float32))
         part = jax.eval_shape(partial(_rows, goal, places, settings))
-        lowered = solver.step.lower(
-            variables, _at(state, state_at), _at(part, goal_at), count=launch[0], coarse=launch[1]
-        )
+        lowered = solver.lower(variables, _at(state, state_at), _at(part, goal_at), count=launch[0], coarse=launch[1])
         need = compiled_bytes(lowered.compile())
         if need <= memory_bytes or each == 1:
             return each * (need <= memory_bytes), need

@@ -22,7 +22,7 @@ compiled step holds no communication. Global moments bind the classes of a group
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -97,11 +97,12 @@ class Recovery(NamedTuple):
     """``init(start) -> State`` and the jitted, donating ``step``.
 
     step(variables, state, goal, count=1, coarse=False) -> (State, Terms [count, C]) takes ``count`` steps in one
-    program, on views of half the side if ``coarse``.
+    program, on views of half the side if ``coarse``; ``lower`` of the same arguments or their shapes is that program.
     """
 
     init: Callable[[jax.Array], State]
     step: Callable[..., tuple[State, Terms]]
+    lower: Callable[..., jax.stages.Lowered]
 
 
 def noise(key: jax.Array, classes: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -210,20 +211,32 @@ def recovery(
       local: devices to shard the class axis over, which divide it, ``group`` undivided; default: wherever C lies.
 
     Returns:
-      init and step; keep them for all chunks of one shape, since a new one is compiled anew. The terms that a step
+      init, step and lower; equal arguments but for key and norm share their compilation. The terms that a step
       returns are those before it, on its random view.
     """
-    tx = optax.scale_by_adam(b1=0.5, b2=0.9)
-    low, high = valid_range(norm)
+    fixed = (key, *(jnp.asarray(bound) for bound in valid_range(norm)))
+    if local:
+        fixed = parallel.put(fixed, local, parallel.SAME)
+    program = _program(apply, settings, group, local)
 
     def init(start):
         classes = len(start)
-        pace = Pace(
-            jnp.full(classes, jnp.inf), jnp.full(classes, jnp.inf), jnp.full(classes, settings.steps, jnp.int32)
-        )
-        return State(start, tx.init(start), pace, jnp.zeros((), jnp.int32))
+        unknown = lambda: jnp.full(classes, jnp.inf)
+        pace = Pace(unknown(), unknown(), jnp.full(classes, settings.steps, jnp.int32))
+        return State(start, _ADAM.init(start), pace, jnp.zeros((), jnp.int32))
 
-    def one(variables, state, goal, coarse):
+    return Recovery(init, partial(program, fixed), partial(program.lower, fixed))
+
+
+_ADAM = optax.scale_by_adam(b1=0.5, b2=0.9)
+
+
+@lru_cache(maxsize=16)
+def _program(apply: Apply, settings: RecoverSettings, group: int | None, local: Mesh | None):
+    """The jitted step, with the key and the bounds of the pixels before its other arguments."""
+
+    def one(fixed, variables, state, goal, coarse):
+        key, low, high = fixed
         keys = jax.vmap(lambda c: jax.random.fold_in(jax.random.fold_in(key, c), state.step))(goal.classes)
 
         def loss(images):
@@ -234,25 +247,24 @@ def recovery(
         per_class, pullback, values = jax.vjp(loss, state.images, has_aux=True)
         # A vector of ones instead of the gradient of a sum: no number crosses from class to class.
         (grads,) = pullback(jnp.ones_like(per_class))
-        updates, opt_state = tx.update(grads, state.opt_state)
+        updates, opt_state = _ADAM.update(grads, state.opt_state)
         pace = _paced(state.pace, per_class, state.step, settings)
         rate = _rate(pace, state.step, settings)[:, None, None, None, None]
         images = jnp.clip(state.images - rate * updates, low, high)
         return State(images, opt_state, pace, state.step + 1), values
 
-    def step(variables, state, goal, count=1, coarse=False):
+    def step(fixed, variables, state, goal, count=1, coarse=False):
         if count == 1:
-            state, values = one(variables, state, goal, coarse)
+            state, values = one(fixed, variables, state, goal, coarse)
             return state, jax.tree.map(lambda x: x[None], values)
-        return jax.lax.scan(lambda state, _: one(variables, state, goal, coarse), state, length=count)
+        return jax.lax.scan(lambda state, _: one(fixed, variables, state, goal, coarse), state, length=count)
 
-    def placed(variables, state, goal, **static):
+    def placed(fixed, variables, state, goal, **static):
         states, goals = state_specs(state), goal_specs(settings)
-        specs, out = (parallel.SAME, states, goals), (states, PartitionSpec(None, parallel.AXIS))
-        return parallel.sharded(partial(step, **static), local, specs, out)(variables, state, goal)
+        specs, out = (parallel.SAME, parallel.SAME, states, goals), (states, PartitionSpec(None, parallel.AXIS))
+        return parallel.sharded(partial(step, **static), local, specs, out)(fixed, variables, state, goal)
 
-    function = placed if local else step
-    return Recovery(init, jax.jit(function, static_argnames=("count", "coarse"), donate_argnums=1))
+    return jax.jit(placed if local else step, static_argnames=("count", "coarse"), donate_argnums=2)
 
 
 def state_specs(state: State) -> State:
