@@ -60,20 +60,27 @@ def main() -> None:
         (name, "the same, weights off", run, dataclasses.replace(last, weights="uniform")),
         (f"{name}/2 + medoid/2", "400 epochs, batch 10", half, last),
     ]
-    rows, trainers = [], {}
-    for images, what, dataset, asked in lines:
-        settings = teachers.with_flip(asked.train, flip)
+    asked = {}
+    for line in lines:
+        asked.setdefault(line[-1], []).append(line)
+    rows = []
+    for chosen, together in asked.items():
+        settings = teachers.with_flip(chosen.train, flip)
         if arguments.quick:
             settings = dataclasses.replace(settings, epochs=2)
-        asked = dataclasses.replace(asked, train=settings)
-        if asked not in trainers:
-            trainers[asked] = students.student_trainer(model, asked, teacher.model.apply, dataset)
-        variables, _ = students.train_student(
-            trainers[asked], asked, dataset, 0, teacher.variables, f"{images}, {what}"
+        chosen = dataclasses.replace(chosen, train=settings)
+        learnt = [dataset for _, _, dataset, _ in together]
+        trainer = students.student_trainer(model, chosen, teacher.model.apply, learnt[0])
+        title = together[0][1]
+        variables, _ = students.train_students(
+            trainer, chosen, learnt, [0] * len(learnt), teacher.variables, title=title
         )
-        score = students.accuracy(model.apply, variables, teacher.norm, scored)
-        print(f"{images:20} {what:25} {100 * score:5.1f}", flush=True)
-        rows.append({"images": images, "protocol": what, "accuracy": score, "seed": 0})
+        scores = students.accuracies(model.apply, variables, teacher.norm, scored)
+        for (images, what, *_), score in zip(together, scores.tolist()):
+            print(f"{images:20} {what:25} {100 * score:5.1f}", flush=True)
+            rows.append({"images": images, "protocol": what, "accuracy": score, "seed": 0})
+    places = [(images, what) for images, what, *_ in lines]
+    rows.sort(key=lambda row: places.index((row["images"], row["protocol"])))
     for row in rows:
         row |= {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
     if arguments.json:

@@ -18,7 +18,7 @@ from jaxdd import distilled, methods, nn, report
 from jaxdd.data import Source
 from jaxdd.distilled import DistilledDataset
 from jaxdd.errors import InputError
-from jaxdd.evaluate import HARD, SOFT, Protocol, accuracy, check, row, student_trainer, train_student
+from jaxdd.evaluate import HARD, SOFT, Protocol, accuracies, accuracy, check, row, side_by_side, student_trainer
 
 
 @dataclass(frozen=True)
@@ -51,26 +51,32 @@ def compare(
     keep: Callable[[list[dict]], None],
     full_config: teachers.TeacherConfig,
 ) -> list[dict]:
-    """Every method under every protocol with every student; ``keep`` is called with the rows so far."""
+    """Every method under every protocol with every student; ``keep`` is called with the rows so far.
+
+    The students of all methods and seeds are trained side by side.
+    """
     rows, name = [], teachers.short_name(source)
     num_classes, size = len(source.class_names), source.image_shape[0]
     protocols = {kind: getattr(config, kind) for kind in config.labels}
+    lanes = [method for method in makers for _ in range(config.seeds)]
+    seeds = [seed for _ in makers for seed in range(config.seeds)]
+    datasets = [makers[method](seed) for method, seed in zip(lanes, seeds)]
     for student in students:
         model = nn.get(student, num_classes, size)
         for kind, protocol in protocols.items():
             protocol = replace(protocol, train=teachers.with_flip(protocol.train, flip))
-            trainer = None
-            for method, maker in makers.items():
-                scores = []
-                for seed in range(config.seeds):
-                    dataset = maker(seed)
-                    trainer = trainer or student_trainer(model, protocol, teacher.model.apply, dataset)
-                    title = f"{student}, {kind} labels, {method}, seed {seed}"
-                    variables, _ = train_student(trainer, protocol, dataset, seed, teacher.variables, title)
-                    scores.append(accuracy(model.apply, variables, teacher.norm, teachers.test_batches(source)))
-                rows.append(row(method, name, dataset.ipc, student, kind, scores))
-                keep(rows)
-                cli.log(f"{student}, {kind} labels, {method}: {report.cell(scores)}")
+            trainer = student_trainer(model, protocol, teacher.model.apply, datasets[0])
+            scores = {method: [] for method in makers}
+            title = f"{student}, {kind} labels"
+            for part in side_by_side(trainer, protocol, datasets, seeds, teacher.variables, title=title):
+                found = accuracies(model.apply, part.variables, teacher.norm, teachers.test_batches(source))
+                for lane, score in zip(part.lanes, found.tolist()):
+                    method = lanes[lane]
+                    scores[method].append(score)
+                    if len(scores[method]) == config.seeds:
+                        rows.append(row(method, name, datasets[lane].ipc, student, kind, scores[method]))
+                        keep(rows)
+                        cli.log(f"{title}, {method}: {report.cell(scores[method])}")
         if config.full:
             same = (student, None, "auto") == tuple(teacher.info[k] for k in ("model", "width", "stem"))
             scores = [teacher.info["accuracy"]] if same else []

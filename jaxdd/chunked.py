@@ -41,7 +41,7 @@ def run(
 ) -> Iterator[Recovered]:
     """All steps for all classes, chunk by chunk, sharded over this process's devices.
 
-    On CPU a chunk is one group on each core: its activations stay in the cache, and the images are the same bytes on
+    On CPU a chunk has about ten images: their activations stay in the cache, and the images come out the same bytes on
     any number of devices and hosts. On an accelerator it is as many as fit, and a launch takes many steps.
 
     Args:
@@ -61,9 +61,9 @@ def run(
     image_shape = tuple(start(np.arange(1)).shape[1:])  # [m, H, W, ch]
     if settings.coarse:
         _check_coarse(apply, variables, image_shape[1:])
-    launches = _launches(settings, 1 if parallel.is_cpu(local) else 20)
     unit = group * local.devices.size
-    most = 1 if parallel.is_cpu(local) else -(-len(goal.classes) // unit)
+    fused, most = plan(local, group * image_shape[0], -(-len(goal.classes) // unit))
+    launches = _launches(settings, fused)
     fits = partial(_fits, same, goal, image_shape, unit, settings, local, launches[0], most, memory_bytes)
     ways = {"auto": (apply, remat(apply)), "never": (apply,), "always": (remat(apply),)}[settings.remat]
     for way in ways:
@@ -96,6 +96,13 @@ def run(
         curve = jax.tree.map(lambda *steps: np.concatenate(steps), *jax.device_get(curve))
         own = jax.tree.map(partial(np.compress, kept, axis=1), curve)
         yield Recovered(places[kept], np.asarray(state.images)[kept], own)
+
+
+def plan(local: Mesh, images: int, wanted: int) -> tuple[int, int]:
+    """Steps a launch, and the most groups of so many images that a device takes at a time, of those ``wanted``."""
+    if parallel.is_cpu(local):
+        return 1, max(1, 10 // images)
+    return 20, wanted
 
 
 def _check_coarse(apply: Apply, variables: Variables, image_shape: tuple[int, ...]) -> None:

@@ -1,21 +1,24 @@
 """Stage 5: what a classifier, or a distilled dataset, is worth on real test images."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from jaxdd import augment, data, relabel, train
+from jaxdd import augment, data, nn, parallel, relabel, students, train
 from jaxdd.augment import Augment
-from jaxdd.data import Source, permutations
+from jaxdd.data import Source
 from jaxdd.distilled import TEMPERS, DistilledDataset
 from jaxdd.errors import InputError
 from jaxdd.nn.classifier import Apply, Classifier, Variables
 from jaxdd.normalise import Normalisation, normalise
 from jaxdd.progress import progress
+from jaxdd.students import Pool, Trained
 from jaxdd.train import Trainer, TrainSettings
 
 
@@ -50,10 +53,81 @@ def check(protocol: Protocol) -> None:
 
 def student_trainer(model: Classifier, protocol: Protocol, teacher_apply: Apply, dataset: DistilledDataset) -> Trainer:
     """The trainer for students of one shape; use it for every dataset of that size and every seed."""
-    n = len(dataset.labels)
-    criterion = relabel.soft(teacher_apply, protocol.temperature) if protocol.labels == "soft" else relabel.hard()
+    n, image_shape = len(dataset.labels), dataset.images.shape[1:]
+    soft = protocol.labels == "soft"
+    criterion = relabel.soft(teacher_apply, protocol.temperature) if soft else relabel.hard()
     settings = replace(protocol.train, batch_size=min(protocol.train.batch_size, n))
-    return train.trainer(model, settings, settings.steps(n), criterion, dataset.norm)
+    trainer = train.trainer(model, settings, settings.steps(n), criterion, dataset.norm)
+
+    def prepare(variables):
+        if not soft:
+            return None
+        # Only logits are asked of the teacher, and it gives them sooner without BatchNorm.
+        return jax.jit(nn.fold)(variables) if relabel.foldable(teacher_apply, variables, image_shape) else variables
+
+    return trainer._replace(prepare=prepare)
+
+
+def side_by_side(
+    trainer: Trainer,
+    protocol: Protocol,
+    datasets: Sequence[DistilledDataset],
+    seeds: Sequence[int],
+    context: Any,
+    local: Mesh | None = None,
+    title: str = "students",
+    **limits: int | None,
+) -> Iterator[Trained]:
+    """Train a student from scratch on each dataset with the seed beside it; some at a time, as they are finished.
+
+    A student is the same whatever others are trained beside it, up to rounding. Of a dataset that occurs several times
+    the devices hold one copy.
+
+    Args:
+      datasets, seeds: one of each a student; datasets of one shape.
+      context: the teacher's variables.
+      local: this process's devices, in one row; default: all, but no more than there are students.
+      limits: ``together``, ``launch``, ``resident_bytes`` and ``memory_bytes`` of `students.run`.
+
+    Raises:
+      InputError: datasets that are not of one shape, or not as many as seeds.
+    """
+    if len(datasets) != len(seeds) or not len(seeds):
+        raise InputError(f"{len(datasets)} datasets and {len(seeds)} seeds: give one of each a student")
+    shapes = {(dataset.images.shape, len(dataset.class_names)): None for dataset in datasets}
+    if len(shapes) > 1:
+        (one, classes), (other, others) = list(shapes)[:2]
+        raise InputError(
+            f"datasets {list(one)} of {classes} classes and {list(other)} of {others} cannot be learnt side by side; "
+            "train their students apart"
+        )
+    distinct = {id(dataset): dataset for dataset in datasets}
+    which = [list(distinct).index(id(dataset)) for dataset in datasets]
+    pool = Pool(
+        [dataset.images for dataset in distinct.values()],
+        [train.one_hot(dataset.labels, len(dataset.class_names)) for dataset in distinct.values()],
+        [dataset.loss_weights(protocol.weights) for dataset in distinct.values()],
+    )
+    n = len(datasets[0].labels)
+    batch_size, steps = min(protocol.train.batch_size, n), protocol.train.steps(n)
+    context = trainer.prepare(context)
+    return students.run(trainer, pool, which, seeds, batch_size, steps, context, local, title, **limits)
+
+
+def train_students(
+    trainer: Trainer,
+    protocol: Protocol,
+    datasets: Sequence[DistilledDataset],
+    seeds: Sequence[int],
+    context: Any,
+    local: Mesh | None = None,
+    title: str = "students",
+    **limits: int | None,
+) -> tuple[Variables, np.ndarray]:
+    """All students of `side_by_side` at once: variables, [S, ...] every array, and loss curves [S, steps]."""
+    parts = list(side_by_side(trainer, protocol, datasets, seeds, context, local, title, **limits))
+    variables = jax.tree.map(lambda *parts: np.concatenate(parts), *(part.variables for part in parts))
+    return variables, np.concatenate([part.losses for part in parts])
 
 
 def train_student(
@@ -65,35 +139,65 @@ def train_student(
     title: str = "student",
 ) -> tuple[Variables, np.ndarray]:
     """Train one student from scratch: its variables and loss curve. ``context``: the teacher's variables."""
-    n, classes = len(dataset.labels), len(dataset.class_names)
-    targets = train.one_hot(dataset.labels, classes)
-    weights = dataset.loss_weights(protocol.weights)
-    batch_size = min(protocol.train.batch_size, n)
-    key = jax.random.key(seed)
-    state = trainer.init(jax.random.fold_in(key, 0), dataset.images.shape[1:])
-    order = permutations(n, batch_size, seed)
-    batches = ((dataset.images[i], targets[i], weights[i]) for i in order)
-    steps = protocol.train.steps(n)
-    state, losses = train.fit(trainer.step, state, jax.random.fold_in(key, 1), batches, steps, context, title)
-    return state.variables, losses
+    variables, losses = train_students(trainer, protocol, [dataset], [seed], context, title=title)
+    return jax.tree.map(lambda x: jnp.asarray(x[0]), variables), losses[0]
+
+
+def accuracies(
+    apply: Apply, variables: Variables, norm: Normalisation, batches: Iterable, local: Mesh | None = None
+) -> np.ndarray:
+    """Top-1 accuracies in [0, 1] of several classifiers of one architecture, [S], in one pass over the images.
+
+    Args:
+      variables: [S, ...] every array.
+      batches: (images [N, H, W, C], labels [N], valid [N]); invalid rows do not count.
+      local: this process's devices, in one row, each of which takes a classifier at a time; default: all, but no more
+        than there are classifiers.
+
+    Raises:
+      InputError: no batch at all.
+    """
+    count = len(jax.tree.leaves(variables)[0])
+    local = local or parallel.mesh(jax.local_devices()[:count])
+    program = _counting(apply, local)
+    norm = parallel.put(Normalisation(*map(np.asarray, norm)), local, parallel.SAME)
+    chunks = parallel.chunks(count, local.devices.size)
+    parts, counts = None, [parallel.put(np.zeros((len(places), 2), np.int32), local) for places in chunks]
+    for batch in students.ahead(progress(batches, "test"), local, parallel.SAME):
+        if parts is None:
+            one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), variables)
+            fold = _folding(local) if relabel.foldable(apply, one, batch[0].shape[1:]) else lambda part: part
+            parts = [fold(parallel.put(parallel.take(variables, places), local)) for places in chunks]
+        before = counts
+        counts = [program(part, norm, so_far, *batch) for part, so_far in zip(parts, before)]
+        jax.block_until_ready(before)
+    if parts is None:
+        raise InputError("no images to be tested on; give at least one batch")
+    correct, total = np.concatenate(jax.device_get(counts))[:count].T
+    return correct / total
 
 
 @lru_cache(maxsize=8)
-def _hits(apply: Apply):
-    @jax.jit
-    def hits(variables, mean, std, images, labels, valid):
-        logits = apply(variables, normalise(Normalisation(mean, std), images)).logits
-        return (valid * (logits.argmax(-1) == labels)).sum(), valid.sum()
+def _folding(local: Mesh):
+    return jax.jit(parallel.sharded(jax.vmap(nn.fold), local))
 
-    return hits
+
+@lru_cache(maxsize=8)
+def _counting(apply: Apply, local: Mesh):
+    """Adds a batch to the images that each device's classifier knows and that there are, int32 [devices, 2]."""
+
+    def count(variables, norm, so_far, images, labels, valid):
+        logits = apply(jax.tree.map(lambda x: x[0], variables), normalise(norm, images)).logits
+        there = valid > 0
+        return so_far + jnp.stack([(there & (logits.argmax(-1) == labels)).sum(), there.sum()])
+
+    specs = (parallel.EACH, parallel.SAME, parallel.EACH, *[parallel.SAME] * 3)
+    return jax.jit(parallel.sharded(count, local, specs))
 
 
 def accuracy(apply: Apply, variables: Variables, norm: Normalisation, batches: Iterable) -> float:
     """Top-1 accuracy in [0, 1] over batches of (images, labels [N], valid [N]); invalid rows do not count."""
-    hits = _hits(apply)
-    counts = [hits(variables, *norm, images, labels, valid) for images, labels, valid in progress(batches, "test")]
-    correct, total = np.sum(jax.device_get(counts), axis=0)
-    return float(correct / total)
+    return float(accuracies(apply, jax.tree.map(lambda x: x[None], variables), norm, batches)[0])
 
 
 def recognised(apply: Apply, variables: Variables, dataset: DistilledDataset, batch_size: int = 250) -> float:

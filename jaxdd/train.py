@@ -52,10 +52,12 @@ class Trainer(NamedTuple):
     """``init(key, image_shape) -> TrainState`` and the jitted ``step``.
 
     step(state, key, images [N, H, W, C], targets [N, K], weights [N], context) -> (state, loss). The state is donated.
+    ``prepare(context)`` is what a step needs of a context, made once before the first; a step takes either.
     """
 
     init: Callable[[jax.Array, tuple[int, int, int]], TrainState]
     step: Callable[..., tuple[TrainState, jax.Array]]
+    prepare: Callable[[Any], Any] = lambda context: context
 
 
 def optimizer(settings: TrainSettings, steps: int) -> optax.GradientTransformation:

@@ -1,0 +1,133 @@
+"""Several processes: what they agree on, and real ones on this machine that share the digits."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import message
+
+from experiments import teachers
+from jaxdd import hosts
+from jaxdd.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({}, False),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1"}, True),
+        ({"SLURM_NTASKS": "4"}, False),
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "n[1-4]"}, True),
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "n1", "SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "t0,t1"}, True),
+    ],
+)
+def test_the_environment_says_whether_there_are_several(environment, several):
+    assert hosts._several(environment) == several
+
+
+def test_a_bare_tpu_machine_asks_unless_told_not_to(monkeypatch):
+    monkeypatch.setattr(hosts, "_has_tpu", lambda: True)
+    assert hosts._several({}) and not hosts._several({"TPU_SKIP_MDS_QUERY": "1"})
+
+
+def test_half_an_environment_is_refused(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+    assert "JAX_NUM_PROCESSES" in message(hosts.join)
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")
+    assert "two" in message(hosts.join)
+
+
+def test_one_process_agrees_with_itself():
+    assert hosts.is_first() and hosts.count() == 1
+    assert hosts.first(lambda: "x") == "x" and hosts.first(lambda: None) is None
+    np.testing.assert_array_equal(hosts.everywhere(np.arange(3)), [[0, 1, 2]])
+    with pytest.raises(InputError, match="no"):
+        hosts.first(lambda: (_ for _ in ()).throw(InputError("no")))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, digits, teacher):
+    """A teacher on disk and the digits that one process distils with it."""
+    place = tmp_path_factory.mktemp("hosts")
+    config = teachers.TeacherConfig(width=8)
+    info = teachers.describe(config, digits, teacher.norm) | {"accuracy": 0.5, "train": {}}
+    teachers.save_teacher(place / "teacher", teacher._replace(info=info))
+    wait(start(place, "one", 1))
+    return place
+
+
+def start(place, out, count):
+    """Start so many processes that distil to ``out``."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "experiments.distill", "--ipc", "10", "--recover.steps", "150"]
+    started = []
+    for i in range(count):
+        env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+        if count > 1:
+            env |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}"}
+            env |= {"JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(i)}
+        log = open(place / f"{out}.{i}.log", "w")  # noqa: SIM115  the process keeps it
+        arguments = [*command, "--teacher", "teacher", "--out", out]
+        started.append(subprocess.Popen(arguments, cwd=place, env=env, stdout=log, stderr=log))
+    return started
+
+
+def wait(processes, status=0, seconds=300):
+    for i, process in enumerate(processes):
+        assert process.wait(seconds) == status, f"process {i}"
+
+
+def same_files(place, out):
+    names = lambda root: sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+    kept = [name for name in names(place / "one") if not name.startswith("config")]
+    assert kept == [name for name in names(place / out) if not name.startswith("config")]
+    assert sum(name.startswith("distilled/train") for name in kept) == 100
+    for name in kept:
+        assert (place / "one" / name).read_bytes() == (place / out / name).read_bytes(), name
+
+
+def test_four_processes_make_the_files_that_one_makes(place):
+    wait(start(place, "four", 4))
+    same_files(place, "four")
+
+
+def test_one_that_is_killed_ends_the_others_and_the_same_command_goes_on(place):
+    processes = start(place, "two", 2)
+    parts = place / "two" / "parts"
+    deadline = time.monotonic() + 200
+    while len(list(parts.glob("0*.npz"))) < 3:
+        assert time.monotonic() < deadline and processes[1].poll() is None
+        time.sleep(0.02)
+    processes[1].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    assert processes[0].wait(60) == 1
+    assert time.monotonic() - killed < 60
+    said = (place / "two.0.log").read_text()
+    assert "error: process 1 of 2 stopped answering, so this one ends; run the same command again" in said
+    done = {path.name: path.read_bytes() for path in parts.glob("0*.npz")}
+    assert 3 <= len(done) < 10 and not (place / "two" / "distilled").exists()
+
+    wait(start(place, "two", 2))
+    assert "of 5 classes are done" in (place / "two.0.log").read_text() + (place / "two.1.log").read_text()
+    same_files(place, "two")
+    # Nothing of an unfinished run is left; nor does another request take one up.
+    assert not parts.exists()
+    shutil.rmtree(place / "two" / "distilled")
+    wait(start(place, "two", 1), status=2)
+    assert "not empty" in (place / "two.0.log").read_text()
