@@ -21,16 +21,24 @@ from jaxdd.errors import InputError
 PARTS = "parts"
 
 
-def run(main: Callable[[Any], None], default: Callable[[list[str]], Any], arguments: list[str] | None = None) -> None:
+def run(
+    main: Callable[[Any], None],
+    default: Callable[[list[str]], Any],
+    arguments: list[str] | None = None,
+    several: bool = False,
+) -> None:
     """Parse every field of the dataclass that ``default(arguments)`` returns as a flag and call ``main``.
 
     The arguments are those of the command line unless given. `InputError` becomes one line on stderr and exit status 2.
+    ``several``: whether ``main`` shares its work among the processes of a run, where there are several.
     """
     try:
         arguments = sys.argv[1:] if arguments is None else arguments
         start = default(arguments)
         config = tyro.cli(type(start), default=start, args=arguments)
         hosts.join()
+        if hosts.count() > 1 and not several:
+            raise InputError(f"this program runs in one process, not in {hosts.count()}; start it once")
         main(config)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -22,6 +22,7 @@ from typing import Annotated
 import jax
 import numpy as np
 import tyro
+from jax.sharding import Mesh
 
 from experiments import cli, latents, teachers
 from jaxdd import distilled, encode, evaluate, hosts, methods, parallel, report
@@ -59,11 +60,17 @@ def default(arguments: list[str]) -> DistillConfig:
     return DistillConfig(method=name, recipe=methods.recipe(name))
 
 
-def encode_real(teacher: teachers.Teacher, source: Source, together: int = 1) -> methods.Classes:
-    """Stage 1 on the train split with the teacher, and the way back from its rows to images."""
+def encode_real(
+    teacher: teachers.Teacher, source: Source, mesh: Mesh | None = None, together: int = 1
+) -> methods.Classes:
+    """Stage 1 on the train split with the teacher, and the way back from its rows to images.
+
+    mesh: of which this process has a share, and so of the classes; default: its own devices, so that it has all.
+    """
     model, variables, norm, _ = teacher
-    rows = teachers.own_rows(source, parallel.mesh(), together)
-    encoded = teachers.encode_train(model.apply, variables, norm, source, rows=rows)
+    mesh = mesh or parallel.mesh(jax.local_devices())
+    rows = teachers.own_rows(source, mesh, together)
+    encoded = teachers.encode_train(model.apply, variables, norm, source, rows=rows, mesh=mesh)
     return with_images(encoded, teacher, source, np.concatenate(rows))
 
 
@@ -94,10 +101,10 @@ def make(
     """
     started = time.perf_counter()
     num_classes = len(source.class_names)
-    together = methods.together(recipe, num_classes, ipc)
-    own = parallel.own(num_classes, parallel.mesh(), together)
+    own = np.arange(num_classes)
     if parts:
-        own = _missing(parts, own, together)
+        together = methods.together(recipe, num_classes, ipc)
+        own = _missing(parts, parallel.own(num_classes, parallel.mesh(), together), together)
     steps = methods.distill_parts(
         jax.random.fold_in(jax.random.key(seed), 2),
         recipe,
@@ -222,7 +229,7 @@ def main(config: DistillConfig) -> None:
             classes = with_images(encoded, teacher, source, np.concatenate(rows))
         else:
             together = methods.together(recipe, len(source.class_names), config.ipc)
-            classes = encode_real(teacher, source, together)
+            classes = encode_real(teacher, source, parallel.mesh(), together)
         made = make(
             config.method,
             methods.with_flip(recipe, flip),
@@ -249,4 +256,4 @@ def main(config: DistillConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, default)
+    cli.run(main, default, several=True)

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import tyro
 
 from experiments import cli, distill, teachers
-from jaxdd import distilled, methods, nn, report
+from jaxdd import distilled, hosts, methods, nn, parallel, report
 from jaxdd.data import Source
 from jaxdd.distilled import DistilledDataset
 from jaxdd.errors import InputError
@@ -53,7 +54,7 @@ def compare(
 ) -> list[dict]:
     """Every method under every protocol with every student; ``keep`` is called with the rows so far.
 
-    The students of all methods and seeds are trained side by side.
+    The students of all methods and seeds are trained side by side, and shared among the processes of a run.
     """
     rows, name = [], teachers.short_name(source)
     num_classes, size = len(source.class_names), source.image_shape[0]
@@ -61,22 +62,28 @@ def compare(
     lanes = [method for method in makers for _ in range(config.seeds)]
     seeds = [seed for _ in makers for seed in range(config.seeds)]
     datasets = [makers[method](seed) for method, seed in zip(lanes, seeds)]
+    mine = parallel.own(len(lanes), parallel.mesh())
     for student in students:
         model = nn.get(student, num_classes, size)
         for kind, protocol in protocols.items():
             protocol = replace(protocol, train=teachers.with_flip(protocol.train, flip))
             trainer = student_trainer(model, protocol, teacher.model.apply, datasets[0])
-            scores = {method: [] for method in makers}
-            title = f"{student}, {kind} labels"
-            for part in side_by_side(trainer, protocol, datasets, seeds, teacher.variables, title=title):
-                found = accuracies(model.apply, part.variables, teacher.norm, teachers.test_batches(source))
-                for lane, score in zip(part.lanes, found.tolist()):
-                    method = lanes[lane]
-                    scores[method].append(score)
-                    if len(scores[method]) == config.seeds:
-                        rows.append(row(method, name, datasets[lane].ipc, student, kind, scores[method]))
-                        keep(rows)
-                        cli.log(f"{title}, {method}: {report.cell(scores[method])}")
+            scores, title = np.full((len(makers), config.seeds), np.nan), f"{student}, {kind} labels"
+            own = [datasets[lane] for lane in mine], [seeds[lane] for lane in mine]
+            parts = side_by_side(trainer, protocol, *own, teacher.variables, title=title) if len(mine) else ()
+            before = list(rows)
+            for part in (*parts, None) if hosts.count() > 1 else parts:
+                if part:
+                    found = accuracies(model.apply, part.variables, teacher.norm, teachers.test_batches(source))
+                    scores.flat[mine[part.lanes]] = found
+                else:
+                    scores = np.nanmax(hosts.everywhere(scores), 0)
+                whole = {method: found for method, found in zip(makers, scores.tolist()) if not np.isnan(found).any()}
+                told = len(rows) - len(before)
+                rows = before + [row(method, name, datasets[0].ipc, student, kind, whole[method]) for method in whole]
+                keep(rows)
+                for method in list(whole)[told:]:
+                    cli.log(f"{title}, {method}: {report.cell(whole[method])}")
         if config.full:
             same = (student, None, "auto") == tuple(teacher.info[k] for k in ("model", "width", "stem"))
             scores = [teacher.info["accuracy"]] if same else []
@@ -163,8 +170,10 @@ def main(config: EvaluateConfig) -> None:
     needed = [name for name in config.baselines if name not in names]
     classes = distill.encode_real(teacher, source) if needed else None
     makers = makers_for(dict(zip(names, loaded)), config.baselines, loaded[0].ipc, source, teacher, classes)
-    keep = lambda rows: cli.write_json(out, rows)
-    print(report.table(compare(makers, config, students, source, teacher, flip, keep, full_config(teacher))))
+    keep = lambda rows: cli.write_json(out, rows) if hosts.is_first() else None
+    rows = compare(makers, config, students, source, teacher, flip, keep, full_config(teacher))
+    if hosts.is_first():
+        print(report.table(rows))
 
 
 def full_config(teacher: teachers.Teacher) -> teachers.TeacherConfig:
@@ -173,4 +182,4 @@ def full_config(teacher: teachers.Teacher) -> teachers.TeacherConfig:
 
 
 if __name__ == "__main__":
-    cli.run(main, lambda arguments: EvaluateConfig())
+    cli.run(main, lambda arguments: EvaluateConfig(), several=True)
