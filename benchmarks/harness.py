@@ -25,6 +25,7 @@ import numpy as np
 
 from jaxdd import nn
 from jaxdd.errors import InputError
+from jaxdd.memory import compiled_bytes
 
 _CPU_SECONDS, _GPU_SECONDS = 2.0, 1.0  # what a repeat of the slowest side shall last
 
@@ -166,9 +167,7 @@ def turns(advance: Callable[[int], object]) -> Callable[[int], float]:
 
 def plan(jitted: Callable, *arguments: Any) -> int:
     """`Side.plan` of a jitted function at these arguments; a donated one counts once."""
-    memory = jitted.lower(*arguments).compile().memory_analysis()
-    total = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
-    return int(total - memory.alias_size_in_bytes)
+    return compiled_bytes(jitted.lower(*arguments).compile())
 
 
 def check_close(what: str, ours: Any, theirs: Any, tolerance: float = 1e-3) -> None:

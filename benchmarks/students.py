@@ -20,10 +20,11 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.harness import Case, Side
 from benchmarks.recover import NORM
-from jaxdd import evaluate, losses, train
+from jaxdd import evaluate, losses, parallel, students, train
 from jaxdd.data import permutations
 from jaxdd.distilled import DistilledDataset
 from jaxdd.evaluate import Protocol
+from jaxdd.memory import compiled_bytes
 from jaxdd.normalise import normalise
 
 CPU = [Case("resnet18", 32, 10, 5), Case("convnet3", 32, 10, 10)]
@@ -54,19 +55,24 @@ def protocol(case: Case) -> Protocol:
 def ours(case: Case, compute: str, variables: dict, dataset: DistilledDataset) -> Side:
     model, settings = harness.classifier(case, compute), protocol(case)
     trainer = evaluate.student_trainer(model, settings, model.apply, dataset)
-    variables = jax.tree.map(jnp.asarray, variables)
-    first = trainer.init(jax.random.key(0), case.image_shape)
-    states = [jax.tree.map(jnp.copy, first) for _ in range(SEEDS)]
+    local = parallel.mesh(jax.local_devices()[:1])
+    each, fused = (1, 1) if parallel.is_cpu(local) else (SEEDS, 20)
+    programs = students.programs(trainer, case.image_shape, local, each > 1, parallel.SAME)
     targets = train.one_hot(dataset.labels, case.classes)
-    weights = dataset.loss_weights(settings.weights)
-    orders = [permutations(case.batch, case.batch, seed) for seed in range(SEEDS)]
-    batch = dataset.images, targets, weights
-    planned = harness.plan(trainer.step, first, jax.random.key(0), *batch, variables)
+    pool = students.Pool(dataset.images[None], targets[None], dataset.loss_weights(settings.weights)[None])
+    pool = parallel.put(pool, local, parallel.SAME)
+    context = parallel.put(trainer.prepare(variables), local, parallel.SAME)
+    order = permutations(case.batch, case.batch, 0)
+    order = np.stack([np.stack([next(order) for _ in range(fused)])] * each).astype(np.int32)
+    lanes = jnp.split(jnp.stack([jax.random.key(seed) for seed in range(SEEDS)]), SEEDS // each)
+    given = [parallel.put((keys, np.zeros(each, np.int32), order), local) for keys in lanes]
+    states = [programs.init(parallel.put(keys, local)) for keys in lanes]
+    planned = compiled_bytes(programs.launch.lower(states[0], context, pool, *given[0], count=fused).compile())
 
     def advance(steps):
-        for seed in range(SEEDS):
-            batches = (tuple(part[rows] for part in batch) for rows in orders[seed])
-            states[seed], _ = train.fit(trainer.step, states[seed], jax.random.key(seed), batches, steps, variables)
+        for k, own in enumerate(given):
+            for count in [fused] * (steps // fused) + [1] * (steps % fused):
+                states[k], _ = programs.launch(states[k], context, pool, *own, count=count)
         jax.block_until_ready(states)
 
     return Side("ours", harness.turns(advance), planned)

@@ -79,12 +79,12 @@ def run(
         )
 
     chunks = parallel.chunks(len(goal.classes), each * unit)
-    state_at, goal_at = _shardings(solver, settings, local)
+    state_at, goal_at = shardings(solver, settings, local)
     init = jax.jit(solver.init, out_shardings=state_at)
     for i, places in enumerate(chunks):
         kept, rows = places >= 0, np.maximum(places, 0)
         state = init(parallel.put(start(rows), local))
-        part = jax.device_put(_rows(goal, places, settings), goal_at)
+        part = jax.device_put(rows_of(goal, places, settings), goal_at)
         curve = []
         for count, coarse in progress(launches, f"recover {i + 1}/{len(chunks)}"):
             state, values = solver.step(same, state, part, count=count, coarse=coarse)
@@ -123,7 +123,7 @@ def _launches(settings: RecoverSettings, most: int) -> list[tuple[int, bool]]:
     return [(count, True) for count in sizes(coarse)] + [(count, False) for count in sizes(settings.steps - coarse)]
 
 
-def _rows(goal: Goal, places: np.ndarray, settings: RecoverSettings) -> Goal:
+def rows_of(goal: Goal, places: np.ndarray, settings: RecoverSettings) -> Goal:
     """The goal of some of its classes; where a place is -1, a class of weight zero."""
     atoms = parallel.take(jax.tree.map(np.asarray, goal.atoms), places)
     atoms = atoms._replace(weights=np.where(places[:, None] >= 0, atoms.weights, 0))
@@ -133,16 +133,17 @@ def _rows(goal: Goal, places: np.ndarray, settings: RecoverSettings) -> Goal:
     return Goal(parallel.take(np.asarray(goal.classes), places), atoms, moments, goal.feature_variance)
 
 
-def _shardings(solver: Recovery, settings: RecoverSettings, local: Mesh) -> tuple[State, Goal]:
+def shardings(solver: Recovery, settings: RecoverSettings, local: Mesh) -> tuple[State, Goal]:
+    """Where the parts of a state and of a goal lie."""
     state = jax.eval_shape(solver.init, jax.ShapeDtypeStruct((1, 1, 1, 1, 1), jnp.float32))
     place = lambda spec: NamedSharding(local, spec)
     return jax.tree.map(place, state_specs(state)), Goal(*map(place, goal_specs(settings)))
 
 
-def _at(shapes: Any, shardings: Any) -> Any:
+def _at(shapes: Any, places: Any) -> Any:
     """The shapes with shardings, each of which serves all that lies below it."""
     at = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    return jax.tree.map(lambda sharding, below: jax.tree.map(lambda x: at(x, sharding), below), shardings, shapes)
+    return jax.tree.map(lambda sharding, below: jax.tree.map(lambda x: at(x, sharding), below), places, shapes)
 
 
 def _fits(
@@ -162,12 +163,12 @@ def _fits(
 
     Begins with what the estimate allows and believes the compiler, which knows before anything runs.
     """
-    state_at, goal_at = _shardings(solver, settings, local)
+    state_at, goal_at = shardings(solver, settings, local)
     each = int(np.clip(memory_bytes // cost, 1, most))
     while True:
         places = np.zeros(each * unit, int)
         state = jax.eval_shape(solver.init, jax.ShapeDtypeStruct((len(places), *image_shape), jnp.float32))
-        part = jax.eval_shape(partial(_rows, goal, places, settings))
+        part = jax.eval_shape(partial(rows_of, goal, places, settings))
         lowered = solver.lower(variables, _at(state, state_at), _at(part, goal_at), count=launch[0], coarse=launch[1])
         need = compiled_bytes(lowered.compile())
         if need <= memory_bytes or each == 1:

@@ -98,8 +98,8 @@ def decode(
     same = parallel.put(same, local, parallel.SAME)
     one = jax.ShapeDtypeStruct((1, *side), jnp.float32)
     fits = memory_bytes // forward_bytes(model.autoencoder.decode, model.vae_variables, one)
-    # On a core the atoms of one class: the images are then the same bytes whichever classes are decoded here.
-    most = m if parallel.is_cpu(local) else -(-len(flat) // devices)
+    # On a core some ten atoms of whole classes: the images are the same bytes whichever classes are decoded here.
+    most = m * max(1, 10 // m) if parallel.is_cpu(local) else -(-len(flat) // devices)
     size, made = max(1, min(batch_size, most, fits)) * devices, []
     for places in progress(parallel.chunks(len(flat), size), "decode"):
         rows = np.maximum(places, 0)

@@ -136,14 +136,18 @@ def _program(apply: Apply, local: Mesh):
 
 def _reduced(state: MomentState, mesh: Mesh) -> MomentState:
     """The moments of all devices, [D, C, ...], merged to [C, ...]: the one place where numbers cross devices."""
-    each, same = NamedSharding(mesh, parallel.EACH), NamedSharding(mesh, parallel.SAME)
+    each = NamedSharding(mesh, parallel.EACH)
     state = jax.tree.map(lambda x: jax.make_array_from_process_local_data(each, np.asarray(x)), state)
+    return jax.tree.map(np.asarray, _merged(mesh)(state))
 
+
+@lru_cache(maxsize=8)
+def _merged(mesh: Mesh):
     def merged(state):
         group = lambda moments: pool(jax.tree.map(lambda x: x.swapaxes(0, 1), moments), state.counts.T)
         return MomentState(state.counts.sum(0), {name: group(layer) for name, layer in state.moments.items()})
 
-    return jax.tree.map(np.asarray, jax.jit(merged, out_shardings=same)(state))
+    return jax.jit(merged, out_shardings=NamedSharding(mesh, parallel.SAME))
 
 
 def global_moments(encoded: Encoded) -> dict[str, Moments]:

@@ -110,9 +110,9 @@ found = goal(13)._replace(moments=encode.global_moments(encoded))
 close(*(recovered(local, bound, found, 13) for local in (eight, one)), 1e-5)
 
 solver = recover.recovery(model.apply, jax.random.key(2), norm, settings, 1, eight)
-state_at, goal_at = chunked._shardings(solver, settings, eight)
+state_at, goal_at = chunked.shardings(solver, settings, eight)
 state = jax.device_put(solver.init(jnp.zeros((8, M, 8, 8, 1))), state_at)
-part = jax.device_put(chunked._rows(goal(13), np.arange(8), settings), goal_at)
+part = jax.device_put(chunked.rows_of(goal(13), np.arange(8), settings), goal_at)
 for count in (1, 2):
     print(solver.lower(variables, state, part, count=count).compile().as_text())
 """
