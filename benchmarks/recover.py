@@ -56,13 +56,14 @@ def problem(case: Case) -> tuple[dict, Goal, jax.Array]:
 def ours(case: Case, compute: str, variables: dict, goal: Goal, start: jax.Array) -> Side:
     """As `chunked.run` does it: on CPU some classes after others, on an accelerator all, many steps a launch."""
     local = parallel.mesh(jax.local_devices()[:1])
-    fused, each = chunked.plan(local, case.ipc, case.classes)
-    solver = recover.recovery(harness.classifier(case, compute).apply, jax.random.key(0), NORM, SETTINGS, 1, local)
+    apply = harness.classifier(case, compute).apply
+    fused, each = chunked.plan(apply, variables, (case.ipc, *case.image_shape), 1, case.classes, local)
+    solver = recover.recovery(apply, jax.random.key(0), NORM, SETTINGS, 1, local)
     variables = parallel.put(variables, local, parallel.SAME)
-    groups = np.array_split(np.arange(case.classes), -(-case.classes // each))
+    groups = parallel.chunks(case.classes, each)
     goal_at = chunked.shardings(solver, SETTINGS, local)[1]
     goals = [jax.device_put(chunked.rows_of(goal, rows, SETTINGS), goal_at) for rows in groups]
-    states = [solver.init(parallel.put(np.asarray(start)[rows], local)) for rows in groups]
+    states = [solver.init(parallel.put(np.asarray(start)[np.maximum(rows, 0)], local)) for rows in groups]
     planned = compiled_bytes(solver.lower(variables, states[0], goals[0], count=fused).compile())
 
     def advance(steps):

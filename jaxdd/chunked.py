@@ -38,11 +38,12 @@ def run(
     memory_bytes: int,
     group: int = 1,
     local: Mesh | None = None,
+    total: int | None = None,
 ) -> Iterator[Recovered]:
     """All steps for all classes, chunk by chunk, sharded over this process's devices.
 
-    On CPU a chunk has about ten images: their activations stay in the cache, and the images come out the same bytes on
-    any number of devices and hosts. On an accelerator it is as many as fit, and a launch takes many steps.
+    On CPU a chunk has 10 to 25 images: activations then stay in the cache, and the images come out the same bytes
+    on any number of devices and hosts. On an accelerator it is as many as fit, and a launch takes many steps.
 
     Args:
       goal: of all classes that this process is to recover.
@@ -50,6 +51,7 @@ def run(
       memory_bytes: what a device may hold of a chunk: its pixels, their moments in Adam, and activations.
       group: classes that are optimised together, see `group_size`.
       local: this process's devices, in one row; default: all.
+      total: classes of all processes together; default: those of the goal.
 
     Raises:
       InputError: one group of classes does not fit, even without activations kept inside the network's blocks; or
@@ -62,7 +64,8 @@ def run(
     if settings.coarse:
         _check_coarse(apply, variables, image_shape[1:])
     unit = group * local.devices.size
-    fused, most = plan(local, group * image_shape[0], -(-len(goal.classes) // unit))
+    total = total or len(goal.classes)
+    fused, most = plan(apply, variables, image_shape, group, total, local)
     launches = _launches(settings, fused)
     fits = partial(_fits, same, goal, image_shape, unit, settings, local, launches[0], most, memory_bytes)
     ways = {"auto": (apply, remat(apply)), "never": (apply,), "always": (remat(apply),)}[settings.remat]
@@ -98,11 +101,19 @@ def run(
         yield Recovered(places[kept], np.asarray(state.images)[kept], own)
 
 
-def plan(local: Mesh, images: int, wanted: int) -> tuple[int, int]:
-    """Steps a launch, and the most groups of so many images that a device takes at a time, of those ``wanted``."""
-    if parallel.is_cpu(local):
-        return 1, max(1, 10 // images)
-    return 20, wanted
+def plan(
+    apply: Apply, variables: Variables, image_shape: tuple[int, ...], group: int, total: int, local: Mesh
+) -> tuple[int, int]:
+    """Steps a launch, and the most groups that a device takes at a time, whichever classes this process has.
+
+    image_shape: of a class, [m, H, W, ch]; total: classes of all processes.
+    """
+    if not parallel.is_cpu(local):
+        return 20, -(-total // (group * local.devices.size))
+    # Each launch reads all weights again: the larger they are beside the activations, the more images are worth it.
+    weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(variables))
+    images = np.clip(12 * weights / bytes_per_image(apply, variables, image_shape[1:]), 10, 25)
+    return 1, max(1, min(int(images) // (group * image_shape[0]), -(-total // group)))
 
 
 def _check_coarse(apply: Apply, variables: Variables, image_shape: tuple[int, ...]) -> None:

@@ -206,7 +206,8 @@ def distill_parts(
         goal = Goal(own.astype(np.int32), atoms, moments, np.float32(classes.encoded.variance))
         k_views = jax.random.fold_in(k_recover, 1)
         group = together(settings, count, ipc)
-        for done in chunked.run(apply, variables, k_views, norm, settings.recover, goal, start, fits, group):
+        given = (apply, variables, k_views, norm, settings.recover, goal, start, fits, group)
+        for done in chunked.run(*given, total=count):
             yield part(done.places, done.images, done.terms._asdict())
         return
 
