@@ -208,11 +208,11 @@ def main(config: DistillConfig) -> None:
     if config.ipc < 1:
         raise InputError(f"--ipc {config.ipc} is not a number of images per class; use 1 or more")
     with cli.run_folder(config.out, cli.config_dict(config)) as out:
-        given = teachers.load_teacher(config.teacher) if config.teacher else None
+        given = teachers.load_teacher(config.teacher, config.compute) if config.teacher else None
         if given:
             config = dataclasses.replace(config, **teachers.data_like(given, config))
         source, norm, flip = teachers.open_data(config)
-        teachers.build(teachers.describe(config, source, norm))
+        teachers.build(teachers.describe(config, source, norm), config.compute)
         methods.check(config.method, config.ipc, recipe, source.labels["train"], source.class_names)
         if given:
             teachers.check_fits(given, source, config.teacher)

@@ -33,6 +33,8 @@ class EvaluateConfig:
     baselines: tuple[str, ...] = ("random", "medoid")
     full: int = 1
     """Runs on all real images; the teacher counts as the first."""
+    compute: str = "auto"
+    """float32, bfloat16, or auto, which is bfloat16 on accelerators."""
     out: Path | None = None
     """Where the rows go; default: evaluation.json in the first run folder."""
     hard: Protocol = field(default_factory=lambda: HARD)
@@ -64,7 +66,7 @@ def compare(
     datasets = [makers[method](seed) for method, seed in zip(lanes, seeds)]
     mine = parallel.own(len(lanes), parallel.mesh())
     for student in students:
-        model = nn.get(student, num_classes, size)
+        model = nn.get(student, num_classes, size, dtype=teachers.dtype_of(config.compute))
         for kind, protocol in protocols.items():
             protocol = replace(protocol, train=teachers.with_flip(protocol.train, flip))
             trainer = student_trainer(model, protocol, teacher.model.apply, datasets[0])
@@ -150,7 +152,7 @@ def main(config: EvaluateConfig) -> None:
     for kind in config.labels:
         check(getattr(config, kind))
     loaded = [distilled.load(run) for run in config.runs]
-    teacher = teachers.load_teacher(config.runs[0] / "teacher")
+    teacher = teachers.load_teacher(config.runs[0] / "teacher", config.compute)
     out = config.out or config.runs[0] / "evaluation.json"
     if not out.parent.is_dir():
         raise InputError(f"folder {out.parent} of --out does not exist; make it first")

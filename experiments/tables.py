@@ -130,7 +130,7 @@ def ot_plot(rows: list[dict], title: str, path: Path) -> None:
 def ot_table(config: OtConfig) -> None:
     if config.space not in ("features", "latents"):
         raise InputError(f"unknown --space {config.space!r}; use features or latents")
-    given = teachers.load_teacher(config.teacher) if config.teacher else None
+    given = teachers.load_teacher(config.teacher, config.compute) if config.teacher else None
     if given:
         config = dataclasses.replace(config, **teachers.data_like(given, config))
     source, norm, flip = teachers.open_data(config)

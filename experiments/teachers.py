@@ -60,6 +60,9 @@ class TeacherConfig(DataConfig):
     """Channels of the first block; default 128 (ConvNet) or 64 (ResNet)."""
     stem: str = "auto"
     """ResNets: small (3x3), imagenet, or auto: small up to 64 pixels."""
+    compute: str = "auto"
+    """What networks compute in: float32, bfloat16, or auto, which is bfloat16 on accelerators. Parameters, pixels,
+    moments and losses are float32."""
     seed: int = 0
     teacher_train: train.TrainSettings = field(
         default_factory=lambda: train.TrainSettings(
@@ -181,8 +184,23 @@ def describe(config: TeacherConfig, source: Source, norm: Normalisation) -> dict
     }
 
 
-def build(info: dict) -> Classifier:
-    return nn.get(info["model"], len(info["class_names"]), info["image_shape"][0], info["width"], info["stem"])
+def build(info: dict, compute: str = "auto") -> Classifier:
+    """The classifier that ``info`` describes, computing in float32 or bfloat16; "auto" is float32 on CPU only."""
+    shape = len(info["class_names"]), info["image_shape"][0], info["width"], info["stem"]
+    return nn.get(info["model"], *shape, dtype_of(compute))
+
+
+def dtype_of(compute: str) -> str | None:
+    """What `nn.get` calls it.
+
+    Raises:
+      InputError: neither auto, float32 nor bfloat16.
+    """
+    if compute not in ("auto", "float32", "bfloat16"):
+        raise InputError(f"unknown --compute {compute!r}; use auto, float32 or bfloat16")
+    if compute == "auto":
+        compute = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return None if compute == "float32" else compute
 
 
 def fit_full(source: Source, model: Classifier, settings: train.TrainSettings, norm: Normalisation, seed: int):
@@ -205,7 +223,7 @@ def fit_full(source: Source, model: Classifier, settings: train.TrainSettings, n
 
 def train_teacher(config: TeacherConfig, source: Source, norm: Normalisation, flip: bool) -> Teacher:
     info = describe(config, source, norm)
-    model = build(info)
+    model = build(info, config.compute)
     settings = with_flip(config.teacher_train, flip)
     log(f"training {config.model} on {len(source.labels['train'])} images, {settings.epochs} epochs")
     variables, losses, seconds = fit_full(source, model, settings, norm, config.seed)
@@ -234,7 +252,7 @@ def published(config: TeacherConfig, place: str) -> tuple[Source, Teacher]:
             "were trained on these classes, in their order"
         )
     info = describe(config, source, norm)
-    model = build(info)
+    model = build(info, config.compute)
     score = accuracy(model.apply, net.variables, norm, test_batches(source))
     log(f"teacher: test accuracy {100 * score:.1f} %")
     info |= {"accuracy": score, "pretrained": place, "train": dataclasses.asdict(config.teacher_train)}
@@ -247,13 +265,13 @@ def save_teacher(path: Path, teacher: Teacher) -> None:
     write_json(path / "teacher.json", teacher.info)
 
 
-def load_teacher(path: Path) -> Teacher:
-    """Read what `save_teacher` wrote; InputError where there is none."""
+def load_teacher(path: Path, compute: str = "auto") -> Teacher:
+    """Read what `save_teacher` wrote, to compute as in `build`; InputError where there is none."""
     record = path / "teacher.json"
     if not record.is_file():
         raise InputError(f"no teacher at {path}; train one with: python -m experiments.squeeze --out {path}")
     info = json.loads(record.read_text())
-    model = build(info)
+    model = build(info, compute)
     like = jax.eval_shape(lambda key: model.init(key, tuple(info["image_shape"])), jax.random.key(0))
     variables = checkpoint.load(path / "variables", like)
     norm = Normalisation(*(np.array(info[name], np.float32) for name in ("mean", "std")))
@@ -318,7 +336,7 @@ def find_or_train(
         return str(place)
 
     place = Path(hosts.first(find))
-    return made[0] if made else load_teacher(place), place
+    return made[0] if made else load_teacher(place, config.compute), place
 
 
 def _find_or_train(
@@ -329,7 +347,7 @@ def _find_or_train(
     name = f"{short_name(source)}-{config.model}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
     if (cache / name / "teacher.json").is_file():
         log(f"teacher: {cache / name}")
-        return load_teacher(cache / name), cache / name
+        return load_teacher(cache / name, config.compute), cache / name
     teacher = train_teacher(config, source, norm, flip)
     save_teacher(cache / name, teacher)
     return teacher, cache / name

@@ -221,7 +221,7 @@ def recovery(
 
     def init(start):
         classes = len(start)
-        unknown = lambda: jnp.full(classes, jnp.inf)
+        unknown = lambda: jnp.full(classes, jnp.inf, jnp.float32)
         pace = Pace(unknown(), unknown(), jnp.full(classes, settings.steps, jnp.int32))
         return State(start, _ADAM.init(start), pace, jnp.zeros((), jnp.int32))
 
