@@ -12,10 +12,12 @@ from jaxdd import (
     data,
     decode,
     encode,
+    hosts,
     latent,
     losses,
     nn,
     ot,
+    parallel,
     pretrained,
     recover,
     relabel,
@@ -26,10 +28,19 @@ from jaxdd.decode import LatentModel
 from jaxdd.distilled import DistilledDataset, load, save
 from jaxdd.encode import Encoded
 from jaxdd.errors import InputError
-from jaxdd.evaluate import HARD, SOFT, Protocol, accuracy, student_trainer, train_student
+from jaxdd.evaluate import (
+    HARD,
+    SOFT,
+    Protocol,
+    accuracies,
+    accuracy,
+    student_trainer,
+    train_student,
+    train_students,
+)
 from jaxdd.latent import Sampling
 from jaxdd.measure import Measure, from_labels
-from jaxdd.methods import RECIPES, Classes, Recipe, Result, distill, recipe
+from jaxdd.methods import RECIPES, Classes, Recipe, Result, distill, distill_parts, recipe
 from jaxdd.normalise import Normalisation, denormalise, normalise
 from jaxdd.recover import RecoverSettings
 from jaxdd.summarize import summarize
@@ -52,6 +63,7 @@ __all__ = [
     "Result",
     "Sampling",
     "TrainSettings",
+    "accuracies",
     "accuracy",
     "augment",
     "checkpoint",
@@ -59,14 +71,17 @@ __all__ = [
     "decode",
     "denormalise",
     "distill",
+    "distill_parts",
     "encode",
     "from_labels",
+    "hosts",
     "latent",
     "load",
     "losses",
     "nn",
     "normalise",
     "ot",
+    "parallel",
     "pretrained",
     "recipe",
     "recover",
@@ -77,4 +92,5 @@ __all__ = [
     "summarize",
     "train",
     "train_student",
+    "train_students",
 ]

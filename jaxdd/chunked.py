@@ -68,10 +68,10 @@ def run(
     fused, most = plan(apply, variables, image_shape, group, total, local)
     launches = _launches(settings, fused)
     fits = partial(_fits, same, goal, image_shape, unit, settings, local, launches[0], most, memory_bytes)
-    ways = {"auto": (apply, remat(apply)), "never": (apply,), "always": (remat(apply),)}[settings.remat]
-    for way in ways:
-        solver = recovery(way, key, norm, settings, group, local)
-        each, need = fits(solver, group * image_shape[0] * bytes_per_image(way, variables, image_shape[1:]))
+    kept = lambda apply: apply
+    for way in {"auto": (kept, remat), "never": (kept,), "always": (remat,)}[settings.remat]:
+        solver = recovery(way(apply), key, norm, settings, group, local)
+        each, need = fits(solver, group * image_shape[0] * bytes_per_image(way(apply), variables, image_shape[1:]))
         if each:
             break
     else:

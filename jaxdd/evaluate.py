@@ -63,7 +63,7 @@ def student_trainer(model: Classifier, protocol: Protocol, teacher_apply: Apply,
         if not soft:
             return None
         # Only logits are asked of the teacher, and it gives them sooner without BatchNorm.
-        return jax.jit(nn.fold)(variables) if relabel.foldable(teacher_apply, variables, image_shape) else variables
+        return jax.jit(nn.fold)(variables) if nn.foldable(teacher_apply, variables, image_shape) else variables
 
     return trainer._replace(prepare=prepare)
 
@@ -166,7 +166,7 @@ def accuracies(
     for batch in students.ahead(progress(batches, "test"), local, parallel.SAME):
         if parts is None:
             one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), variables)
-            fold = _folding(local) if relabel.foldable(apply, one, batch[0].shape[1:]) else lambda part: part
+            fold = _folding(local) if nn.foldable(apply, one, batch[0].shape[1:]) else lambda part: part
             parts = [fold(parallel.put(parallel.take(variables, places), local)) for places in chunks]
         before = counts
         counts = [program(part, norm, so_far, *batch) for part, so_far in zip(parts, before)]

@@ -6,16 +6,13 @@ function of a key, the pair is regenerated inside the training step and nothing 
 writes the same labels to disk, 6 GB for ImageNet-1K at ten images per class.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from flax.errors import FlaxError
 
 from jaxdd import losses
-from jaxdd.nn.classifier import Apply, Variables
-from jaxdd.nn.fold import fold
+from jaxdd.nn.classifier import Apply
 
 Criterion = Callable[[jax.Array, jax.Array, jax.Array, Any], jax.Array]
 
@@ -36,15 +33,3 @@ def soft(teacher_apply: Apply, temperature: float = 20.0) -> Criterion:
         return losses.distillation(logits, jax.lax.stop_gradient(teacher_apply(context, images).logits), temperature)
 
     return criterion
-
-
-def foldable(apply: Apply, variables: Variables, image_shape: tuple[int, int, int]) -> bool:
-    """Whether the model has BatchNorm and answers without it, by the variables that `jaxdd.nn.fold` makes."""
-    if not isinstance(variables, Mapping) or "batch_stats" not in variables:
-        return False
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    try:
-        jax.eval_shape(lambda variables, image: apply(fold(variables), image).logits, variables, image)
-    except (TypeError, ValueError, KeyError, FlaxError):
-        return False
-    return True

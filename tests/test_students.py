@@ -16,7 +16,7 @@ from helpers import message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdd import evaluate, nn, parallel, relabel, students, train
+from jaxdd import evaluate, nn, parallel, students, train
 from jaxdd.augment import Augment
 from jaxdd.data import permutations
 from jaxdd.distilled import DistilledDataset
@@ -175,8 +175,8 @@ def test_a_model_that_cannot_do_without_its_batchnorm_keeps_it():
     variables = linear_init(jax.random.key(0), SHAPE) | {"batch_stats": {"norm1": {"bn": {"var": 2.0}}}}
     for apply in (scaled, linear_apply):
         trainer = evaluate.student_trainer(LINEAR, SOFT, apply, A)
-        assert trainer.prepare(variables) is variables and not relabel.foldable(apply, variables, SHAPE)
-    assert not relabel.foldable(linear_apply, ("no", "mapping"), SHAPE)
+        assert trainer.prepare(variables) is variables and not nn.foldable(apply, variables, SHAPE)
+    assert not nn.foldable(linear_apply, ("no", "mapping"), SHAPE)
     score = evaluate.accuracy(scaled, jax.tree.map(jnp.asarray, variables), UNIT, [(A.images, A.labels, np.ones(9))])
     assert score == np.mean(scaled(variables, A.images).logits.argmax(1) == A.labels)
 

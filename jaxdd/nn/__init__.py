@@ -2,7 +2,7 @@
 
 from jaxdd.nn.batchnorm import BatchNorm, Moments, image_moments, merge, pool, pool_by_label
 from jaxdd.nn.classifier import Apply, Classifier, Output, Variables, from_linen, remat
-from jaxdd.nn.fold import fold
+from jaxdd.nn.fold import fold, foldable
 from jaxdd.nn.zoo import MODELS, get
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Output",
     "Variables",
     "fold",
+    "foldable",
     "from_linen",
     "get",
     "image_moments",

@@ -1,11 +1,15 @@
 """BatchNorm in evaluation mode is affine, so the convolution before it can do its work."""
 
+from collections.abc import Mapping
+
 import jax
+import jax.numpy as jnp
+from flax.errors import FlaxError
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdd.errors import InputError
 from jaxdd.nn.batchnorm import EPSILON
-from jaxdd.nn.classifier import Variables
+from jaxdd.nn.classifier import Apply, Variables
 
 
 def fold(variables: Variables) -> Variables:
@@ -40,3 +44,15 @@ def fold(variables: Variables) -> Variables:
         params[f"{conv}/kernel"] = params[f"{conv}/kernel"] * factor
     rest = {name: part for name, part in variables.items() if name != "batch_stats"}
     return {**rest, "params": unflatten_dict(params, sep="/")}
+
+
+def foldable(apply: Apply, variables: Variables, image_shape: tuple[int, int, int]) -> bool:
+    """Whether the model has BatchNorm and answers without it, by the variables that `fold` makes."""
+    if not isinstance(variables, Mapping) or "batch_stats" not in variables:
+        return False
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    try:
+        jax.eval_shape(lambda variables, image: apply(fold(variables), image).logits, variables, image)
+    except (TypeError, ValueError, KeyError, FlaxError):
+        return False
+    return True
