@@ -4,10 +4,11 @@
     python -m benchmarks.encode --quick
     python -m benchmarks.encode --dataset FOLDER [--image-size 64] [--images 2000 all] [--teacher FOLDER] [--json FILE]
 
-The first two: uint8 batches that lie in memory, C x M images each, through `jaxdd.encode` and through PyTorch
-(`torch_rivals`), from the same weights: features of every image to the host, mean and total variance of every BatchNorm
-input of every class. Before, features and moments of both sides are compared in float32, and more than 0.1 % apart end
-the run. A turn is a whole pass, what is done once at its end included, so its length (--steps) matters a little.
+The first two: uint8 batches that lie in memory, C x M images each (on CPU 25, as the experiments have it), through
+`jaxdd.encode` and through PyTorch (`torch_rivals`), from the same weights: features of every image to the host, mean
+and total variance of every BatchNorm input of every class. Before, features and moments of both sides are compared in
+float32, and more than 0.1 % apart end the run. A turn is a whole pass, what is done once at its end included, so its
+length (--steps) matters a little.
 
 With --dataset: images of a folder (train/<class>/*, val/<class>/*) are read, decoded, resized and encoded by ours, each
 count in a process of its own, of which the peak resident memory is told. What grows with the count are the features.
@@ -30,17 +31,16 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.harness import Case, Side
 from benchmarks.recover import NORM
-from experiments.teachers import load_teacher
+from experiments.teachers import load_teacher, pass_size
 from jaxdd import data, encode
 from jaxdd.data.image import evenly_spaced
 from jaxdd.errors import InputError
 from jaxdd.normalise import normalise
 
-CPU = [Case("resnet18", 32, 10, 5), Case("convnet3", 32, 10, 10)]
+CPU = [Case("resnet18", 32, 5, 5), Case("convnet3", 32, 5, 5)]
 GPU = [Case("resnet18", 224, 10, 25)]
 QUICK = [Case("convnet3", 16, 10, 10)]
 COUNTED = "convolutions and matrix products of the classifier, forward"
-_STREAM_BATCH = 250
 _WARM = 2  # batches of a stream that its rate leaves out, as they compile
 
 
@@ -131,7 +131,7 @@ def stream(flags: argparse.Namespace) -> None:
               f"{row['peak_rss_bytes'] / 2**20:12.1f} {row['features_bytes'] / 2**20:12.1f}", flush=True)  # fmt: skip
         harness.write(flags.json, rows)
     last = rows[-1]
-    print(f"\n{last['model']} at {last['image_size']} px, batches of {_STREAM_BATCH}, {last['dtype']}. "
+    print(f"\n{last['model']} at {last['image_size']} px, batches of {last['batch']}, {last['dtype']}. "
           "images/s: reading and decoding included, without the first two batches.")  # fmt: skip
     harness.stamp(last)
 
@@ -162,15 +162,15 @@ def child(flags: argparse.Namespace) -> dict:
 
     def batches():
         for split, rows in (("train", chosen[chosen < border]), ("test", chosen[chosen >= border] - border)):
-            for batch in data.batches(source, split, _STREAM_BATCH, rows):
+            for batch in data.batches(source, split, pass_size(), rows):
                 stamps.append(time.perf_counter())
                 yield batch
 
     found = encode.encode(apply, variables, norm, batches(), len(source.class_names))
-    ended, left = time.perf_counter(), len(chosen) - _WARM * _STREAM_BATCH
+    ended, left = time.perf_counter(), len(chosen) - _WARM * pass_size()
     return {
         "benchmark": "encode stream", "side": "ours", "model": name, "image_size": source.image_shape[0],
-        "classes": len(source.class_names), "batch": _STREAM_BATCH, "dtype": compute, "images": len(found.features),
+        "classes": len(source.class_names), "batch": pass_size(), "dtype": compute, "images": len(found.features),
         "images_per_second": left / (ended - stamps[_WARM]) if left > 0 else len(chosen) / (ended - stamps[0]),
         "seconds": ended - stamps[0], "first_seconds": stamps[min(1, len(stamps) - 1)] - stamps[0],
         "peak_rss_bytes": peak_rss(), "features_bytes": found.features.nbytes, **harness.versions(),

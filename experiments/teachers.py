@@ -121,8 +121,13 @@ def settings_from(record: dict) -> train.TrainSettings:
     return train.TrainSettings(**{**record, "augment": Augment(**record["augment"])})
 
 
-def test_batches(source: Source, size: int = 500):
-    return data.batches(source, "test", min(size, len(source.labels["test"])))
+def pass_size() -> int:
+    """Images that a pass without gradients takes at a time: on CPU few, whose activations stay in the cache."""
+    return 25 if jax.default_backend() == "cpu" else 250
+
+
+def test_batches(source: Source):
+    return data.batches(source, "test", min(pass_size(), len(source.labels["test"])))
 
 
 def own_rows(source: Source, mesh: Mesh, together: int = 1) -> list[np.ndarray]:
@@ -161,7 +166,7 @@ def encode_train(
     image = jax.ShapeDtypeStruct((1, *source.image_shape), np.float32)
     most = max(np.bincount(source.labels["train"], minlength=1))
     # As few and as full batches as the largest class needs.
-    fits = max(1, min(250, budget(jax.local_devices(), memory_bytes) // forward_bytes(apply, variables, image)))
+    fits = max(1, min(pass_size(), budget(jax.local_devices(), memory_bytes) // forward_bytes(apply, variables, image)))
     size = -(-most // -(-most // fits))
     batches = data.batches(source, "train", size, rows)
     total = sum(-(-len(part) // size) for part in rows)

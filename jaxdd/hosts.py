@@ -29,7 +29,8 @@ def join() -> None:
 
     Told from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID if these are set, else from SLURM, Open MPI
     or a Cloud TPU of several hosts, as `jax.distributed.initialize` finds them. Call it before anything else of JAX.
-    From then on a process whose peer dies prints one line and ends with status 1, within half a minute.
+    From then on a process whose peer dies prints one line and ends with status 1, within half a minute; if it was the
+    first that died, JAX itself ends the others at once, with a message of its own.
 
     Raises:
       InputError: the environment names no complete set of processes.

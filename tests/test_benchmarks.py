@@ -148,7 +148,7 @@ def test_a_folder_is_streamed(monkeypatch, tmp_path, capsys):
             place.mkdir(parents=True)
             for i in range(count):
                 Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(place / f"{i}.png")
-    monkeypatch.setattr(encode, "_STREAM_BATCH", 4)
+    monkeypatch.setattr(encode, "pass_size", lambda: 4)
     common = ("--dataset", tmp_path, "--model", "convnet3", "--image-size", 8, "--child", "--images")
     for count, expected in ((6, 6), ("all", 14)):
         run(monkeypatch, encode, *common, count)
