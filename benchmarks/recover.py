@@ -57,7 +57,7 @@ def ours(case: Case, compute: str, variables: dict, goal: Goal, start: jax.Array
     """As `chunked.run` does it: on CPU some classes after others, on an accelerator all, many steps a launch."""
     local = parallel.mesh(jax.local_devices()[:1])
     apply = harness.classifier(case, compute).apply
-    fused, each = chunked.plan(apply, variables, (case.ipc, *case.image_shape), 1, case.classes, local)
+    fused, each = chunked.plan(apply, variables, (case.ipc, *case.image_shape), 1, case.classes, case.classes, local)
     solver = recover.recovery(apply, jax.random.key(0), NORM, SETTINGS, 1, local)
     variables = parallel.put(variables, local, parallel.SAME)
     groups = parallel.chunks(case.classes, each)

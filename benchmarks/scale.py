@@ -125,7 +125,7 @@ def recovered(
 ) -> dict:
     """The recover stage: time and bytes of a chunk, and all chunks' projected time."""
     local = parallel.mesh(devices)
-    fused, _ = chunked.plan(apply, variables, (run.ipc, *case.image_shape), 1, run.classes, local)
+    fused, _ = chunked.plan(apply, variables, (run.ipc, *case.image_shape), 1, run.classes, run.classes, local)
     steps = -(-run.steps // fused) * fused
     # A chunk that needs blocks to be computed twice would be another program than the one timed below.
     settings = RecoverSettings(steps=steps, remat="never")

@@ -40,10 +40,14 @@ def run(
         if hosts.count() > 1 and not several:
             raise InputError(f"this program runs in one process, not in {hosts.count()}; start it once")
         main(config)
+        # Whoever left earlier would be taken for dead by those that still write.
+        hosts.meet()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         _stop(2)
-    except Exception:
+    except (Exception, KeyboardInterrupt):
+        if hosts.count() == 1:
+            raise
         traceback.print_exc()
         _stop(1)
 
@@ -73,7 +77,7 @@ def run_folder(path: Path, request: dict | None = None) -> Iterator[Path]:
     try:
         yield path
     except InputError:
-        if taken_up or not hosts.is_first():
+        if taken_up or not hosts.is_first() or any((path / PARTS).glob("*.npz")):
             raise
         for entry in path.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -202,12 +202,25 @@ def save_run(
     report.preview(dataset, out / "preview.png")
 
 
+def request(config: DistillConfig) -> dict:
+    """What decides the bytes of a class: only parts of an equal request are taken up."""
+    asked = cli.config_dict(config)
+    del asked["memory_gib"]
+    record = config.teacher / "teacher.json" if config.teacher else None
+    return asked | {
+        "compute": teachers.dtype_of(config.compute),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "given teacher": json.loads(record.read_text()) if record and record.is_file() else None,
+    }
+
+
 def main(config: DistillConfig) -> None:
     methods.recipe(config.method)  # the name must be a method's, whatever the other flags make of it
     recipe = config.recipe
     if config.ipc < 1:
         raise InputError(f"--ipc {config.ipc} is not a number of images per class; use 1 or more")
-    with cli.run_folder(config.out, cli.config_dict(config)) as out:
+    with cli.run_folder(config.out, request(config)) as out:
         given = teachers.load_teacher(config.teacher, config.compute) if config.teacher else None
         if given:
             config = dataclasses.replace(config, **teachers.data_like(given, config))
@@ -245,8 +258,9 @@ def main(config: DistillConfig) -> None:
         if made is None:
             return
         dataset, result = made
-        # Left behind where an earlier start was cut off while it wrote the last files.
-        shutil.rmtree(out / "distilled", ignore_errors=True)
+        for name in ("teacher", "distilled"):
+            # Left behind where an earlier start was cut off while it wrote the last files.
+            shutil.rmtree(out / name, ignore_errors=True)
         if model:
             dataset.provenance["latents"] = found.name
         save_run(out, config, place, dataset, result)

@@ -9,6 +9,7 @@ each seed; `full` is the teacher where the student has its architecture, else a 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -88,11 +89,14 @@ def compare(
                     cli.log(f"{title}, {method}: {report.cell(whole[method])}")
         if config.full:
             same = (student, None, "auto") == tuple(teacher.info[k] for k in ("model", "width", "stem"))
-            scores = [teacher.info["accuracy"]] if same else []
-            for seed in range(len(scores), config.full):
-                settings = teachers.with_flip(full_config.teacher_train, flip)
+            settings = teachers.with_flip(full_config.teacher_train, flip)
+
+            def full(seed: int, model=model, settings=settings) -> str:
                 variables, *_ = teachers.fit_full(source, model, settings, teacher.norm, seed)
-                scores.append(accuracy(model.apply, variables, teacher.norm, teachers.test_batches(source)))
+                return str(accuracy(model.apply, variables, teacher.norm, teachers.test_batches(source)))
+
+            scores = [teacher.info["accuracy"]] if same else []
+            scores += [float(hosts.first(partial(full, seed))) for seed in range(len(scores), config.full)]
             rows.append(row("full", name, None, student, "hard", scores))
             keep(rows)
     return rows

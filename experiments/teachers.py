@@ -88,9 +88,13 @@ class Teacher(NamedTuple):
 
 
 def open_data(config: DataConfig) -> tuple[Source, Normalisation, bool]:
-    """The source (kept in memory where it fits), its normalisation, and whether to mirror."""
+    """The source, its normalisation, and whether to mirror.
+
+    It is kept in memory where it fits; one of several processes, which needs a share of it, reads what it needs.
+    """
     source = data.load(config.dataset, config.image_size, config.channels, config.data_dir)
-    source = data.in_memory(source, int(config.memory_gib * 2**30))
+    if hosts.count() == 1:
+        source = data.in_memory(source, int(config.memory_gib * 2**30))
     if config.holdout:
         source = data.hold_out(source, config.holdout)
     flip = config.flip if config.flip is not None else short_name(source).split("-")[0] not in _HANDED
@@ -137,10 +141,11 @@ def own_rows(source: Source, mesh: Mesh, together: int = 1) -> list[np.ndarray]:
       InputError: there are fewer classes, or groups of ``together`` classes, than processes.
     """
     own = parallel.own(len(source.class_names), mesh, together)
-    if not len(own):
+    processes = len({device.process_index for device in mesh.devices.flat})
+    if processes * together >= len(source.class_names) + together:
         raise InputError(
-            f"{jax.process_count()} processes share {len(source.class_names)} classes, of which {together} stay "
-            "together; start fewer processes"
+            f"{processes} processes share {len(source.class_names)} classes, of which {together} stay together; start "
+            "fewer processes"
         )
     rows = data.class_indices(source)
     return [rows[c] for c in own]
@@ -157,14 +162,17 @@ def encode_train(
 ) -> encode.Encoded:
     """Stage 1 on the train split, in batches that fit the memory.
 
-    rows: of this process's classes (default: `own_rows`). No batch holds images of two classes, so that a class's
-      features and moments are the same bytes whichever classes are encoded here.
+    rows: of this process's classes (default: `own_rows`). On CPU no batch holds images of two classes, so that a
+      class's features and moments are the same bytes whichever classes are encoded here.
     mesh: default: all devices of all hosts.
     """
     mesh = mesh or parallel.mesh()
     rows = own_rows(source, mesh) if rows is None else rows
     image = jax.ShapeDtypeStruct((1, *source.image_shape), np.float32)
     most = max(np.bincount(source.labels["train"], minlength=1))
+    if jax.default_backend() != "cpu":
+        rows = [np.concatenate(rows)]
+        most = len(rows[0])
     # As few and as full batches as the largest class needs.
     fits = max(1, min(pass_size(), budget(jax.local_devices(), memory_bytes) // forward_bytes(apply, variables, image)))
     size = -(-most // -(-most // fits))
@@ -336,7 +344,8 @@ def find_or_train(
     made = []
 
     def find() -> str:
-        teacher, place = _find_or_train(config, source, norm, flip, cache)
+        kept = data.in_memory(source, int(config.memory_gib * 2**30)) if hosts.count() > 1 else source
+        teacher, place = _find_or_train(config, kept, norm, flip, cache)
         made.append(teacher)
         return str(place)
 
@@ -348,7 +357,7 @@ def _find_or_train(
     config: TeacherConfig, source: Source, norm: Normalisation, flip: bool, cache: Path
 ) -> tuple[Teacher, Path]:
     settings = dataclasses.asdict(with_flip(config.teacher_train, flip))
-    identity = json.dumps([describe(config, source, norm), settings], sort_keys=True)
+    identity = json.dumps([describe(config, source, norm), settings, dtype_of(config.compute)], sort_keys=True)
     name = f"{short_name(source)}-{config.model}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
     if (cache / name / "teacher.json").is_file():
         log(f"teacher: {cache / name}")

@@ -42,7 +42,7 @@ def run(
 ) -> Iterator[Recovered]:
     """All steps for all classes, chunk by chunk, sharded over this process's devices.
 
-    On CPU a chunk has 10 to 25 images: activations then stay in the cache, and the images come out the same bytes
+    On CPU a chunk has about 10 to 25 images: activations then stay in the cache, and the images come out the same bytes
     on any number of devices and hosts. On an accelerator it is as many as fit, and a launch takes many steps.
 
     Args:
@@ -65,20 +65,23 @@ def run(
         _check_coarse(apply, variables, image_shape[1:])
     unit = group * local.devices.size
     total = total or len(goal.classes)
-    fused, most = plan(apply, variables, image_shape, group, total, local)
+    fused, most = plan(apply, variables, image_shape, group, len(goal.classes), total, local)
     launches = _launches(settings, fused)
-    fits = partial(_fits, same, goal, image_shape, unit, settings, local, launches[0], most, memory_bytes)
-    kept = lambda apply: apply
-    for way in {"auto": (kept, remat), "never": (kept,), "always": (remat,)}[settings.remat]:
+    # The largest program: steps on whole images.
+    largest = max(launches, key=lambda launch: (not launch[1], launch[0]))
+    fits = partial(_fits, same, goal, image_shape, unit, settings, local, largest, most, memory_bytes)
+    plain = lambda apply: apply
+    for way in {"auto": (plain, remat), "never": (plain,), "always": (remat,)}[settings.remat]:
         solver = recovery(way(apply), key, norm, settings, group, local)
         each, need = fits(solver, group * image_shape[0] * bytes_per_image(way(apply), variables, image_shape[1:]))
         if each:
             break
     else:
+        size = "too much" if need == _ENDLESS else f"{need / 2**20:.0f} MiB"
         raise InputError(
-            f"{group} classes of {image_shape[0]} images {list(image_shape[1:])} take {need / 2**20:.0f} MiB to "
-            f"recover, a device may take {memory_bytes / 2**20:.0f}; raise --memory-gib on a CPU, lower --ipc or "
-            "--image-size, or use a smaller --model"
+            f"{group} classes of {image_shape[0]} images {list(image_shape[1:])} take {size} to recover, a device may "
+            f"take {memory_bytes / 2**20:.0f}; raise --memory-gib on a CPU, lower --ipc or --image-size, or use a "
+            "smaller --model"
         )
 
     chunks = parallel.chunks(len(goal.classes), each * unit)
@@ -91,25 +94,39 @@ def run(
         curve = []
         for count, coarse in progress(launches, f"recover {i + 1}/{len(chunks)}"):
             state, values = solver.step(same, state, part, count=count, coarse=coarse)
+            # One launch waits behind the one that runs, no more, or the bar would run ahead.
+            jax.block_until_ready(curve[-1:])
             curve.append(values)
             if settings.schedule == "plateau" and len(curve) % max(1, 20 // count) == 0:
                 over = np.asarray(state.pace.turned) + settings.anneal <= int(state.step)
                 if over[kept].all():
                     break
         curve = jax.tree.map(lambda *steps: np.concatenate(steps), *jax.device_get(curve))
-        own = jax.tree.map(partial(np.compress, kept, axis=1), curve)
-        yield Recovered(places[kept], np.asarray(state.images)[kept], own)
+        if settings.schedule == "plateau":
+            # A class that is done waits for the others of its chunk, whose number shall not show.
+            last = np.asarray(state.pace.turned) + settings.anneal - 1
+            held = np.minimum(np.arange(len(curve.feature))[:, None], last)
+            curve = jax.tree.map(lambda values, held=held: np.take_along_axis(values, held, 0), curve)
+        images = np.asarray(state.images)[kept]
+        del state
+        yield Recovered(places[kept], images, jax.tree.map(partial(np.compress, kept, axis=1), curve))
 
 
 def plan(
-    apply: Apply, variables: Variables, image_shape: tuple[int, ...], group: int, total: int, local: Mesh
+    apply: Apply,
+    variables: Variables,
+    image_shape: tuple[int, ...],
+    group: int,
+    own: int,
+    total: int,
+    local: Mesh,
 ) -> tuple[int, int]:
-    """Steps a launch, and the most groups that a device takes at a time, whichever classes this process has.
+    """Steps a launch, and the most groups that a device takes at a time.
 
-    image_shape: of a class, [m, H, W, ch]; total: classes of all processes.
+    image_shape: of a class, [m, H, W, ch]; own: classes of this process, which do not matter on CPU; total: of all.
     """
     if not parallel.is_cpu(local):
-        return 20, -(-total // (group * local.devices.size))
+        return 20, -(-own // (group * local.devices.size))
     # Each launch reads all weights again: the larger they are beside the activations, the more images are worth it.
     weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(variables))
     images = np.clip(12 * weights / bytes_per_image(apply, variables, image_shape[1:]), 10, 25)
@@ -130,8 +147,8 @@ def _check_coarse(apply: Apply, variables: Variables, image_shape: tuple[int, ..
 def _launches(settings: RecoverSettings, most: int) -> list[tuple[int, bool]]:
     """Steps and coarseness of every launch."""
     coarse = round(settings.coarse * settings.steps)
-    sizes = lambda steps: [most] * (steps // most) + [steps % most] * (steps % most > 0)
-    return [(count, True) for count in sizes(coarse)] + [(count, False) for count in sizes(settings.steps - coarse)]
+    kinds = ((coarse, True), (settings.steps - coarse, False))
+    return [(count, small) for steps, small in kinds for count in parallel.launches(steps, most)]
 
 
 def rows_of(goal: Goal, places: np.ndarray, settings: RecoverSettings) -> Goal:
@@ -172,19 +189,41 @@ def _fits(
 ) -> tuple[int, int]:
     """How many groups a device takes at a time, and the bytes they need; 0 groups where even one is too many.
 
-    Begins with what the estimate allows and believes the compiler, which knows before anything runs.
+    Begins with what the estimate allows and believes the compiler, which knows before anything runs. More are tried
+    once where less than two thirds of the memory are used; where chunks remain uneven, all get smaller.
     """
     state_at, goal_at = shardings(solver, settings, local)
-    each = int(np.clip(memory_bytes // cost, 1, most))
+    even = lambda each: -(-most // -(-most // each))
+    each, fitting = even(int(np.clip(memory_bytes // cost, 1, most))), (0, 0)
     while True:
         places = np.zeros(each * unit, int)
         state = jax.eval_shape(solver.init, jax.ShapeDtypeStruct((len(places), *image_shape), jnp.float32))
         part = jax.eval_shape(partial(rows_of, goal, places, settings))
-        lowered = solver.lower(variables, _at(state, state_at), _at(part, goal_at), count=launch[0], coarse=launch[1])
-        need = compiled_bytes(lowered.compile())
-        if need <= memory_bytes or each == 1:
-            return each * (need <= memory_bytes), need
-        each = max(1, min(each - 1, each * memory_bytes // need))
+        shapes = _at(state, state_at), _at(part, goal_at)
+        need = _need(solver.lower(variables, *shapes, count=launch[0], coarse=launch[1]))
+        if need <= memory_bytes:
+            more = even(min(most, each * memory_bytes // need))
+            if fitting[0] or more == each or 3 * need > 2 * memory_bytes:
+                return max(fitting, (each, need))
+            fitting, each = (each, need), more
+        elif fitting[0] or each == 1:
+            return fitting if fitting[0] else (0, need)
+        else:
+            each = each // 2 if need == _ENDLESS else max(1, min(each - 1, each * memory_bytes // need))
+
+
+# More bytes than any device has.
+_ENDLESS = 2**62
+
+
+def _need(lowered: jax.stages.Lowered) -> int:
+    """The bytes of a program; without end if the compiler, which on some devices minds the memory, gives up."""
+    try:
+        return compiled_bytes(lowered.compile())
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _ENDLESS
 
 
 def bytes_per_image(apply: Apply, variables: Variables, image_shape: tuple[int, int, int]) -> int:
@@ -198,4 +237,4 @@ def bytes_per_image(apply: Apply, variables: Variables, image_shape: tuple[int, 
 
 
 # Primitives whose results the backward pass asks for.
-_KEPT = ("conv_general_dilated", "dot_general", "max", "add", "mul", "custom_jvp_call", "reduce_window_max")
+_KEPT = ("conv_general_dilated", "dot_general", "max", "add", "mul", "reduce_window_max")

@@ -20,7 +20,7 @@ import numpy as np
 from jaxdd.errors import InputError
 
 _PATIENCE = 15.0  # seconds without a sign of life after which a process counts as dead
-_DAY = 24 * 3600 * 1000  # milliseconds; whoever dies meanwhile is found by the watch
+_LONG = 20 * 24 * 3600 * 1000  # milliseconds; whoever dies meanwhile is found by the watch
 _numbers = itertools.count()
 
 
@@ -97,7 +97,7 @@ def first(make: Callable[[], str | None]) -> str | None:
         return make()
     name = f"jaxdd/first/{next(_numbers)}"
     if not is_first():
-        kind, _, text = _client().blocking_key_value_get(name, _DAY).partition(":")
+        kind, _, text = _client().blocking_key_value_get(name, _LONG).partition(":")
         if kind == "error":
             raise InputError(text)
         return text if kind == "text" else None
@@ -119,11 +119,11 @@ def everywhere(values: np.ndarray) -> np.ndarray:
     np.save(buffer, values)
     _client().key_value_set_bytes(f"{name}/{jax.process_index()}", buffer.getvalue())
     places = (f"{name}/{i}" for i in range(count()))
-    return np.stack([np.load(io.BytesIO(_client().blocking_key_value_get_bytes(place, _DAY))) for place in places])
+    return np.stack([np.load(io.BytesIO(_client().blocking_key_value_get_bytes(place, _LONG))) for place in places])
 
 
 def meet() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes are here, if there are several."""
     everywhere(np.zeros(0))
 
 
@@ -131,6 +131,9 @@ def leave(status: int) -> None:
     """End this process at once: the others notice, and nobody waits at an exit that never comes."""
     sys.stdout.flush()
     sys.stderr.flush()
+    if is_first():
+        # With this process goes the service that all are joined by, and JAX aborts whoever still has something to say.
+        time.sleep(3)
     os._exit(status)
 
 

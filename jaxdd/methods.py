@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from jaxdd import chunked, ot, recover
+from jaxdd import chunked, ot, parallel, recover
 from jaxdd.decode import LatentModel, decode
 from jaxdd.encode import Encoded, global_moments
 from jaxdd.errors import InputError
@@ -216,12 +216,17 @@ def distill_parts(
     elif latent is None:
         raise InputError(f"images {settings.images!r} are decoded by a latent model; give latent")
     else:
+        local = parallel.mesh(devices)
+        weights = parallel.put((latent.vae_variables, latent.variables), local, parallel.SAME)
+        latent = latent._replace(vae_variables=weights[0], variables=weights[1])
         sampling = settings.diffusion if settings.images == "diffusion" else replace(settings.diffusion, strength=0.0)
         make = lambda rows: decode(
             k_recover, latent, sampling, np.asarray(atoms.points)[rows], norm, classes.image_shape,
             memory_bytes=fits, classes=own[rows],
         )  # fmt: skip
-    for rows in np.array_split(np.arange(len(own)), -(-len(own) * ipc // (64 * len(devices)))):
+    size = max(1, 64 * len(devices) // ipc)
+    for first in range(0, len(own), size):
+        rows = np.arange(first, min(first + size, len(own)))
         yield part(rows, np.asarray(make(rows)), {})
 
 

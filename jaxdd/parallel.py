@@ -42,6 +42,13 @@ def chunks(count: int, size: int) -> list[np.ndarray]:
     return list(np.where(places < count, places, -1).reshape(-1, size))
 
 
+def launches(steps: int, most: int) -> list[int]:
+    """The steps of every launch; all alike if a number near ``most`` divides them, as each number is compiled."""
+    most = min(most, steps)
+    size = next((size for size in range(most, most // 2, -1) if steps % size == 0), most)
+    return [size] * (steps // size) + [steps % size] * (steps % size > 0) if steps else []
+
+
 def take(tree: Any, places: np.ndarray) -> Any:
     """Rows of every array; where a place is -1, row 0, whose result is to be dropped."""
     return jax.tree.map(lambda x: x[np.maximum(places, 0)], tree)

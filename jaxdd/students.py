@@ -78,7 +78,7 @@ def run(
     orders = {seed: _order(n, batch_size, steps, seed) for seed in seeds}
     size = sum(x.nbytes for part in pool for x in part) + len(seeds) * steps * batch_size * 4
     resident = size <= resident_bytes
-    launches = _launches(steps, (launch or (1 if cpu else 20)) if resident else 1)
+    launches = parallel.launches(steps, (launch or (1 if cpu else 20)) if resident else 1)
     spec = parallel.SAME if resident else parallel.EACH
     program = lambda each: programs(trainer, tuple(image_shape), local, each > 1, spec)
     context = parallel.put(context, local, parallel.SAME)
@@ -122,6 +122,7 @@ def run(
             curve.append(losses)
         real = partial(np.compress, places >= 0, axis=0)
         variables, curve = jax.device_get((state.variables, curve))
+        del state
         yield Trained(real(places), jax.tree.map(real, variables), real(np.concatenate(curve, 1)))
 
 
@@ -139,13 +140,6 @@ def _order(n: int, batch_size: int, steps: int, seed: int) -> np.ndarray:
     """The first batches of `permutations`, [steps, B] int32."""
     epochs = islice(permutations(n, n, seed), -(-steps * batch_size // n))
     return np.concatenate(list(epochs))[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
-
-
-def _launches(steps: int, most: int) -> list[int]:
-    """The steps of every launch; all alike if a number near ``most`` divides them, as each number is compiled."""
-    most = min(most, steps)
-    size = next((size for size in range(most, most // 2, -1) if steps % size == 0), most)
-    return [size] * (steps // size) + [steps % size] * (steps % size > 0)
 
 
 def _batches(pool: Pool, which: np.ndarray, order: np.ndarray) -> Iterator[Pool]:

@@ -147,6 +147,9 @@ def test_memory_decides_how_many_classes_go_together(monkeypatch):
     pieces, terms = run(SHORT, memory_bytes=two)
     assert [part.feature.shape for part in terms] == [(6, 2), (6, 1)]
     np.testing.assert_allclose(pieces, whole, atol=1e-5)
+    # Coarse steps take less, but are followed by whole ones.
+    _, terms = run(replace(SHORT, coarse=0.5), memory_bytes=two)
+    assert [part.feature.shape for part in terms] == [(6, 2), (6, 1)]
     text = message(lambda: run(SHORT, memory_bytes=1000))
     assert "1 classes of 2 images [8, 8, 1]" in text and "a device may take 0" in text
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from experiments import distill
 from jaxdd import distilled
+from jaxdd.errors import InputError
 
 TEACHER = ["--model", "convnet3", "--width", "8", "--teacher-train.epochs", "2"]
 
@@ -128,6 +129,43 @@ def test_a_process_of_its_own_ends_with_the_same_line_and_status(tmp_path):
 
 DISTILL = ["--dataset", "digits", "--ipc", "2", "--recover.steps", "12", *TEACHER[:-1], "8"]
 EVALUATE = ["--seeds", "2", "--hard.train.epochs", "3", "--soft.train.epochs", "3", "--baselines", "random"]
+
+
+def test_a_run_that_was_cut_off_goes_on_with_the_same_command(program, tmp_path):
+    out = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distill, "_keep", Failing(distill._keep, 1))
+        status, _, err = program("distill", *DISTILL, "--out", out)
+        assert status == 2 and "unreadable" in err
+    # What bad input leaves of other runs is nothing; what is done of this one is kept.
+    done = {path.name: path.read_bytes() for path in (out / "parts").glob("*.npz")}
+    assert 0 < len(done) < 10
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distill.report, "preview", Failing(distill.report.preview, 1, OSError))
+        with pytest.raises(OSError, match="unreadable"):
+            program("distill", *DISTILL, "--out", out)
+    assert (out / "teacher").is_dir() and (out / "distilled").is_dir()
+    assert all((out / "parts" / name).read_bytes() == content for name, content in done.items())
+
+    status, _, err = program("distill", *DISTILL, "--recover.steps", "13", "--out", out)
+    assert status == 2 and "unfinished run of other settings" in err
+    status, _, err = program("distill", *DISTILL, "--memory-gib", "3", "--out", out)
+    assert status == 0 and "10 of 10 classes are done" in err
+    assert set(os.listdir(out)) == {"config.json", "teacher", "atoms.npz", "metrics.jsonl", "distilled", "preview.png"}
+    assert len(list((out / "distilled" / "train").glob("*/*.png"))) == 20
+
+
+class Failing:
+    """A function that raises after it was called so many times."""
+
+    def __init__(self, function, most, error=InputError):
+        self.function, self.most, self.error, self.calls = function, most, error, 0
+
+    def __call__(self, *arguments):
+        self.function(*arguments)
+        self.calls += 1
+        if self.calls == self.most:
+            raise self.error("image x is unreadable; mend it")
 
 
 def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(program, refused, tmp_path):

@@ -1,5 +1,6 @@
 """Several processes: what they agree on, and real ones on this machine that share the digits."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -64,27 +65,27 @@ def place(tmp_path_factory, digits, teacher):
     """A teacher on disk and the digits that one process distils with it."""
     place = tmp_path_factory.mktemp("hosts")
     config = teachers.TeacherConfig(width=8)
-    info = teachers.describe(config, digits, teacher.norm) | {"accuracy": 0.5, "train": {}}
+    info = teachers.describe(config, digits, teacher.norm) | {"accuracy": 0.5, "train": dataclasses.asdict(config.teacher_train)}
     teachers.save_teacher(place / "teacher", teacher._replace(info=info))
     wait(start(place, "one", 1))
     return place
 
 
-def start(place, out, count):
-    """Start so many processes that distil to ``out``."""
+def start(place, out, count, *more, program="distill"):
+    """Start so many processes that distil to ``out``, or of another program; ``out`` names the logs."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "experiments.distill", "--ipc", "10", "--recover.steps", "150"]
-    started = []
+    command, started = [sys.executable, "-m", f"experiments.{program}", *more], []
+    if program == "distill":
+        command += ["--ipc", "10", "--recover.steps", "300", "--teacher", "teacher", "--out", out]
     for i in range(count):
         env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
         if count > 1:
             env |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}"}
             env |= {"JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(i)}
         log = open(place / f"{out}.{i}.log", "w")  # noqa: SIM115  the process keeps it
-        arguments = [*command, "--teacher", "teacher", "--out", out]
-        started.append(subprocess.Popen(arguments, cwd=place, env=env, stdout=log, stderr=log))
+        started.append(subprocess.Popen(command, cwd=place, env=env, stdout=log, stderr=log))
     return started
 
 
@@ -100,6 +101,26 @@ def same_files(place, out):
     assert sum(name.startswith("distilled/train") for name in kept) == 100
     for name in kept:
         assert (place / "one" / name).read_bytes() == (place / out / name).read_bytes(), name
+
+
+def test_bad_input_ends_all_of_several_with_its_line(place):
+    # All ten classes share their global moments, so one process would have nothing to do.
+    wait(start(place, "bound", 2, "--method", "sre2l"), status=2)
+    for i in range(2):
+        assert (
+            "error: 2 processes share 10 classes, of which 10 stay together" in (place / f"bound.{i}.log").read_text()
+        )
+    assert not (place / "bound").exists()
+
+
+def test_two_processes_evaluate_as_one_does(place):
+    found = []
+    for count in (1, 2):
+        flags = ("--labels", "hard", "--seeds", "2", "--full", "0", "--hard.train.epochs", "1", "--baselines", "random")
+        out = place / f"evaluation{count}.json"
+        wait(start(place, f"evaluated{count}", count, "one", *flags, "--out", str(out), program="evaluate"))
+        found.append(out.read_text())
+    assert found[0] == found[1] and found[0].count("accuracies") == 2
 
 
 def test_four_processes_make_the_files_that_one_makes(place):

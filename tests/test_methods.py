@@ -133,6 +133,13 @@ def test_parts_of_unequal_length_are_joined_at_their_last_loss(made):
         np.testing.assert_array_equal(found.curve[name][:, :5], term[[0, 1, 1], :5])
 
 
+def test_more_images_a_class_than_are_made_at_a_time(teacher, classes):
+    model, variables, norm, _ = teacher
+    result = methods.distill(KEY, short("random"), 70, model.apply, variables, norm, classes)
+    assert result.images.shape == (10, 70, 8, 8, 1)
+    np.testing.assert_array_equal(result.classes, np.arange(10))
+
+
 def test_memory_that_holds_not_one_class_is_refused_in_one_line(made):
     assert "1 classes of 2 images [8, 8, 1] take" in message(lambda: made("wmdd", memory=1))
 

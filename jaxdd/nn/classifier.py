@@ -8,12 +8,14 @@ where ``moments`` may be an empty dict if nothing asks for BatchNorm moments.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import flax
 import flax.linen as nn
 import jax
 
+from jaxdd.errors import InputError
 from jaxdd.nn.batchnorm import Moments
 
 Variables = Any
@@ -49,6 +51,8 @@ def from_linen(module: nn.Module) -> Classifier:
 
     def apply(variables, images):
         net = module if "batch_stats" in variables else folded
+        if net is not module and any("bn" in path for path in flax.traverse_util.flatten_dict(variables["params"])):
+            raise InputError("variables with BatchNorm but without batch_stats; give both, or what jaxdd.nn.fold makes")
         (logits, features), sown = net.apply(variables, images, train=False, mutable=["moments"])
         layers = flax.traverse_util.flatten_dict(sown.get("moments", {}), sep="/")
         return Output(logits, features, {name.removesuffix("/input"): layers[name] for name in layers})
@@ -60,6 +64,7 @@ def from_linen(module: nn.Module) -> Classifier:
     return Classifier(init, apply, apply_train)
 
 
+@lru_cache(maxsize=16)
 def remat(apply: Apply) -> Apply:
     """The same function, whose backward pass makes the inside of every block a second time instead of keeping it.
 
