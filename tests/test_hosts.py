@@ -65,7 +65,8 @@ def place(tmp_path_factory, digits, teacher):
     """A teacher on disk and the digits that one process distils with it."""
     place = tmp_path_factory.mktemp("hosts")
     config = teachers.TeacherConfig(width=8)
-    info = teachers.describe(config, digits, teacher.norm) | {"accuracy": 0.5, "train": dataclasses.asdict(config.teacher_train)}
+    trained = {"accuracy": 0.5, "train": dataclasses.asdict(config.teacher_train)}
+    info = teachers.describe(config, digits, teacher.norm) | trained
     teachers.save_teacher(place / "teacher", teacher._replace(info=info))
     wait(start(place, "one", 1))
     return place
