@@ -49,7 +49,7 @@ class Recipe:
 # Of the masses that a solver finds.
 _POWERS = {"free": 1.0, "sqrt": 0.5, "uniform": 0.0}
 _CROSS_ENTROPY = RecoverSettings(
-    feature_weight=0.0, cross_entropy_weight=1.0, moments="global", weighted_moments=False, start="noise"
+    feature_weight=0.0, cross_entropy_weight=1.0, moments="global", weighted_moments=False, start="noise", steps=2000
 )
 RECIPES = {
     # Liu et al. 2025 (arXiv 2311.18531): Wasserstein barycenter of features, per-class BatchNorm moments.

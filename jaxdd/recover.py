@@ -40,7 +40,7 @@ from jaxdd.normalise import Normalisation, valid_range
 
 @dataclass(frozen=True)
 class RecoverSettings:
-    """The loss and its descent; the defaults are WMDD's."""
+    """The loss and its descent; the defaults are WMDD's but where a comment says otherwise."""
 
     feature_weight: float = 1.0
     moment_weight: float = 1.0
@@ -48,7 +48,7 @@ class RecoverSettings:
     moments: str = "class"  # or "global": over the classes optimised together against all real images
     weighted_moments: bool = True  # weigh the images of a class by their atoms' weights in the moments
     start: str = "real"  # the real images nearest to the atoms; or "noise": N(0, 1) in normalised space
-    steps: int = 2000  # at most; fewer under the schedule "plateau"
+    steps: int = 400  # at most, with "plateau"; the papers' 2,000 begin from noise, which needs many more than images
     learning_rate: float = 0.1
     schedule: str = "cosine"  # to zero over the steps; or "plateau": constant until a class's loss stands still
     anneal: int = 100  # steps in which the rate falls to zero once the loss stands still
