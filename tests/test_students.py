@@ -98,9 +98,9 @@ def test_chunks_launches_and_where_batches_come_from_change_nothing(linear, monk
     want = linear(*asked)
     assert [part.lanes.tolist() for part in want] == [[0], [1], [2]]
     streamed, launched = [], []
-    batches, launches = students._batches, students._launches
+    batches, launches = students._batches, parallel.launches
     monkeypatch.setattr(students, "_batches", lambda *given: streamed.append(given) or batches(*given))
-    monkeypatch.setattr(students, "_launches", lambda *given: launched.append(launches(*given)) or launched[-1])
+    monkeypatch.setattr(parallel, "launches", lambda *given: launched.append(launches(*given)) or launched[-1])
     found = linear(*asked, **limits)
     assert [len(part.lanes) for part in found] == lanes and launched == [steps]
     assert bool(streamed) == ("resident_bytes" in limits)
@@ -144,7 +144,7 @@ def test_datasets_that_do_not_fit_together_are_refused(linear):
 def test_the_order_is_that_of_the_permutations_and_launches_cover_it(n, batch_size, steps, seed, most):
     want = np.stack(list(islice(permutations(n, batch_size, seed), steps)))
     np.testing.assert_array_equal(students._order(n, batch_size, steps, seed), want)
-    launches = students._launches(steps, most)
+    launches = parallel.launches(steps, most)
     assert sum(launches) == steps and max(launches) <= most and len(set(launches)) <= 2
     if steps % most == 0:
         assert set(launches) == {most}
