@@ -20,7 +20,6 @@ import numpy as np
 from jaxdd.errors import InputError
 
 _PATIENCE = 15.0  # seconds without a sign of life after which a process counts as dead
-_LONG = 20 * 24 * 3600 * 1000  # milliseconds; whoever dies meanwhile is found by the watch
 _numbers = itertools.count()
 
 
@@ -97,16 +96,16 @@ def first(make: Callable[[], str | None]) -> str | None:
         return make()
     name = f"jaxdd/first/{next(_numbers)}"
     if not is_first():
-        kind, _, text = _client().blocking_key_value_get(name, _LONG).partition(":")
+        kind, _, text = _wait_for(name).decode().partition(":")
         if kind == "error":
             raise InputError(text)
         return text if kind == "text" else None
     try:
         made = make()
     except InputError as error:
-        _client().key_value_set(name, f"error:{error}")
+        _tell(name, f"error:{error}".encode())
         raise
-    _client().key_value_set(name, "none:" if made is None else f"text:{made}")
+    _tell(name, b"none:" if made is None else f"text:{made}".encode())
     return made
 
 
@@ -117,9 +116,9 @@ def everywhere(values: np.ndarray) -> np.ndarray:
         return values[None]
     name, buffer = f"jaxdd/everywhere/{next(_numbers)}", io.BytesIO()
     np.save(buffer, values)
-    _client().key_value_set_bytes(f"{name}/{jax.process_index()}", buffer.getvalue())
+    _tell(f"{name}/{jax.process_index()}", buffer.getvalue())
     places = (f"{name}/{i}" for i in range(count()))
-    return np.stack([np.load(io.BytesIO(_client().blocking_key_value_get_bytes(place, _LONG))) for place in places])
+    return np.stack([np.load(io.BytesIO(_wait_for(place))) for place in places])
 
 
 def meet() -> None:
@@ -135,6 +134,22 @@ def leave(status: int) -> None:
         # With this process goes the service that all are joined by, and JAX aborts whoever still has something to say.
         time.sleep(3)
     os._exit(status)
+
+
+def _tell(name: str, content: bytes) -> None:
+    _client().key_value_set_bytes(name, content)
+
+
+def _wait_for(name: str) -> bytes:
+    """What another process told, or will tell; should it die meanwhile, the watch ends this one."""
+    while True:
+        try:
+            return _client().key_value_try_get_bytes(name)
+        except jax.errors.JaxRuntimeError as error:
+            if "NOT_FOUND" not in str(error):
+                raise
+        # Not the service's own waiting: that holds Python's lock, and this process would give no sign of life.
+        time.sleep(0.05)
 
 
 def _client():

@@ -26,6 +26,10 @@ def test_an_unknown_dataset(refused, tmp_path):
     assert "nowhere" in refused("squeeze", "--dataset", tmp_path / "nowhere", "--out", tmp_path / "x")
 
 
+def test_an_unknown_precision(refused, tmp_path):
+    assert "--compute 'float8'" in refused("distill", "--compute", "float8", "--out", tmp_path / "x")
+
+
 @pytest.mark.parametrize("form", [["--method", "wmd"], ["--method=wmd"]])
 def test_an_unknown_method(refused, tmp_path, form):
     line = refused("distill", *form, "--out", tmp_path / "x")

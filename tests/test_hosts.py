@@ -74,11 +74,13 @@ def place(tmp_path_factory, digits, teacher):
 
 
 def start(place, out, count, *more, program="distill"):
-    """Start so many processes that distil to ``out``, or of another program; ``out`` names the logs."""
+    """Start so many processes that distil to ``out``, or of another program, or text of one; ``out`` names the
+    logs."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command, started = [sys.executable, "-m", f"experiments.{program}", *more], []
+    code = ["-c", program] if "\n" in program else ["-m", f"experiments.{program}", *more]
+    command, started = [sys.executable, *code], []
     if program == "distill":
         command += [*DISTILL, "--teacher", "teacher", "--out", out]
     for i in range(count):
@@ -103,6 +105,22 @@ def same_files(place, out):
     assert sum(name.startswith("distilled/train") for name in kept) == 100
     for name in kept:
         assert (place / "one" / name).read_bytes() == (place / out / name).read_bytes(), name
+
+
+WAITING = """
+import time
+from jaxdd import hosts
+hosts._PATIENCE = 2.0
+hosts.join()
+print("told:", hosts.first(lambda: time.sleep(6) or "all is well"), hosts.everywhere([hosts.is_first()]).tolist())
+hosts.meet()
+"""
+
+
+def test_who_waits_long_is_not_taken_for_dead(tmp_path):
+    wait(start(tmp_path, "waiting", 2, program=WAITING))
+    for i in range(2):
+        assert "told: all is well [[True], [False]]" in (tmp_path / f"waiting.{i}.log").read_text()
 
 
 def test_bad_input_ends_all_of_several_with_its_line(place):
