@@ -11,6 +11,9 @@ from jaxdd.errors import InputError
 
 def save(path: Path | str, tree: Any) -> None:
     """Write a pytree of arrays as an Orbax checkpoint at ``path``, replacing what is there."""
+    if jax.process_count() > 1:
+        # Orbax takes an array on one process's device for a mistake; one of the host's it writes.
+        tree = jax.device_get(tree)
     with _checkpointer() as checkpointer:
         checkpointer.save(Path(path).absolute(), tree, force=True)
 

@@ -109,18 +109,22 @@ def same_files(place, out):
 
 WAITING = """
 import time
-from jaxdd import hosts
+import jax, jax.numpy as jnp
+from jaxdd import checkpoint, hosts
 hosts._PATIENCE = 2.0
 hosts.join()
+hosts.first(lambda: checkpoint.save("kept", {"x": jnp.arange(3.0)}))
+print("read:", checkpoint.load("kept", {"x": jax.ShapeDtypeStruct((3,), jnp.float32)})["x"].tolist())
 print("told:", hosts.first(lambda: time.sleep(6) or "all is well"), hosts.everywhere([hosts.is_first()]).tolist())
 hosts.meet()
 """
 
 
-def test_who_waits_long_is_not_taken_for_dead(tmp_path):
+def test_what_the_first_writes_all_read_and_who_waits_long_is_not_taken_for_dead(tmp_path):
     wait(start(tmp_path, "waiting", 2, program=WAITING))
     for i in range(2):
-        assert "told: all is well [[True], [False]]" in (tmp_path / f"waiting.{i}.log").read_text()
+        said = (tmp_path / f"waiting.{i}.log").read_text()
+        assert "read: [0.0, 1.0, 2.0]" in said and "told: all is well [[True], [False]]" in said
 
 
 def test_bad_input_ends_all_of_several_with_its_line(place):
