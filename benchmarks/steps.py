@@ -36,8 +36,9 @@ from jaxdd import chunked, methods, parallel, recover, report
 from jaxdd.data import Source
 from jaxdd.distilled import DistilledDataset
 from jaxdd.errors import InputError
-from jaxdd.evaluate import HARD, Protocol, accuracies, row, side_by_side, student_trainer
+from jaxdd.evaluate import accuracies, row, side_by_side, student_trainer
 from jaxdd.memory import budget
+from jaxdd.protocol import HARD, Protocol
 from jaxdd.recover import Goal, RecoverSettings
 
 STEPS = (0, 25, 50, 100, 200, 400, 1000, 2000)

@@ -23,9 +23,9 @@ from benchmarks.recover import NORM
 from jaxdd import evaluate, losses, parallel, students, train
 from jaxdd.data import permutations
 from jaxdd.distilled import DistilledDataset
-from jaxdd.evaluate import Protocol
 from jaxdd.memory import compiled_bytes
 from jaxdd.normalise import normalise
+from jaxdd.protocol import SOFT, Protocol
 
 CPU = [Case("resnet18", 32, 10, 5), Case("convnet3", 32, 10, 10)]
 GPU = [Case("resnet18", 224, 10, 10)]
@@ -48,8 +48,8 @@ def problem(case: Case) -> tuple[dict, DistilledDataset]:
 
 
 def protocol(case: Case) -> Protocol:
-    settings = dataclasses.replace(evaluate.SOFT.train, epochs=_EPOCHS, batch_size=case.batch)
-    return dataclasses.replace(evaluate.SOFT, train=settings)
+    settings = dataclasses.replace(SOFT.train, epochs=_EPOCHS, batch_size=case.batch)
+    return dataclasses.replace(SOFT, train=settings)
 
 
 def ours(case: Case, compute: str, variables: dict, dataset: DistilledDataset) -> Side:

@@ -20,7 +20,8 @@ from jaxdd import distilled, hosts, methods, nn, parallel, report
 from jaxdd.data import Source
 from jaxdd.distilled import DistilledDataset
 from jaxdd.errors import InputError
-from jaxdd.evaluate import HARD, SOFT, Protocol, accuracies, accuracy, check, row, side_by_side, student_trainer
+from jaxdd.evaluate import accuracies, accuracy, row, side_by_side, student_trainer
+from jaxdd.protocol import HARD, SOFT, Protocol, check
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,8 @@ def short_name(source: Source) -> str:
 
 
 def with_flip(settings: train.TrainSettings, flip: bool) -> train.TrainSettings:
-    return dataclasses.replace(settings, augment=dataclasses.replace(settings.augment, flip=flip))
+    augment = settings.augment
+    return dataclasses.replace(settings, augment=dataclasses.replace(augment, flip=augment.flip and flip))
 
 
 def settings_from(record: dict) -> train.TrainSettings:

@@ -29,9 +29,6 @@ from jaxdd.distilled import DistilledDataset, load, save
 from jaxdd.encode import Encoded
 from jaxdd.errors import InputError
 from jaxdd.evaluate import (
-    HARD,
-    SOFT,
-    Protocol,
     accuracies,
     accuracy,
     student_trainer,
@@ -42,12 +39,14 @@ from jaxdd.latent import Sampling
 from jaxdd.measure import Measure, from_labels
 from jaxdd.methods import RECIPES, Classes, Recipe, Result, distill, distill_parts, recipe
 from jaxdd.normalise import Normalisation, denormalise, normalise
+from jaxdd.protocol import HARD, PROTOCOLS, SOFT, Protocol
 from jaxdd.recover import RecoverSettings
 from jaxdd.summarize import summarize
 from jaxdd.train import TrainSettings
 
 __all__ = [
     "HARD",
+    "PROTOCOLS",
     "RECIPES",
     "SOFT",
     "Classes",

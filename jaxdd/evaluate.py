@@ -1,7 +1,7 @@
 """Stage 5: what a classifier, or a distilled dataset, is worth on real test images."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,45 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdd import augment, data, nn, parallel, relabel, students, train
-from jaxdd.augment import Augment
+from jaxdd import data, nn, parallel, relabel, students, train
 from jaxdd.data import Source
-from jaxdd.distilled import TEMPERS, DistilledDataset
+from jaxdd.distilled import DistilledDataset
 from jaxdd.errors import InputError
 from jaxdd.nn.classifier import Apply, Classifier, Variables
 from jaxdd.normalise import Normalisation, normalise
 from jaxdd.progress import progress
+from jaxdd.protocol import Protocol
 from jaxdd.students import Pool, Trained
-from jaxdd.train import Trainer, TrainSettings
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a student is trained on a distilled dataset: equal for all methods that are compared."""
-
-    labels: str = "soft"
-    """"hard": cross-entropy to the class. "soft": KL to the teacher on the same augmented images."""
-    temperature: float = 20.0
-    weights: str = "w"
-    """What an image's loss is multiplied by: its atom's weight ("w"), the weight tempered ("sqrt"), one ("uniform")."""
-    train: TrainSettings = field(default_factory=lambda: TrainSettings(batch_size=25, augment=Augment(mix="cutmix")))
-
-
-SOFT = Protocol()
-# Without a teacher to relabel it, a mixed or narrowly cropped image is a wrong label.
-HARD = Protocol(labels="hard", train=TrainSettings(batch_size=25, augment=Augment(min_scale=0.5)))
-
-
-def check(protocol: Protocol) -> None:
-    """Raise InputError for a setting that does not exist, before any student is trained."""
-    if protocol.labels not in ("hard", "soft"):
-        raise InputError(f"unknown labels {protocol.labels!r}; use hard or soft")
-    if protocol.weights not in TEMPERS:
-        raise InputError(f"unknown weights {protocol.weights!r}; use {', '.join(TEMPERS)}")
-    if protocol.temperature <= 0:
-        raise InputError(f"temperature {protocol.temperature}: give one above 0")
-    train.optimizer(protocol.train, protocol.train.steps(1))
-    augment.pipeline(protocol.train.augment)
+from jaxdd.train import Trainer
 
 
 def student_trainer(model: Classifier, protocol: Protocol, teacher_apply: Apply, dataset: DistilledDataset) -> Trainer:

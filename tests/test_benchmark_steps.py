@@ -13,8 +13,8 @@ from PIL import Image
 from benchmarks import harness, steps
 from jaxdd import methods, recover
 from jaxdd.errors import InputError
-from jaxdd.evaluate import HARD
 from jaxdd.measure import Measure
+from jaxdd.protocol import HARD
 from jaxdd.recover import Goal, RecoverSettings
 
 RECIPE = methods.with_flip(methods.recipe("wmdd"), False)

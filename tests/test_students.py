@@ -16,7 +16,7 @@ from helpers import message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdd import evaluate, nn, parallel, students, train
+from jaxdd import evaluate, nn, parallel, protocol, students, train
 from jaxdd.augment import Augment
 from jaxdd.data import permutations
 from jaxdd.distilled import DistilledDataset
@@ -28,7 +28,7 @@ from jaxdd.train import TrainSettings
 UNIT = Normalisation(np.zeros(1, np.float32), np.ones(1, np.float32))
 SHAPE = (4, 4, 1)
 # Nine images in batches of four: batches join epochs, and nine steps are three launches of three.
-SOFT = replace(evaluate.SOFT, train=TrainSettings(4, 4, "sgd", 0.05, augment=Augment(crop="none")))
+SOFT = replace(protocol.SOFT, train=TrainSettings(4, 4, "sgd", 0.05, augment=Augment(crop="none")))
 HARD = replace(SOFT, labels="hard")
 MIXED = replace(SOFT, train=replace(SOFT.train, augment=Augment(crop="none", mix="cutmix")))
 STEPS = 9
