@@ -48,7 +48,7 @@ def problem(case: Case) -> tuple[dict, Goal, jax.Array]:
     points = np.abs(normal(case.classes, case.ipc, out.features.shape[1]))
     atoms = Measure(points, weights / weights.sum(1, keepdims=True))
     variance = np.float32(out.features.shape[1])
-    goal = jax.tree.map(jnp.asarray, Goal(np.arange(case.classes), atoms, layers, variance))
+    goal = jax.tree.map(jnp.asarray, Goal(np.arange(case.classes), atoms, points.mean(1), layers, variance))
     start = normalise(NORM, harness.pictures(case, case.batch))
     return variables, goal, jnp.asarray(start, jnp.float32).reshape(case.classes, case.ipc, *case.image_shape)
 

@@ -107,7 +107,8 @@ def goal_of(atoms: Measure, widths: dict[str, int]) -> Goal:
     rng, classes = np.random.default_rng(1), len(atoms.weights)
     normal = lambda n: 0.1 * rng.standard_normal((classes, n), np.float32)
     layers = {name: Moments(normal(n), 0.5 + rng.random((classes, n), np.float32)) for name, n in widths.items()}
-    return Goal(np.arange(classes, dtype=np.int32), atoms, layers, np.float32(atoms.points.shape[2]))
+    variance = np.float32(atoms.points.shape[2])
+    return Goal(np.arange(classes, dtype=np.int32), atoms, np.asarray(atoms.points).mean(1), layers, variance)
 
 
 def summarized(points: np.ndarray, labels: np.ndarray, ipc: int, devices: Sequence[jax.Device]):

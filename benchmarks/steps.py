@@ -32,7 +32,7 @@ from matplotlib.ticker import EngFormatter
 from benchmarks import harness
 from experiments import distill, evaluate, teachers
 from experiments.cli import log
-from jaxdd import chunked, methods, parallel, recover, report
+from jaxdd import chunked, encode, methods, parallel, recover, report
 from jaxdd.data import Source
 from jaxdd.distilled import DistilledDataset
 from jaxdd.errors import InputError
@@ -109,7 +109,7 @@ def problem(
         "real": classes.images(nearest.reshape(-1)).reshape(-1, *shape),
         "noise": np.asarray(recover.noise(jax.random.fold_in(k_recover, 0), own, shape)),
     }
-    goal = Goal(own, atoms, encoded.moments, np.float32(encoded.variance))
+    goal = Goal(own, atoms, encode.class_means(encoded, own), encoded.moments, np.float32(encoded.variance))
     return Problem(teacher, jax.random.fold_in(k_recover, 1), goal, starts, fits)
 
 
@@ -172,7 +172,7 @@ def final_terms(shared: Problem, base: RecoverSettings, made: list[Made]) -> lis
     def mean(images):
         sums = np.zeros(len(recover.Terms._fields))
         for places in parallel.chunks(classes, max(1, min(classes, 100 // ipc))):
-            arrays, *own = parallel.take((images, *goal[:3]), places)
+            arrays, *own = parallel.take((images, *goal[:4]), places)
             values = program(variables, arrays, Goal(*own, goal.feature_variance))
             sums += [np.asarray(value)[places >= 0].sum() for value in values]
         return dict(zip(recover.Terms._fields, (sums / classes).tolist()))
@@ -247,7 +247,7 @@ def show(rows: list[dict]) -> None:
     head = ["kind", "steps", "taken", "image-steps", "seconds", "accuracy", *recover.Terms._fields]
     body = []
     for r in sorted(rows, key=lambda r: (r["kind"] != "random real", r["kind"], r.get("steps", 0))):
-        cells = [""] * 4 + [report.cell(r["accuracies"])] + [""] * 3
+        cells = [""] * 4 + [report.cell(r["accuracies"])] + [""] * len(recover.Terms._fields)
         if "steps" in r:
             terms = [f"{r[name]:.3f}" for name in recover.Terms._fields]
             counts = [str(r["steps"]), f"{r['steps_taken']:.0f}", f"{r['image_steps']:.0f}", f"{r['seconds']:.2f}"]

@@ -7,6 +7,8 @@ import os
 import shutil
 import sys
 import traceback
+import types
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -113,11 +115,54 @@ def _open(path: Path, request: dict | None) -> str | None:
 
 def write_text(path: Path, text: str) -> None:
     with aside(path) as place:
-        place.write_text(text)
+        place.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def changed(settings: Any, values: dict, where: str) -> Any:
+    """Frozen settings with some fields as a file says, which may lie deeper: {"recover": {"steps": 100}}.
+
+    A dotted name is as good as a table within a table.
+
+    Raises:
+      InputError: a field that the settings do not have, or a value of another type; ``where`` names the place.
+    """
+    for name, value in values.items():
+        name, _, rest = name.partition(".")
+        if not any(item.name == name for item in dataclasses.fields(settings)):
+            known = ", ".join(item.name for item in dataclasses.fields(settings))
+            raise InputError(f"{where}: unknown setting {name!r} of {type(settings).__name__}; use {known}")
+        now = getattr(settings, name)
+        if rest or dataclasses.is_dataclass(now):
+            value = changed(now, {rest: value} if rest else value, where)
+        else:
+            hint = typing.get_type_hints(type(settings))[name]
+            try:
+                # TOML has neither tuples nor paths, and 1 is as good as 1.0.
+                value = _typed(hint, value)
+            except (TypeError, ValueError):
+                raise InputError(f"{where}: {name} = {value!r} is no {hint}") from None
+        settings = dataclasses.replace(settings, **{name: value})
+    return settings
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    """A value of a TOML file as what a field's type says."""
+    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for choice in choices:
+        origin, inner = typing.get_origin(choice) or choice, typing.get_args(choice)
+        if origin is tuple and isinstance(value, list):
+            return tuple(_typed(inner[0], item) for item in value)
+        if origin is Path and isinstance(value, str):
+            return Path(value)
+        if origin is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(origin, type) and type(value) is origin:
+            return value
+    raise TypeError
 
 
 def config_dict(config: Any) -> dict:

@@ -53,7 +53,7 @@ def main(config: DemoConfig) -> None:
             teacher,
             flip,
             lambda rows: cli.write_json(out / "evaluation.json", rows),
-            config.teacher,
+            config.teacher.teacher_train,
         )
     print(report.table(rows))
     print(f"\nthe ten images of {config.methods[-1]}: {config.out / 'preview.png'}")

@@ -17,14 +17,14 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import jax
 import numpy as np
 import tyro
 from jax.sharding import Mesh
 
-from experiments import cli, latents, teachers
+from experiments import cli, latents, run_page, teachers
 from jaxdd import distilled, encode, evaluate, hosts, methods, parallel, report
 from jaxdd.aside import aside
 from jaxdd.data import Source
@@ -38,7 +38,8 @@ from jaxdd.normalise import normalise
 @dataclass(frozen=True)
 class DistillConfig(teachers.TeacherConfig):
     method: str = "wmdd"
-    """wmdd, ddoq, d4m, sre2l, medoid or random; decides the defaults of the flags below."""
+    """wmdd, ce-class, wmdd-global, ce-global, mmd, dm, sre2l, ddoq, d4m, rded, medoid, random, herding or kcenter;
+    decides the defaults of the flags below."""
     ipc: int = 1
     """Images per class."""
     out: Path = Path("runs/distilled")
@@ -183,7 +184,7 @@ def _kept(parts: Path, c: int) -> methods.Result:
 def save_run(
     out: Path, config: DistillConfig, teacher: Path, dataset: DistilledDataset, result: methods.Result
 ) -> None:
-    """Fill a run folder: config, teacher, atoms, images, the loss curve and the preview."""
+    """Fill a run folder: config, teacher, atoms, images, the loss curve, the preview and the page."""
     cli.write_json(out / "config.json", cli.config_dict(config))
     with aside(out / "teacher") as place:
         shutil.copytree(teacher, place)
@@ -199,7 +200,54 @@ def save_run(
     if lines:
         cli.write_text(out / "metrics.jsonl", "\n".join(lines) + "\n")
     distilled.save(dataset, out / "distilled")
+    run_page.write(out, default)
     report.preview(dataset, out / "preview.png")
+
+
+class Real(NamedTuple):
+    """The real data as a method sees them, and with what they were encoded if not with the teacher."""
+
+    classes: methods.Classes
+    latent: LatentModel | None = None
+    name: str | None = None  # of the latent model
+
+
+def encode_latents(
+    teacher: teachers.Teacher,
+    latent: latents.LatentConfig,
+    config: teachers.TeacherConfig,
+    source: Source,
+    flip: bool,
+    cache: Path,
+    denoiser: bool,
+) -> Real:
+    """Stage 1 on the train split with an autoencoder, found or trained now."""
+    model, found = latents.find_or_train(latent, config, source, flip, cache, denoiser)
+    rows = teachers.own_rows(source, parallel.mesh())
+    encoded = latents.encode_latents(model, latents.open_source(model, config, source), rows)
+    return Real(with_images(encoded, teacher, source, np.concatenate(rows)), model, found.name)
+
+
+def write(
+    out: Path, config: DistillConfig, flip: bool, source: Source, teacher: teachers.Teacher, place: Path, real: Real
+) -> DistilledDataset | None:
+    """Distil as the config says into an opened run folder; of several processes all but the first return None.
+
+    place: the teacher's folder.
+    """
+    recipe, shared = methods.with_flip(config.recipe, flip), (config.ipc, config.seed, source, teacher)
+    made = make(config.method, recipe, *shared, real.classes, config.memory_gib, real.latent, out / cli.PARTS)
+    if made is None:
+        return None
+    dataset, result = made
+    for name in ("teacher", "distilled"):
+        # Left behind where an earlier start was cut off while it wrote the last files.
+        shutil.rmtree(out / name, ignore_errors=True)
+    if real.name:
+        dataset.provenance["latents"] = real.name
+    save_run(out, config, place, dataset, result)
+    shutil.rmtree(out / cli.PARTS)
+    return dataset
 
 
 def request(config: DistillConfig) -> dict:
@@ -232,39 +280,16 @@ def main(config: DistillConfig) -> None:
             teacher, place = given, config.teacher
         else:
             teacher, place = teachers.find_or_train(config, source, norm, flip, config.out.parent / "teachers")
-        model = None
         if recipe.space == "latents":
             wanted = recipe.images == "diffusion"
             cache = config.out.parent / "latents"
-            model, found = latents.find_or_train(config.latent, config, source, flip, cache, wanted)
-            rows = teachers.own_rows(source, parallel.mesh())
-            encoded = latents.encode_latents(model, latents.open_source(model, config, source), rows)
-            classes = with_images(encoded, teacher, source, np.concatenate(rows))
+            real = encode_latents(teacher, config.latent, config, source, flip, cache, wanted)
         else:
             together = methods.together(recipe, len(source.class_names), config.ipc)
-            classes = encode_real(teacher, source, parallel.mesh(), together)
-        made = make(
-            config.method,
-            methods.with_flip(recipe, flip),
-            config.ipc,
-            config.seed,
-            source,
-            teacher,
-            classes,
-            config.memory_gib,
-            model,
-            out / cli.PARTS,
-        )
-        if made is None:
-            return
-        dataset, result = made
-        for name in ("teacher", "distilled"):
-            # Left behind where an earlier start was cut off while it wrote the last files.
-            shutil.rmtree(out / name, ignore_errors=True)
-        if model:
-            dataset.provenance["latents"] = found.name
-        save_run(out, config, place, dataset, result)
-        shutil.rmtree(out / cli.PARTS)
+            real = Real(encode_real(teacher, source, parallel.mesh(), together))
+        dataset = write(out, config, flip, source, teacher, place, real)
+    if dataset is None:
+        return
     print(f"{config.method}: {len(dataset.labels)} images of {len(source.class_names)} classes in {config.out}")
     print(f"next: python -m experiments.evaluate {config.out}")
 

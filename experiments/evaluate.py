@@ -7,7 +7,7 @@ each seed; `full` is the teacher where the student has its architecture, else a 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,35 +15,110 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from experiments import cli, distill, teachers
+from experiments import cli, distill, run_page, teachers
 from jaxdd import distilled, hosts, methods, nn, parallel, report
 from jaxdd.data import Source
 from jaxdd.distilled import DistilledDataset
 from jaxdd.errors import InputError
 from jaxdd.evaluate import accuracies, accuracy, row, side_by_side, student_trainer
-from jaxdd.protocol import HARD, SOFT, Protocol, check
+from jaxdd.protocol import PROTOCOLS, Protocol, named
+from jaxdd.train import TrainSettings
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class ProtocolConfig:
+    """Every protocol's settings, as flags."""
+
+    hard: Protocol = field(default_factory=lambda: PROTOCOLS["hard"])
+    soft: Protocol = field(default_factory=lambda: PROTOCOLS["soft"])
+    wmdd: Protocol = field(default_factory=lambda: PROTOCOLS["wmdd"])
+    ddoq: Protocol = field(default_factory=lambda: PROTOCOLS["ddoq"])
+    dd_ranking: Protocol = field(default_factory=lambda: PROTOCOLS["dd-ranking"])
+
+    def protocol(self, name: str) -> Protocol:
+        """Of `jaxdd.protocol.named`, with the settings of this config."""
+        return named(name, {known: getattr(self, known.replace("-", "_")) for known in PROTOCOLS})
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(ProtocolConfig):
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Run folders of experiments.distill, of one dataset, size and number of images per class."""
     students: tuple[str, ...] = ()
     """Architectures; default: the teacher's."""
     seeds: int = 3
-    labels: tuple[str, ...] = ("hard", "soft")
+    protocols: tuple[str, ...] = ("hard", "soft")
+    """hard, soft, wmdd, ddoq, dd-ranking; with ":plain" behind the name no augmentation, with ":uniform" no weights."""
     baselines: tuple[str, ...] = ("random", "medoid")
+    """Methods that make no pixels: random, medoid, herding, kcenter."""
     full: int = 1
     """Runs on all real images; the teacher counts as the first."""
     compute: str = "auto"
     """float32, bfloat16, or auto, which is bfloat16 on accelerators."""
     out: Path | None = None
     """Where the rows go; default: evaluation.json in the first run folder."""
-    hard: Protocol = field(default_factory=lambda: HARD)
-    soft: Protocol = field(default_factory=lambda: SOFT)
 
 
 Maker = Callable[[int], DistilledDataset]  # seed -> dataset
+
+
+def measured(
+    makers: dict[str, Maker],
+    seeds: int,
+    student: str,
+    kind: str,
+    protocol: Protocol,
+    source: Source,
+    teacher: teachers.Teacher,
+    flip: bool,
+    compute: str,
+) -> Iterator[tuple[str, list[float]]]:
+    """Each method and the accuracies of its students, as soon as those of all seeds are known.
+
+    The students of all methods and seeds are trained side by side, and shared among the processes of a run.
+    """
+    model = nn.get(student, len(source.class_names), source.image_shape[0], dtype=teachers.dtype_of(compute))
+    lanes = [(method, seed) for method in makers for seed in range(seeds)]
+    datasets = [makers[method](seed) for method, seed in lanes]
+    protocol = replace(protocol, train=teachers.with_flip(protocol.train, flip))
+    trainer = student_trainer(model, protocol, teacher.model.apply, datasets[0])
+    title = f"{student}, {kind}"
+    mine = parallel.own(len(lanes), parallel.mesh())
+    own = [datasets[lane] for lane in mine], [lanes[lane][1] for lane in mine]
+    parts = side_by_side(trainer, protocol, *own, teacher.variables, title=title) if len(mine) else ()
+    scores, told = np.full((len(makers), seeds), np.nan), set()
+    for part in (*parts, None) if hosts.count() > 1 else parts:
+        if part:
+            found = accuracies(model.apply, part.variables, teacher.norm, teachers.test_batches(source))
+            scores.flat[mine[part.lanes]] = found
+        else:
+            scores = np.nanmax(hosts.everywhere(scores), 0)
+        for method, values in zip(makers, scores.tolist()):
+            if method not in told and not np.isnan(values).any():
+                told.add(method)
+                cli.log(f"{title}, {method}: {report.cell(values)}")
+                yield method, values
+
+
+def full_accuracies(
+    count: int,
+    student: str,
+    source: Source,
+    teacher: teachers.Teacher,
+    flip: bool,
+    compute: str,
+    full_train: TrainSettings,
+) -> list[float]:
+    """Of ``count`` students that saw all real images; the teacher is the first where it has their architecture."""
+    model = nn.get(student, len(source.class_names), source.image_shape[0], dtype=teachers.dtype_of(compute))
+    same = (student, None, "auto") == tuple(teacher.info[k] for k in ("model", "width", "stem"))
+
+    def full(seed: int) -> str:
+        variables, *_ = teachers.fit_full(source, model, teachers.with_flip(full_train, flip), teacher.norm, seed)
+        return str(accuracy(model.apply, variables, teacher.norm, teachers.test_batches(source)))
+
+    scores = [teacher.info["accuracy"]] if same else []
+    return scores + [float(hosts.first(partial(full, seed))) for seed in range(len(scores), count)]
 
 
 def compare(
@@ -54,51 +129,19 @@ def compare(
     teacher: teachers.Teacher,
     flip: bool,
     keep: Callable[[list[dict]], None],
-    full_config: teachers.TeacherConfig,
+    full_train: TrainSettings,
 ) -> list[dict]:
-    """Every method under every protocol with every student; ``keep`` is called with the rows so far.
-
-    The students of all methods and seeds are trained side by side, and shared among the processes of a run.
-    """
-    rows, name = [], teachers.short_name(source)
-    num_classes, size = len(source.class_names), source.image_shape[0]
-    protocols = {kind: getattr(config, kind) for kind in config.labels}
-    lanes = [method for method in makers for _ in range(config.seeds)]
-    seeds = [seed for _ in makers for seed in range(config.seeds)]
-    datasets = [makers[method](seed) for method, seed in zip(lanes, seeds)]
-    mine = parallel.own(len(lanes), parallel.mesh())
+    """Every method under every protocol with every student; ``keep`` is called with the rows so far."""
+    rows, name, ipc = [], teachers.short_name(source), next(iter(makers.values()))(0).ipc
+    shared = (source, teacher, flip, config.compute)
     for student in students:
-        model = nn.get(student, num_classes, size, dtype=teachers.dtype_of(config.compute))
-        for kind, protocol in protocols.items():
-            protocol = replace(protocol, train=teachers.with_flip(protocol.train, flip))
-            trainer = student_trainer(model, protocol, teacher.model.apply, datasets[0])
-            scores, title = np.full((len(makers), config.seeds), np.nan), f"{student}, {kind} labels"
-            own = [datasets[lane] for lane in mine], [seeds[lane] for lane in mine]
-            parts = side_by_side(trainer, protocol, *own, teacher.variables, title=title) if len(mine) else ()
-            before = list(rows)
-            for part in (*parts, None) if hosts.count() > 1 else parts:
-                if part:
-                    found = accuracies(model.apply, part.variables, teacher.norm, teachers.test_batches(source))
-                    scores.flat[mine[part.lanes]] = found
-                else:
-                    scores = np.nanmax(hosts.everywhere(scores), 0)
-                whole = {method: found for method, found in zip(makers, scores.tolist()) if not np.isnan(found).any()}
-                told = len(rows) - len(before)
-                rows = before + [row(method, name, datasets[0].ipc, student, kind, whole[method]) for method in whole]
+        for kind in config.protocols:
+            for method, found in measured(makers, config.seeds, student, kind, config.protocol(kind), *shared):
+                rows.append(row(method, name, ipc, student, kind, found))
                 keep(rows)
-                for method in list(whole)[told:]:
-                    cli.log(f"{title}, {method}: {report.cell(whole[method])}")
         if config.full:
-            same = (student, None, "auto") == tuple(teacher.info[k] for k in ("model", "width", "stem"))
-            settings = teachers.with_flip(full_config.teacher_train, flip)
-
-            def full(seed: int, model=model, settings=settings) -> str:
-                variables, *_ = teachers.fit_full(source, model, settings, teacher.norm, seed)
-                return str(accuracy(model.apply, variables, teacher.norm, teachers.test_batches(source)))
-
-            scores = [teacher.info["accuracy"]] if same else []
-            scores += [float(hosts.first(partial(full, seed))) for seed in range(len(scores), config.full)]
-            rows.append(row("full", name, None, student, "hard", scores))
+            found = full_accuracies(config.full, student, *shared, full_train)
+            rows.append(row("full", name, None, student, "hard", found))
             keep(rows)
     return rows
 
@@ -151,11 +194,10 @@ def main(config: EvaluateConfig) -> None:
         raise InputError("no run folder given; use: python -m experiments.evaluate runs/x")
     if config.seeds < 1:
         raise InputError(f"--seeds {config.seeds} is not a number of students; use 1 or more")
-    unknown = [kind for kind in config.labels if kind not in ("hard", "soft")]
-    if unknown or not config.labels:
-        raise InputError(f"unknown labels {' '.join(unknown)!r}; use hard, soft or both")
-    for kind in config.labels:
-        check(getattr(config, kind))
+    if not config.protocols:
+        raise InputError(f"no --protocols to train students under; use {', '.join(PROTOCOLS)}")
+    for kind in config.protocols:
+        config.protocol(kind)
     loaded = [distilled.load(run) for run in config.runs]
     teacher = teachers.load_teacher(config.runs[0] / "teacher", config.compute)
     out = config.out or config.runs[0] / "evaluation.json"
@@ -178,14 +220,13 @@ def main(config: EvaluateConfig) -> None:
     classes = distill.encode_real(teacher, source) if needed else None
     makers = makers_for(dict(zip(names, loaded)), config.baselines, loaded[0].ipc, source, teacher, classes)
     keep = lambda rows: cli.write_json(out, rows) if hosts.is_first() else None
-    rows = compare(makers, config, students, source, teacher, flip, keep, full_config(teacher))
+    # Other students see the real data under the settings that trained the teacher.
+    full_train = teachers.settings_from(teacher.info["train"])
+    rows = compare(makers, config, students, source, teacher, flip, keep, full_train)
     if hosts.is_first():
+        if config.out is None:
+            run_page.write(config.runs[0], distill.default)
         print(report.table(rows))
-
-
-def full_config(teacher: teachers.Teacher) -> teachers.TeacherConfig:
-    """Other students see the real data under the settings that trained the teacher."""
-    return teachers.TeacherConfig(teacher_train=teachers.settings_from(teacher.info["train"]))
 
 
 if __name__ == "__main__":

@@ -1,182 +1,24 @@
-"""Tables and plots of what the methods rest on, made again from real data.
+"""The papers' tables and plots, made again from real data: whatever of a table is missing is run first, and kept.
 
-    python -m experiments.tables ot [--dataset NAME --teacher FOLDER --out FOLDER]
+    python -m experiments.tables wmdd-main [--grid cifar10 --dataset path/to/cifar10]
 
-`ot`: what weights are worth and how the distance falls with the number of atoms, in the features of a teacher or, with
-`--space latents`, in the latents of an autoencoder. DDOQ (Tan and Slade, arXiv 2501.07681) reports 15.7 % less W2 at 10
-atoms a class and 16.1 % at 50 from weighting D4M's centroids, in the VAE latents of ImageNet-1K. A minute for the
-digits, which train their own teacher first.
+`wmdd-main`, `wmdd-ablation`, `wmdd-cross-architecture`, `ddoq-main`, `ddoq-weights` and `scores` are grids of
+experiments/configs, whose files say what each reproduces, the published figures, the cost and the command; `--grid`
+takes another of them, or any file like them, and every field is a flag. `ot` is what weights are worth, see
+experiments/ot_table.py. A run that was cut off goes on with the same command.
 """
 
-import csv
-import dataclasses
-import io
+import os
 import sys
-from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
-import matplotlib
-import numpy as np
+import jax
 
-from experiments import cli, distill, latents, teachers
-from jaxdd import ot, report, summarize
-from jaxdd.aside import aside
+from experiments import cli, grid, ot_table, results, table_page, teachers
 from jaxdd.errors import InputError
-from jaxdd.measure import Measure
-from jaxdd.progress import progress
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  the backend is chosen first
-from matplotlib.ticker import MaxNLocator, ScalarFormatter  # noqa: E402
-
-DDOQ = {10: 15.7, 50: 16.1}
-
-
-@dataclass(frozen=True)
-class OtConfig(teachers.TeacherConfig):
-    teacher: Path | None = None
-    """Folder of a teacher that experiments.squeeze wrote; default: one is trained."""
-    space: str = "features"
-    """"features" of the teacher, or "latents" of an autoencoder."""
-    latent: latents.LatentConfig = field(default_factory=latents.LatentConfig)
-    counts: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200, 500)
-    """Atoms a class; those beyond half of the smallest class are left out."""
-    exact: int = 10
-    """W2^2 under uniform weights is a linear program for each class: this many classes at most."""
-    out: Path = Path("runs/tables")
-
-
-def ot_rows(points: np.ndarray, labels: np.ndarray, counts: tuple[int, ...], exact: int) -> list[dict]:
-    """One row a number of atoms; squared distances are means over the classes.
-
-    free: W2^2 with cell masses. same_uniform: with equal weights on the same atoms. barycenter_uniform: with equal
-    weights on atoms made for them. held_out: the distortion of the other half of the points, from one half.
-    """
-    classes = int(labels.max()) + 1
-    members = [np.flatnonzero(labels == c) for c in range(classes)]
-    halves = [np.concatenate([rows[side::2] for rows in members]) for side in (0, 1)]
-    rows = []
-    for m in progress(counts, "atoms"):
-        free = summarize(points, labels, m)
-        uniform = summarize(points, labels, m, weights="uniform")
-        half = summarize(points[halves[0]], labels[halves[0]], m)
-        same, held = [], []
-        for c in range(classes):
-            other = points[halves[1][labels[halves[1]] == c]]
-            measure = Measure(other, np.full(len(other), 1 / len(other), np.float32))
-            held.append(float(ot.distortion(measure, half.atoms.points[c])))
-            if c < exact:
-                own = Measure(points[members[c]], np.full(len(members[c]), 1 / len(members[c])))
-                same.append(ot.exact(own, Measure(free.atoms.points[c], np.full(m, 1 / m))))
-        weights = np.asarray(free.atoms.weights)
-        some = slice(0, exact)
-        rows.append({
-            "m": m,
-            "free": float(free.cost.mean()),
-            "same_uniform": float(np.mean(same)),
-            "barycenter_uniform": float(uniform.cost.mean()),
-            "held_out": float(np.mean(held)),
-            # In W2, class by class: the mean of the ratios, as their distances have no common scale.
-            "weights_save": float(1 - np.mean(np.sqrt(np.asarray(free.cost)[some] / np.asarray(same)))),
-            "uniform_costs": float(np.mean(np.sqrt(np.asarray(uniform.cost / free.cost))) - 1),
-            "effective": float(np.mean(1 / (weights**2).sum(1))),
-        })  # fmt: skip
-    return rows
-
-
-def zador(rows: list[dict], column: str, least: int = 5) -> tuple[float, float]:
-    """The slope of log W2 over log m from `least` atoms on, and the dimension d of Zador's rate m^(-1/d)."""
-    used = [row for row in rows if row["m"] >= least]
-    slope = np.polyfit(np.log([row["m"] for row in used]), 0.5 * np.log([row[column] for row in used]), 1)[0]
-    return float(slope), float(-1 / slope)
-
-
-def ot_plot(rows: list[dict], title: str, path: Path) -> None:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    m = np.array([row["m"] for row in rows])
-    for column, label, style in (
-        ("same_uniform", "quantizer, equal weights", "C1s--"),
-        ("barycenter_uniform", "barycenter, equal weights", "C2^-"),
-        ("free", "quantizer, cell masses", "C0o-"),
-        ("held_out", "quantizer of half, other half", "C7x:"),
-    ):
-        slope, dimension = zador(rows, column)
-        left.loglog(m, np.sqrt([row[column] for row in rows]), style, label=f"{label}: {slope:.3f}, {dimension:.1f}")
-    left.set(xlabel="atoms a class, m", ylabel="W2", title="Zador's rate: slope, and dimension read off it")
-    left.set_xticks(m, m)
-    left.minorticks_off()
-    left.yaxis.set_major_locator(MaxNLocator(6))
-    left.yaxis.set_major_formatter(ScalarFormatter())
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "columnspacing": 1.0}
-    left.legend(ncols=2, fontsize="small", **below)
-    several = rows[1:] if rows[0]["m"] == 1 else rows
-    x = [row["m"] for row in several]
-    right.semilogx(x, [100 * row["weights_save"] for row in several], "C0o-", label="on the same atoms")
-    costs = [100 * (1 - 1 / (1 + row["uniform_costs"])) for row in several]
-    right.semilogx(x, costs, "C2^-", label="against atoms made for equal weights")
-    right.plot(list(DDOQ), list(DDOQ.values()), "k*", ms=10, label="DDOQ, VAE latents of ImageNet-1K")
-    right.set(
-        xlabel="atoms a class, m", ylabel="less W2 through weights, %", title="What weights are worth", ylim=(0, None)
-    )
-    right.set_xticks(x, x)
-    right.minorticks_off()
-    right.legend(ncols=2, fontsize="small", **below)
-    figure.suptitle(title)
-    with aside(path) as place:
-        figure.savefig(place, dpi=130, format="png")
-    plt.close(figure)
-
-
-def ot_table(config: OtConfig) -> None:
-    if config.space not in ("features", "latents"):
-        raise InputError(f"unknown --space {config.space!r}; use features or latents")
-    given = teachers.load_teacher(config.teacher, config.compute) if config.teacher else None
-    if given:
-        config = dataclasses.replace(config, **teachers.data_like(given, config))
-    source, norm, flip = teachers.open_data(config)
-    most = int(np.bincount(source.labels["train"]).min()) // 2
-    counts = tuple(m for m in config.counts if 1 <= m <= most)
-    if len([m for m in counts if m >= 5]) < 2:
-        raise InputError(f"--counts {config.counts}: give two or more from 5 to {most}, half of the smallest class")
-    if config.space == "latents":
-        cache = config.out / "latents"
-        model, _ = latents.find_or_train(config.latent, config, source, flip, cache, denoiser=False)
-        encoded = latents.encode_latents(model, latents.open_source(model, config, source))
-        kind, words = "vae", "latents"
-    else:
-        teacher = given or teachers.find_or_train(config, source, norm, flip, config.out / "teachers")[0]
-        teachers.check_fits(teacher, source, config.teacher or config.out)
-        encoded, kind = distill.encode_real(teacher, source).encoded, teacher.info["model"]
-        words = f"{kind} features"
-    rows = ot_rows(encoded.features, encoded.labels, counts, config.exact)
-
-    head = ["m", "W2^2 free", "same atoms, equal", "best equal", "held out", "W2 saved", "equal costs", "effective m"]
-    body = [
-        [str(row["m"]), *(f"{row[name]:.4g}" for name in ("free", "same_uniform", "barycenter_uniform", "held_out")),
-         f"{100 * row['weights_save']:.1f} %", f"{100 * row['uniform_costs']:.1f} %", f"{row['effective']:.1f}"]
-        for row in rows
-    ]  # fmt: skip
-    name = f"{teachers.short_name(source)}, {words} of {encoded.features.shape[1]} dimensions"
-    lines = [report.columns(head, body), ""]
-    for column, whose in (("free", "the points themselves"), ("held_out", "held-out points")):
-        slope, dimension = zador(rows, column)
-        lines.append(
-            f"log W2 over log m from 5 atoms on, {whose}: slope {slope:.4f}, intrinsic dimension {dimension:.1f}"
-        )
-    text = "\n".join(lines)
-    stem = config.out / f"ot-{teachers.short_name(source)}-{kind}"
-    config.out.mkdir(parents=True, exist_ok=True)
-    table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    cli.write_text(stem.with_suffix(".csv"), table.getvalue())
-    cli.write_text(stem.with_suffix(".txt"), f"{name}\n{text}\n")
-    ot_plot(rows, name, stem.with_suffix(".png"))
-    print(f"{name}\n{text}\n\nplot: {stem.with_suffix('.png')}")
-
-
-TABLES = {"ot": (OtConfig, ot_table)}
+GRIDS = ("wmdd-main", "wmdd-ablation", "wmdd-cross-architecture", "ddoq-main", "ddoq-weights", "scores")
 
 
 def main() -> None:
@@ -184,13 +26,44 @@ def main() -> None:
     if name in ("-h", "--help"):
         print(__doc__)
         return
+    if name == "ot":
+        cli.run(ot_table.ot_table, lambda _: ot_table.OtConfig(), arguments)
+        return
+    command = " ".join(["python -m experiments.tables", name, *arguments])
+    cli.run(lambda config: table(name, config, command), lambda asked: default(name, asked), arguments)
 
-    def default(_):
-        if name not in TABLES:
-            raise InputError(f"unknown table {name!r}; use: python -m experiments.tables {'|'.join(TABLES)}")
-        return TABLES[name][0]()
 
-    cli.run(lambda config: TABLES[name][1](config), default, arguments)
+def default(name: str, arguments: list[str]) -> grid.GridConfig:
+    """What the file of the grid says, which flags then change."""
+    if name not in GRIDS:
+        raise InputError(f"unknown table {name!r}; use: python -m experiments.tables {'|'.join(('ot', *GRIDS))}")
+    path = None
+    for flag, value in zip(arguments, [*arguments[1:], None]):
+        if flag == "--grid" and value is not None:
+            path = value
+        elif flag.startswith("--grid="):
+            path = flag.removeprefix("--grid=")
+    return grid.read(name, path and Path(path)).config
+
+
+def table(name: str, config: grid.GridConfig, command: str) -> None:
+    said = grid.read(name, config.grid)
+    work = grid.opened(said, config)
+    out = work.config.out / said.name
+    out.mkdir(parents=True, exist_ok=True)
+    rows = grid.run(work, lambda rows: cli.write_text(out / "table.txt", results.text(said, rows) + "\n"))
+    device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}, {date.today()}"
+    record = f"{teachers.short_name(work.source)}; {device}."
+    for name, text in (
+        ("table.txt", results.text(said, rows) + "\n"),
+        ("table.md", results.as_markdown(said, rows, command, record)),
+        ("table.csv", results.as_csv(said, rows)),
+        ("table.tex", results.as_latex(said, rows)),
+    ):
+        cli.write_text(out / name, text)
+    page = table_page.write(out, work, rows, command)
+    print(results.text(said, rows))
+    print(f"\nreport: {page}")
 
 
 if __name__ == "__main__":

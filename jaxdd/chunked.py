@@ -158,7 +158,8 @@ def rows_of(goal: Goal, places: np.ndarray, settings: RecoverSettings) -> Goal:
     moments = goal.moments
     if settings.moments == "class":
         moments = parallel.take(jax.tree.map(np.asarray, moments), places)
-    return Goal(parallel.take(np.asarray(goal.classes), places), atoms, moments, goal.feature_variance)
+    classes, means = parallel.take((np.asarray(goal.classes), np.asarray(goal.means)), places)
+    return Goal(classes, atoms, means, moments, goal.feature_variance)
 
 
 def shardings(solver: Recovery, settings: RecoverSettings, local: Mesh) -> tuple[State, Goal]:

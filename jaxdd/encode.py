@@ -155,6 +155,12 @@ def global_moments(encoded: Encoded) -> dict[str, Moments]:
     return {name: pool(layer, encoded.counts) for name, layer in encoded.moments.items()}
 
 
+def class_means(encoded: Encoded, classes: np.ndarray) -> np.ndarray:
+    """Mean features of the real images of some classes [k] whose features are here, float32 [k, d]."""
+    mean = lambda c: encoded.features[encoded.labels == c].mean(0, dtype=np.float64)
+    return np.stack([mean(c) for c in classes]).astype(np.float32)
+
+
 def feature_variance(
     features: np.ndarray, everywhere: Callable[[np.ndarray], np.ndarray] = lambda values: np.asarray(values)[None]
 ) -> float:

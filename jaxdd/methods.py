@@ -1,6 +1,8 @@
 """The methods as data: a method is a choice of function at each stage, and `distill` is their one composition.
 
 images --encode--> class measures --summarize--> atoms and weights --recover | decode--> images
+
+Only crops go straight from images to images.
 """
 
 import difflib
@@ -14,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from jaxdd import chunked, ot, parallel, recover
+from jaxdd import chunked, crops, ot, parallel, recover
+from jaxdd.coreset import CORESETS
+from jaxdd.crops import CropSettings
 from jaxdd.decode import LatentModel, decode
-from jaxdd.encode import Encoded, global_moments
+from jaxdd.encode import Encoded, class_means, global_moments
 from jaxdd.errors import InputError
 from jaxdd.latent import diffusion
 from jaxdd.latent.diffusion import Sampling
@@ -35,34 +39,52 @@ class Recipe:
     space: str = "features"
     """Where the classes are summarized: the teacher's "features" or an autoencoder's "latents"."""
     atoms: str = "barycenter"
-    """A solver of `summarize` ("barycenter", "quantization", "clvq"), "random" (real images), "none" (labels only)."""
+    """A solver of `summarize` ("barycenter", "quantization", "clvq"), real images' features ("random", "herding",
+    "kcenter") or "none" (labels only)."""
     weights: str = "free"
     """What the images weigh: as the solver finds ("free"), in proportion to the root of that ("sqrt"), or "uniform";
-    the barycenter then puts its atoms where equal weights want them, a quantizer only forgets its masses."""
+    the barycenter then puts its atoms where equal weights want them, a quantizer only forgets its masses. Real images
+    and "none" have equal ones whatever this says."""
     images: str = "recover"
     """"recover" (optimise pixels), "diffusion" (noise and denoise the latents, decode), "vae" (decode them as they
-    are) or "real" (the nearest real image to each atom, all different)."""
+    are), "real" (the nearest real image to each atom, all different) or "crops" (the best of real images, no atoms)."""
     recover: RecoverSettings = field(default_factory=RecoverSettings)
     diffusion: Sampling = field(default_factory=Sampling)
+    crops: CropSettings = field(default_factory=CropSettings)
 
 
 # Of the masses that a solver finds.
 _POWERS = {"free": 1.0, "sqrt": 0.5, "uniform": 0.0}
-_CROSS_ENTROPY = RecoverSettings(
-    feature_weight=0.0, cross_entropy_weight=1.0, moments="global", weighted_moments=False, start="noise", steps=2000
-)
+_TERMS = ("feature_weight", "moment_weight", "cross_entropy_weight", "mean_weight")
+_CROSS_ENTROPY = RecoverSettings(feature_weight=0.0, cross_entropy_weight=1.0)
+_SRE2L = replace(_CROSS_ENTROPY, moments="global", weighted_moments=False, start="noise", steps=2000)
+_MEANS = RecoverSettings(feature_weight=0.0, mean_weight=1.0)
 RECIPES = {
     # Liu et al. 2025 (arXiv 2311.18531): Wasserstein barycenter of features, per-class BatchNorm moments.
     "wmdd": Recipe(atoms="barycenter", images="recover"),
     # Yin et al. 2023 (arXiv 2306.13092): cross-entropy and global moments, from noise.
-    "sre2l": Recipe(atoms="none", images="recover", recover=_CROSS_ENTROPY),
+    "sre2l": Recipe(atoms="none", images="recover", recover=_SRE2L),
     # Tan and Slade 2025 (arXiv 2501.07681): optimal quantization of latents, decoded by diffusion, tempered masses.
     "ddoq": Recipe(space="latents", atoms="quantization", weights="sqrt", images="diffusion"),
     # Su et al. 2024 (arXiv 2407.15138): the same without weights.
     "d4m": Recipe(space="latents", atoms="quantization", weights="uniform", images="diffusion"),
+    # The ablation of Liu et al. 2025, with wmdd: {Wasserstein, cross-entropy} x {moments of the class, of all classes}.
+    # All four have the same atoms, weights, start and steps, so that only the terms of the loss differ.
+    "ce-class": Recipe(recover=_CROSS_ENTROPY),
+    "wmdd-global": Recipe(recover=RecoverSettings(moments="global")),
+    "ce-global": Recipe(recover=replace(_CROSS_ENTROPY, moments="global")),
+    # Zhao and Bilen 2023 (arXiv 2110.04181): mean features alone, of the teacher instead of many random networks.
+    "dm": Recipe(atoms="random", weights="uniform", recover=replace(_MEANS, moment_weight=0.0)),
+    # The other side of Figure 4 of Liu et al. 2025: mean features instead of the barycenter, with the class's moments.
+    "mmd": Recipe(atoms="random", weights="uniform", recover=_MEANS),
+    # Sun et al. 2024 (arXiv 2312.03526): crops of real images that the teacher is sure of, nothing optimised.
+    "rded": Recipe(atoms="none", weights="uniform", images="crops"),
     # Coresets: the real images nearest to the atoms, or any.
     "medoid": Recipe(atoms="barycenter", images="real"),
     "random": Recipe(atoms="random", images="real"),
+    # Welling 2009 (ICML): means; Sener and Savarese 2018 (arXiv 1708.00489): nothing is far from a chosen image.
+    "herding": Recipe(atoms="herding", weights="uniform", images="real"),
+    "kcenter": Recipe(atoms="kcenter", weights="uniform", images="real"),
 }
 
 
@@ -108,9 +130,9 @@ def check(name: str, ipc: int, settings: Recipe, labels: np.ndarray, class_names
     """Raise InputError for a setting that does not exist, and for a class with fewer real images than are needed."""
     for what, value, choices in (
         ("space", settings.space, ("features", "latents")),
-        ("atoms", settings.atoms, (*SOLVERS, "random", "none")),
+        ("atoms", settings.atoms, (*SOLVERS, "random", *CORESETS, "none")),
         ("weights", settings.weights, tuple(_POWERS)),
-        ("images", settings.images, ("recover", "diffusion", "vae", "real")),
+        ("images", settings.images, ("recover", "diffusion", "vae", "real", "crops")),
         ("recover.moments", settings.recover.moments, ("class", "global")),
         ("recover.start", settings.recover.start, ("real", "noise")),
         ("recover.schedule", settings.recover.schedule, ("cosine", "plateau")),
@@ -118,15 +140,21 @@ def check(name: str, ipc: int, settings: Recipe, labels: np.ndarray, class_names
     ):
         if value not in choices:
             raise InputError(f"unknown --{what} {value!r} for {name}; use {' or '.join(choices)}")
-    if settings.atoms == "none" and (settings.images != "recover" or settings.recover.feature_weight):
+    recovered, cropped = settings.images == "recover", settings.images == "crops"
+    if cropped and (settings.atoms != "none" or settings.space != "features"):
+        raise InputError("--images crops are chosen by the teacher, not by atoms; use --atoms none --space features")
+    if settings.atoms == "none" and not cropped and (not recovered or settings.recover.feature_weight):
         raise InputError(f"--atoms none gives {name} nothing to match; use --images recover --recover.feature-weight 0")
+    if recovered and not any(getattr(settings.recover, term) for term in _TERMS):
+        raise InputError(f"all terms of the recover loss of {name} weigh 0; use --recover.feature-weight 1")
     if settings.images in ("diffusion", "vae") and settings.space != "latents":
         raise InputError(
             f"--images {settings.images} decodes latents; use --space latents, or --images recover or real"
         )
-    if settings.images == "recover" and settings.space != "features":
+    if recovered and settings.space != "features":
         raise InputError("--images recover matches features; use --space features, or --images diffusion, vae or real")
     diffusion.check(settings.diffusion, diffusion.Schedule())
+    crops.check(settings.crops)
     if settings.recover.steps < 1:
         raise InputError(f"--recover.steps {settings.recover.steps} recovers nothing; use 1 or more")
     if ipc < 1:
@@ -156,7 +184,7 @@ def distill(
     memory_bytes: int = 4 * 2**30,
     latent: LatentModel | None = None,
 ) -> Result:
-    """Distil to ``ipc`` images a class: summarize, then real images, recovered or decoded ones.
+    """Distil to ``ipc`` images a class: summarize, then real images, recovered or decoded ones; or crops.
 
     Args:
       key: every draw comes from it, folded with stage, class and step.
@@ -203,7 +231,8 @@ def distill_parts(
         moments = global_moments(classes.encoded)
         if settings.recover.moments == "class":
             moments = jax.tree.map(lambda x: x[own], classes.encoded.moments)
-        goal = Goal(own.astype(np.int32), atoms, moments, np.float32(classes.encoded.variance))
+        means = class_means(classes.encoded, own)
+        goal = Goal(own.astype(np.int32), atoms, means, moments, np.float32(classes.encoded.variance))
         k_views = jax.random.fold_in(k_recover, 1)
         group = together(settings, count, ipc)
         given = (apply, variables, k_views, norm, settings.recover, goal, start, fits, group)
@@ -213,6 +242,11 @@ def distill_parts(
 
     if settings.images == "real":
         make = real
+    elif settings.images == "crops":
+        given = (apply, variables, settings.crops, ipc, classes.image_shape, fits)
+        condense = crops.condenser(jax.random.fold_in(k_recover, 0), *given)
+        members = lambda c: np.flatnonzero(classes.encoded.labels == c)
+        make = lambda rows: np.stack([condense(int(c), members(c), classes.images) for c in own[rows]])
     elif latent is None:
         raise InputError(f"images {settings.images!r} are decoded by a latent model; give latent")
     else:
@@ -253,11 +287,13 @@ def choose(
     if settings.atoms == "none":
         return Measure(np.zeros((count, m, dim), np.float32), uniform), np.zeros((count, 0)), None
     members = [np.flatnonzero(encoded.labels == c) for c in own]
-    if settings.atoms == "random":
-        keys = class_keys(key, own)
-        chosen = np.stack(
-            [np.asarray(jax.random.choice(k, rows, (m,), replace=False)) for k, rows in zip(keys, members)]
-        )
+    if settings.atoms == "random" or settings.atoms in CORESETS:
+        if settings.atoms == "random":
+            keys = class_keys(key, own)
+            places = [jax.random.choice(k, rows, (m,), replace=False) for k, rows in zip(keys, members)]
+        else:
+            places = [rows[CORESETS[settings.atoms](encoded.features[rows], m)] for rows in members]
+        chosen = np.stack([np.asarray(rows) for rows in places])
         return Measure(encoded.features[chosen], uniform), np.zeros((count, 0)), chosen
     rows = slice(None) if sum(map(len, members)) == len(encoded.labels) else np.concatenate(members)
     solved = summarize(

@@ -4,11 +4,14 @@ For each class c, with images x_1 .. x_m, atoms z_j and weights w_j, the loss is
 
     L_c =   a  sqrt( (1/m) sum_j ||f(A x_j) - z_j||^2 / V )
           + b  (1/L) sum_l ( ||mean_l - mean*_l|| / ||sqrt(var*_l)||  +  ||var_l - var*_l|| / ||var*_l|| )
-          + g  (1/m) sum_j CE(logits(A x_j), c).
+          + g  (1/m) sum_j CE(logits(A x_j), c)
+          + e  || sum_j w_j f(A x_j) - E_c f || / sqrt(V).
 
 f are the penultimate features of a fixed classifier, V the variance of the real features, A a random view (the same
 draw for the images of a class, as they are optimised together), mean_l and var_l the w-weighted moments of the input
-of BatchNorm layer l and starred ones those of the real images of the class, or of all classes ("global").
+of BatchNorm layer l and starred ones those of the real images of the class, or of all classes ("global"). E_c f is the
+mean of the features of the class's real images: the last term is the maximum mean discrepancy with a linear kernel on
+features (DM, Zhao and Bilen 2023, section 3), which sees nothing of a class but its mean.
 
 The paper's second term is the plain sum of norms, which grows with depth, width and the scale of the activations, so
 that its coefficient has to be found again for every architecture. Each norm here is relative to the real data's own,
@@ -45,8 +48,9 @@ class RecoverSettings:
     feature_weight: float = 1.0
     moment_weight: float = 1.0
     cross_entropy_weight: float = 0.0
+    mean_weight: float = 0.0  # of the distance between the mean features, the maximum mean discrepancy of DM
     moments: str = "class"  # or "global": over the classes optimised together against all real images
-    weighted_moments: bool = True  # weigh the images of a class by their atoms' weights in the moments
+    weighted_moments: bool = True  # weigh the images of a class by their atoms' weights in moments and mean features
     start: str = "real"  # the real images nearest to the atoms; or "noise": N(0, 1) in normalised space
     steps: int = 400  # at most, with "plateau"; the papers' 2,000 begin from noise, which needs many more than images
     learning_rate: float = 0.1
@@ -64,6 +68,7 @@ class Goal(NamedTuple):
 
     classes: jax.Array  # [C] int32: labels, and the identities that the random draws are folded with
     atoms: Measure  # points [C, m, d], weights [C, m]; a class of weight zero only fills a place
+    means: jax.Array  # [C, d], the mean features of the class's real images
     moments: dict[str, Moments]  # layer -> [C, ch] ("class") or [ch] ("global")
     feature_variance: jax.Array  # scalar, V
 
@@ -91,6 +96,7 @@ class Terms(NamedTuple):
     feature: jax.Array
     moment: jax.Array
     cross_entropy: jax.Array
+    mean: jax.Array
 
 
 class Recovery(NamedTuple):
@@ -134,7 +140,7 @@ def terms(
     settings: RecoverSettings,
     group: int | None = None,
 ) -> Terms:
-    """The three terms of the loss at images [C, m, H, W, ch] as they are (no view).
+    """The four terms of the loss at images [C, m, H, W, ch] as they are (no view).
 
     Global moments are pooled over ``group`` neighbouring classes (default: all), and each of them has their term.
     """
@@ -155,7 +161,11 @@ def terms(
 
     targets = jax.nn.one_hot(goal.classes, out.logits.shape[-1])[:, None]
     cross_entropy = losses.cross_entropy(out.logits, targets).mean(1)
-    return Terms(feature, moment, cross_entropy)
+
+    share = weights / jnp.where(present > 0, weights.sum(1), 1.0)[:, None]
+    centre = jnp.einsum("cm,cmd->cd", share, out.features, precision="highest")
+    mean = present * _norm(centre - goal.means) / jnp.sqrt(goal.feature_variance)
+    return Terms(feature, moment, cross_entropy, mean)
 
 
 def _distance(ours: Moments, real: Moments) -> jax.Array:
@@ -179,6 +189,7 @@ def total(values: Terms, settings: RecoverSettings) -> jax.Array:
         (settings.feature_weight, values.feature),
         (settings.moment_weight, values.moment),
         (settings.cross_entropy_weight, values.cross_entropy),
+        (settings.mean_weight, values.mean),
     )
     return sum(weight * value for weight, value in weighted if weight)
 
@@ -275,7 +286,7 @@ def state_specs(state: State) -> State:
 def goal_specs(settings: RecoverSettings) -> Goal:
     """Where the parts of a goal lie."""
     moments = parallel.EACH if settings.moments == "class" else parallel.SAME
-    return Goal(parallel.EACH, parallel.EACH, moments, parallel.SAME)
+    return Goal(parallel.EACH, parallel.EACH, parallel.EACH, moments, parallel.SAME)
 
 
 def _paced(pace: Pace, loss: jax.Array, step: jax.Array, settings: RecoverSettings) -> Pace:

@@ -10,16 +10,22 @@ from jaxdd.distilled import DistilledDataset
 
 
 def table(rows: list[dict]) -> str:
-    """Rows of evaluation.json as one aligned text table: a line a method and student, hard and soft side by side.
+    """Rows of evaluation.json as one aligned text table: a line a method and student, protocols side by side.
 
     Cells are "mean ± standard deviation" in percent over the seeds, one number without a deviation for a single run.
     """
-    kinds = sorted({row["labels"] for row in rows}, key=("hard", "soft").index)
+    kinds = list(dict.fromkeys(row["labels"] for row in rows))
     lines: dict[tuple, dict] = {}
     for row in rows:
         place = lines.setdefault((row["dataset"], row["student"], row["method"], row["ipc"]), {})
         place[row["labels"]] = cell(row["accuracies"])
-    head = ["dataset", "student", "method", "IPC", *(f"{kind} labels" for kind in kinds)]
+    head = [
+        "dataset",
+        "student",
+        "method",
+        "IPC",
+        *(f"{kind} labels" if kind in ("hard", "soft") else kind for kind in kinds),
+    ]
     body = [
         [
             dataset,

@@ -32,7 +32,8 @@ def goal(count=COUNT):
     rng = np.random.default_rng(1)
     atoms = Measure(rng.normal(size=(count, M, 3)).astype(np.float32), np.full((count, M), 1 / M, np.float32))
     moments = {"image": nn.Moments(np.zeros((count, 1), np.float32), np.ones((count, 1), np.float32))}
-    return Goal(np.arange(count, dtype=np.int32), atoms, moments, np.float32(1))
+    means = rng.normal(size=(count, 3)).astype(np.float32)
+    return Goal(np.arange(count, dtype=np.int32), atoms, means, moments, np.float32(1))
 
 
 def start(rows):
@@ -135,6 +136,16 @@ def test_a_plateau_that_never_comes_ends_with_the_steps():
     assert terms[0].feature.shape[0] == 50
 
 
+def test_a_class_that_only_fills_a_place_changes_no_other_and_weighs_nothing():
+    kinds = [replace(SHORT, weighted_moments=weighted) for weighted in (True, False)]
+    terms = jax.jit(lambda images, goal: [recover.terms(apply, VARIABLES, images, goal, kind) for kind in kinds])
+    filled = chunked.rows_of(goal(), np.array([2, 0, -1]), SHORT)
+    for whole, values in zip(terms(start(np.arange(COUNT)), goal()), terms(start(np.array([2, 0, 0])), filled)):
+        for ours, theirs in zip(values, whole):
+            np.testing.assert_allclose(ours[:2], theirs[np.array([2, 0])], rtol=1e-5)
+        assert values.moment[2] == values.mean[2] == 0
+
+
 def test_memory_decides_how_many_classes_go_together(monkeypatch):
     monkeypatch.setattr(parallel, "is_cpu", lambda local: False)
     whole, terms = run(SHORT)
@@ -176,7 +187,8 @@ def test_pixels_moments_and_losses_are_float32_under_bfloat16():
     state = jax.eval_shape(solver.init, jax.ShapeDtypeStruct((COUNT, M, 8, 8, 1), jnp.float32))
     out = jax.eval_shape(model.apply, variables, jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32))
     real = {name: nn.Moments(*(jnp.zeros((COUNT, x.shape[-1])) for x in layer)) for name, layer in out.moments.items()}
-    wanted = goal()._replace(atoms=Measure(jnp.zeros((COUNT, M, 4)), jnp.ones((COUNT, M))), moments=real)
+    atoms = Measure(jnp.zeros((COUNT, M, 4)), jnp.ones((COUNT, M)))
+    wanted = goal()._replace(atoms=atoms, means=jnp.zeros((COUNT, 4)), moments=real)
     lowered = solver.lower(variables, state, wanted)
     kinds = {str(x.dtype) for x in jax.tree.leaves(lowered.out_info)}
     assert kinds == {"float32", "int32"}

@@ -132,6 +132,7 @@ def test_a_process_of_its_own_ends_with_the_same_line_and_status(tmp_path):
 # Good input
 
 DISTILL = ["--dataset", "digits", "--ipc", "2", "--recover.steps", "12", *TEACHER[:-1], "8"]
+FILES = {"config.json", "teacher", "atoms.npz", "metrics.jsonl", "distilled", "preview.png", "report.html"}
 EVALUATE = ["--seeds", "2", "--hard.train.epochs", "3", "--soft.train.epochs", "3", "--baselines", "random"]
 
 
@@ -155,7 +156,7 @@ def test_a_run_that_was_cut_off_goes_on_with_the_same_command(program, tmp_path)
     assert status == 2 and "unfinished run of other settings" in err
     status, _, err = program("distill", *DISTILL, "--memory-gib", "3", "--out", out)
     assert status == 0 and "10 of 10 classes are done" in err
-    assert set(os.listdir(out)) == {"config.json", "teacher", "atoms.npz", "metrics.jsonl", "distilled", "preview.png"}
+    assert set(os.listdir(out)) == FILES
     assert len(list((out / "distilled" / "train").glob("*/*.png"))) == 20
 
 
@@ -176,8 +177,7 @@ def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(p
     first, second = tmp_path / "a" / "run", tmp_path / "b" / "run"
     status, out, _ = program("distill", *DISTILL, "--out", first)
     assert status == 0 and "20 images of 10 classes" in out
-    expected = {"config.json", "teacher", "atoms.npz", "metrics.jsonl", "distilled", "preview.png"}
-    assert set(os.listdir(first)) == expected
+    assert set(os.listdir(first)) == FILES
     config = json.loads((first / "config.json").read_text())
     assert config["config"] == "DistillConfig" and config["method"] == "wmdd" and config["ipc"] == 2
     assert config["width"] == 8 and config["recipe"]["recover"]["steps"] == 12
@@ -187,7 +187,7 @@ def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(p
         np.testing.assert_allclose(atoms["weights"].sum(1), 1, rtol=1e-5)
     steps = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps] == [0, 10, 11]
-    assert set(steps[0]) == {"step", "feature", "moment", "cross_entropy"}
+    assert set(steps[0]) == {"step", "feature", "moment", "cross_entropy", "mean"}
     assert sum(Image.open(first / "preview.png").size) > 100
     assert len(list((first / "distilled" / "train").glob("*/*.png"))) == 20
     dataset = distilled.load(first)
@@ -227,7 +227,7 @@ def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(p
     line = refused("evaluate", first, "--students", "resnet19")
     assert "'resnet19'" in line and "resnet18" in line
     assert "--seeds 0" in refused("evaluate", first, "--seeds", "0")
-    assert "'firm'" in refused("evaluate", first, "--labels", "firm")
+    assert "'firm'" in refused("evaluate", first, "--protocols", "firm")
     assert "'adam'" in refused("evaluate", first, "--soft.train.optimizer", "adam")
     assert "'cutout'" in refused("evaluate", first, "--soft.train.augment.mix", "cutout")
     assert "'randm'" in refused("evaluate", first, "--baselines", "randm")
@@ -255,7 +255,7 @@ def test_settings_can_be_chosen_without_the_test_images(program, refused, tmp_pa
     spy = lambda config: seen.append(real(config)) or seen[-1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distill.teachers, "open_data", spy)
-        asked = [*EVALUATE, "--labels", "hard", "--full", "0"]
+        asked = [*EVALUATE, "--protocols", "hard", "--full", "0"]
         assert program("evaluate", tmp_path / "run", *asked)[0] == 0
     ((source, _, _),) = seen
     train, test = (len(source.labels[split]) for split in ("train", "test"))

@@ -61,7 +61,7 @@ def test_what_is_missing_is_trained_and_found_again(program, place):
 
 
 def test_runs_of_one_method_are_told_apart(program, place):
-    asked = ["--seeds", 1, "--labels", "hard", "--hard.train.epochs", 2, "--baselines", "random", "--full", 0]
+    asked = ["--seeds", 1, "--protocols", "hard", "--hard.train.epochs", 2, "--baselines", "random", "--full", 0]
     runs = [place / "a", place / "b", place / "d"]
     status, out, _ = program("evaluate", *runs, *asked)
     assert status == 0

@@ -135,6 +135,10 @@ def atom_weights(tag):
     return w / w.sum(1, keepdims=True)
 
 
+def means(tag):
+    return uniform(f"{tag}/means", (C, golden(tag)["features"].shape[-1]))
+
+
 class Evaluated(NamedTuple):
     output: object
     terms: dict[str, Terms]
@@ -170,7 +174,7 @@ def evaluate(tag):
     for name, settings in variants.items():
         real = split(tag, stored[f"real_{settings.moments}"])
         real = {layer: real[torch_name(layer.split("/"))] for layer in layers}
-        goals[name] = Goal(LABELS, Measure(points, atom_weights(tag)), real, stored["feature_variance"])
+        goals[name] = Goal(LABELS, Measure(points, atom_weights(tag)), means(tag), real, stored["feature_variance"])
     return run(variables, images, goals)
 
 
@@ -235,6 +239,9 @@ def test_terms_are_the_papers_sums_over_stated_constants(tag, variant):
     ours = evaluate(tag).terms[variant]
     close(ours.feature, feature)
     close(ours.moment, np.broadcast_to(moment, C))
+    share = atom_weights(tag) if settings.weighted_moments else np.full((C, M), 1 / M)
+    centre = (share[..., None] * stored["features"].reshape(C, M, -1).astype(np.float64)).sum(1)
+    close(ours.mean, np.linalg.norm(centre - means(tag), axis=1) / np.sqrt(stored["feature_variance"]))
 
 
 def test_encode_streams_the_moments_of_real_images():

@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 from helpers import message
 
-from jaxdd import methods
+from jaxdd import data, encode, methods, recover
+from jaxdd.crops import CropSettings
 from jaxdd.errors import InputError
 from jaxdd.latent import Sampling
-from jaxdd.normalise import valid_range
+from jaxdd.nn import Output, image_moments
+from jaxdd.normalise import Normalisation, normalise, valid_range
+from jaxdd.recover import RecoverSettings
 
 IPC = 2
+# Recipes of their own only in the terms of the recover loss.
+LOSSES = ("ce-class", "wmdd-global", "ce-global", "mmd", "dm")
 KEY = jax.random.key(0)
 
 
@@ -40,7 +45,7 @@ def made(teacher, classes, latent, latent_classes):
     return make
 
 
-@pytest.mark.parametrize("name", methods.RECIPES)
+@pytest.mark.parametrize("name", [name for name in methods.RECIPES if name not in LOSSES])
 def test_every_recipe_makes_weighted_images_of_every_class(made, teacher, name):
     result = made(name)
     assert result.images.shape == (10, IPC, 8, 8, 1) and result.images.dtype == np.float32
@@ -51,13 +56,56 @@ def test_every_recipe_makes_weighted_images_of_every_class(made, teacher, name):
     low, high = valid_range(teacher.norm)
     assert (result.images >= low - 1e-6).all() and (result.images <= high + 1e-6).all()
     recipe = methods.recipe(name)
-    assert set(result.curve) == ({"feature", "moment", "cross_entropy"} if recipe.images == "recover" else set())
+    assert set(result.curve) == (
+        {"feature", "moment", "cross_entropy", "mean"} if recipe.images == "recover" else set()
+    )
     assert all(term.shape == (3, 10) and np.isfinite(term).all() for term in result.curve.values())
     assert result.costs.shape[0] == 10 and np.isfinite(result.costs).all()
     assert (result.costs.shape[1] > 0) == (recipe.atoms in methods.SOLVERS)
 
 
-@pytest.mark.parametrize("name", ["medoid", "random"])
+@pytest.fixture(scope="module")
+def linear(digits):
+    """A model that compiles in no time, and all train digits as it sees them."""
+    norm = Normalisation(np.float32([0.3]), np.float32([0.4]))
+    table = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32) / 8
+
+    def apply(variables, images):
+        logits = images.reshape(len(images), -1) @ variables
+        return Output(logits, logits[:, :8], {"image": image_moments(images)})
+
+    encoded = encode.encode(apply, table, norm, data.batches(digits, "train", 479), 10)
+    read = lambda rows: np.asarray(normalise(norm, digits.read("train", rows)))
+    return apply, table, norm, methods.Classes(encoded, read, digits.image_shape)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_recipes_of_other_terms_start_from_real_images_and_bring_them_down(linear, name):
+    recipe = methods.with_flip(methods.recipe(name), False)
+    still = replace(recipe, recover=replace(recipe.recover, min_scale=1.0, steps=20))
+    result = methods.distill(KEY, still, IPC, *linear)
+    curve = recover.Terms(**result.curve)
+    assert all(term.shape == (20, 10) and np.isfinite(term).all() for term in curve)
+    total = np.asarray(recover.total(curve, still.recover))
+    assert total[-1].mean() < (0.5 if name == "dm" else 0.95) * total[0].mean()
+    first = methods.distill(KEY, replace(recipe, images="real"), IPC, *linear)
+    assert np.abs(result.images - first.images).max() < 40 * recipe.recover.learning_rate
+    random = methods.distill(KEY, methods.recipe("random"), IPC, *linear)
+    assert np.array_equal(first.images, random.images) == (name in ("mmd", "dm"))
+
+
+def test_the_ablation_changes_nothing_but_the_terms():
+    cells = {}
+    for name in ("wmdd", "ce-class", "wmdd-global", "ce-global"):
+        recipe = methods.recipe(name)
+        terms = recipe.recover
+        cells[terms.feature_weight, terms.cross_entropy_weight, terms.moments] = name
+        rest = replace(terms, feature_weight=1.0, cross_entropy_weight=0.0, moments="class")
+        assert replace(recipe, recover=rest) == methods.recipe("wmdd")
+    assert set(cells) == {(*term, over) for term in ((1.0, 0.0), (0.0, 1.0)) for over in ("class", "global")}
+
+
+@pytest.mark.parametrize("name", ["medoid", "random", "herding", "kcenter"])
 def test_real_images_are_different_ones_of_their_class(made, classes, name):
     everything = classes.images(np.arange(len(classes.encoded.labels))).reshape(-1, 64)
     places = []
@@ -67,7 +115,7 @@ def test_real_images_are_different_ones_of_their_class(made, classes, name):
             assert c in classes.encoded.labels[found]
             places.append(found[0])
     assert len(set(places)) == 10 * IPC
-    if name == "random":
+    if name != "medoid":
         atoms = np.asarray(made(name).atoms.points).reshape(-1, 8)
         np.testing.assert_array_equal(atoms, classes.encoded.features[places])
 
@@ -101,7 +149,7 @@ def test_weights_free_or_uniform_are_as_asked(classes):
         np.testing.assert_allclose(other.weights, masses**power / (masses**power).sum(1, keepdims=True), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["wmdd", "ddoq", "random"])
+@pytest.mark.parametrize("name", ["wmdd", "ddoq", "random", "rded", "herding"])
 def test_a_class_is_the_same_bytes_whichever_others_are_made_here(made, teacher, classes, latent, latent_classes, name):
     whole, recipe = made(name), short(name)
     model, variables, norm, _ = teacher
@@ -203,6 +251,12 @@ def test_stages_of_both_papers_mix(made):
         ({"images": "noise"}, "--images 'noise'"),
         ({"space": "pixels"}, "--space 'pixels'"),
         ({"atoms": "none"}, "--atoms none"),
+        ({"images": "crops"}, "--atoms none --space features"),
+        ({"images": "crops", "atoms": "none", "space": "latents"}, "--atoms none --space features"),
+        ({"crops": CropSettings(parts=3)}, "--crops.parts 3"),
+        ({"crops": CropSettings(pool=0)}, "--crops.pool 0"),
+        ({"crops": CropSettings(min_scale=0.0)}, "--crops.min-scale 0.0"),
+        ({"recover": RecoverSettings(feature_weight=0.0, moment_weight=0.0)}, "weigh 0"),
         ({"images": "vae"}, "--space latents"),
         ({"images": "diffusion"}, "--space latents"),
         ({"space": "latents"}, "--space features"),

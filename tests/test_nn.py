@@ -52,7 +52,11 @@ def test_every_model_gives_logits_features_and_one_moment_pair_for_each_norm(nam
     assert out.logits.shape == (2, 7) and out.logits.dtype == jnp.float32
     head = variables["params"]["head"]["kernel"]
     assert out.features.shape == (2, head.shape[0]) and out.features.dtype == jnp.float32
-    scales = [x.shape[0] for path, x in jax.tree.leaves_with_path(variables["params"]) if "'scale'" in str(path[-1])]
+    scales = [
+        x.shape[0]
+        for path, x in jax.tree.leaves_with_path(variables["params"])
+        if "'bn'" in str(path) and "'scale'" in str(path[-1])
+    ]
     assert sorted(m.mean.shape[1] for m in out.moments.values()) == sorted(scales)
     assert all(m.mean.shape == m.var.shape == (2, m.mean.shape[1]) for m in out.moments.values())
     logits, updated = jax.eval_shape(model.apply_train, variables, images)

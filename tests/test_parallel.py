@@ -84,7 +84,8 @@ encoded = pair[1]
 def goal(count):
     atoms = Measure(rng.normal(size=(count, M, 4)).astype(np.float32), np.full((count, M), 1 / M, np.float32))
     moments = jax.tree.map(lambda x: x[:count] + 0.1, encoded.moments)
-    return Goal(np.arange(count, dtype=np.int32), atoms, moments, np.float32(1.0))
+    means = rng.normal(size=(count, 4)).astype(np.float32)
+    return Goal(np.arange(count, dtype=np.int32), atoms, means, moments, np.float32(1.0))
 
 def recovered(local, settings, goal, count):
     group = recover.group_size(settings, count, 30)
@@ -92,10 +93,10 @@ def recovered(local, settings, goal, count):
     key = jax.random.key(2)
     parts = list(chunked.run(model.apply, variables, key, norm, settings, goal, start, 2**30, group, local))
     assert sorted(np.concatenate([part.places for part in parts])) == list(range(count))
-    return {int(c): (part.images[k], part.terms.feature[:, k], part.terms.moment[:, k])
+    return {int(c): (part.images[k], *(term[:, k] for term in part.terms))
             for part in parts for k, c in enumerate(part.places)}
 
-settings = RecoverSettings(steps=STEPS, flip=False)
+settings = RecoverSettings(steps=STEPS, flip=False, mean_weight=1.0)
 for count in (10, 13):
     found = goal(count)
     a, b = (recovered(local, settings, found, count) for local in (eight, one))

@@ -22,7 +22,8 @@ SETTINGS = RecoverSettings(steps=100, learning_rate=0.1, min_scale=0.5, flip=Fal
 def chunk(goal, rows):
     """The goal of some of its classes."""
     moments = jax.tree.map(lambda x: x[rows], goal.moments)
-    return Goal(goal.classes[rows], jax.tree.map(lambda x: x[rows], goal.atoms), moments, goal.feature_variance)
+    atoms = jax.tree.map(lambda x: x[rows], goal.atoms)
+    return Goal(goal.classes[rows], atoms, goal.means[rows], moments, goal.feature_variance)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,8 @@ def goal(classes):
     atoms = Measure(jnp.asarray(classes.encoded.features[members]), jnp.tile(jnp.array([0.3, 0.7]), (3, 1)))
     rows = jnp.array([1, 4, 7])
     moments = jax.tree.map(lambda x: x[rows], classes.encoded.moments)
-    return Goal(rows, atoms, moments, jnp.float32(encode.feature_variance(classes.encoded.features)))
+    means = jnp.asarray(encode.class_means(classes.encoded, rows))
+    return Goal(rows, atoms, means, moments, jnp.float32(encode.feature_variance(classes.encoded.features)))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +136,8 @@ def test_terms_are_what_the_formula_says(moments, weighted):
     weights = np.array([[0.2, 0.8], [0.6, 0.4]], np.float32)
     shape = (2, 2) if moments == "class" else (2,)
     real = Moments(rng.normal(size=shape).astype(np.float32), rng.uniform(1, 2, shape).astype(np.float32))
-    goal = Goal(jnp.array([3, 0]), Measure(points, weights), {"image": real}, jnp.float32(2.5))
+    means = rng.normal(size=(2, 3)).astype(np.float32)
+    goal = Goal(jnp.array([3, 0]), Measure(points, weights), means, {"image": real}, jnp.float32(2.5))
     got = recover.terms(looks, table, images, goal, RecoverSettings(moments=moments, weighted_moments=weighted))
 
     wide = images.astype(np.float64)
@@ -145,6 +148,8 @@ def test_terms_are_what_the_formula_says(moments, weighted):
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     np.testing.assert_allclose(got.cross_entropy, [-log_p[0, :, 3].mean(), -log_p[1, :, 0].mean()], rtol=1e-5)
     w = weights if weighted else np.ones((2, M))
+    centres = (w[..., None] * flat[..., :3]).sum(1) / w.sum(1, keepdims=True)
+    np.testing.assert_allclose(got.mean, np.linalg.norm(centres - means, axis=1) / np.sqrt(2.5), rtol=1e-5)
     for c in range(2):
         rows = slice(c, c + 1) if moments == "class" else slice(None)
         p = (w[rows] / w[rows].sum())[..., None, None, None] / 16
@@ -162,8 +167,9 @@ def test_a_goal_already_met_has_loss_and_gradient_zero():
     points = out.features.reshape(2, M, 3)
     weights = jnp.full((2, M), 1 / M)
     layers = {k: nn.pool(Moments(*(x.reshape(2, M, -1) for x in layer)), weights) for k, layer in out.moments.items()}
-    goal = Goal(jnp.arange(2), Measure(points, weights), layers, jnp.float32(1))
-    settings = RecoverSettings()
+    # No image has the mean features, all together do.
+    goal = Goal(jnp.arange(2), Measure(points, weights), points.mean(1), layers, jnp.float32(1))
+    settings = RecoverSettings(mean_weight=1.0)
 
     def loss(x):
         return recover.total(recover.terms(looks, jnp.zeros((32, 5)), x, goal, settings), settings).sum()
@@ -175,6 +181,38 @@ def test_a_goal_already_met_has_loss_and_gradient_zero():
     flat = goal._replace(moments={"image": Moments(jnp.zeros((2, 2)), jnp.zeros((2, 2)))})
     values = recover.terms(looks, jnp.zeros((32, 5)), jnp.zeros_like(images), flat, settings)
     assert all(np.isfinite(x).all() for x in values)
+
+
+def test_the_gradient_of_the_mean_term_is_one_direction_for_all_images_of_a_class():
+    """With c the weighted mean of f and u = (c - E f) / ||c - E f||, the gradient by f_j is w_j u / sqrt(V)."""
+    rng = np.random.default_rng(1)
+    images, means = rng.normal(size=(2, M, 4, 4, 2)), rng.normal(size=(2, 3))
+    weights = np.array([[0.2, 0.8], [0.6, 0.4]], np.float32)
+    real = Moments(jnp.zeros((2, 2)), jnp.ones((2, 2)))
+    goal = Goal(jnp.arange(2), Measure(jnp.zeros((2, M, 3)), weights), means, {"image": real}, jnp.float32(2.5))
+    settings = RecoverSettings(feature_weight=0.0, moment_weight=0.0, mean_weight=3.0)
+    table = jnp.zeros((32, 5))
+    loss = lambda x: recover.total(recover.terms(looks, table, x, goal, settings), settings).sum()
+    found = np.asarray(jax.grad(loss)(jnp.asarray(images, jnp.float32))).reshape(2, M, 32)
+    apart = (weights[..., None] * images.reshape(2, M, 32)[..., :3]).sum(1) - means
+    unit = apart / np.linalg.norm(apart, axis=1, keepdims=True)
+    np.testing.assert_allclose(found[..., :3], 3 * weights[..., None] * unit[:, None] / np.sqrt(2.5), rtol=1e-4)
+    np.testing.assert_array_equal(found[..., 3:], 0)
+
+
+def test_means_are_those_of_each_class(classes):
+    features, labels = classes.encoded.features, classes.encoded.labels
+    found = encode.class_means(classes.encoded, np.array([7, 2]))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, [features[labels == c].mean(0) for c in (7, 2)], rtol=1e-4)
+
+
+def test_a_term_of_weight_zero_is_left_out():
+    lost = jnp.full(2, jnp.nan)
+    for k, name in enumerate(["feature_weight", "moment_weight", "cross_entropy_weight", "mean_weight"]):
+        settings = RecoverSettings(**{"feature_weight": 0.0, "moment_weight": 0.0, name: 2.0})
+        values = recover.Terms(*(jnp.ones(2) if i == k else lost for i in range(4)))
+        np.testing.assert_array_equal(recover.total(values, settings), 2)
 
 
 def test_global_moments_bind_the_classes_of_a_chunk(run, goal, start, classes):
@@ -240,7 +278,7 @@ def test_feature_and_moment_terms_are_of_one_size_in_every_architecture(name):
     nearest = np.square(features - atoms).sum(-1).argmin(1)
     # Twenty copies of an image are as good as one, and the shape is the one that is compiled already.
     uniform = Measure(jnp.tile(atoms, (1, 20, 1)), jnp.full((2, 20), 1 / 20))
-    goal = Goal(jnp.arange(2), uniform, state.moments, variance)
+    goal = Goal(jnp.arange(2), uniform, atoms[:, 0], state.moments, variance)
     medoid = jnp.repeat(images.reshape(2, 20, 32, 32, 3)[jnp.arange(2), nearest][:, None], 20, 1)
 
     def sizes(start):

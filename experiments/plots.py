@@ -1,0 +1,314 @@
+"""Plots and picture sheets of results: rows of evaluation.json in, a matplotlib figure or a picture out.
+
+Every plot returns its figure and writes it as a PNG where a path is given; nothing is shown and no state is kept.
+A method has the same colour and mark in all of them.
+"""
+
+import io
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from jaxdd.aside import aside
+from jaxdd.distilled import DistilledDataset
+from jaxdd.errors import InputError
+
+# Told apart by readers who see no red or green; the marks tell them apart once more.
+_PALETTE = (
+    "#20608f",
+    "#d9722e",
+    "#2f8f5b",
+    "#8a5bb0",
+    "#b8901a",
+    "#c2487c",
+    "#3aa6b9",
+    "#7a5c43",
+    "#a3394a",
+    "#5f7f2a",
+)
+_MARKS = "osD^vPX<>*"
+_METHODS = ("wmdd", "ddoq", "sre2l", "d4m", "ce-class", "dm", "rded", "mmd", "ce-global", "wmdd-global")
+_GREY = "#7b858d"
+_FULL, _PAPER = "all real data", ", published"
+# Real images, chosen.
+_CORESETS = {
+    "random": (_GREY, "h"),
+    "medoid": ("#444c53", "v"),
+    "herding": ("#a3988a", "<"),
+    "kcenter": ("#64707a", ">"),
+}
+
+
+def style(method: str) -> dict:
+    """Colour and mark of a method, the same whatever else is drawn: fixed ones, or those that its name decides."""
+    if method in _CORESETS:
+        color, mark = _CORESETS[method]
+    elif method in _METHODS:
+        place = _METHODS.index(method)
+        color, mark = _PALETTE[place], _MARKS[place]
+    else:
+        mark, color = divmod(zlib.crc32(method.encode()), len(_PALETTE))
+        color, mark = _PALETTE[color], _MARKS[mark % len(_MARKS)]
+    return {"color": color, "marker": mark}
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, dpi=130, format="png")
+    return file.getvalue()
+
+
+def accuracy_by_ipc(
+    rows: Sequence[dict],
+    published: Mapping[str, Mapping[int, float]] | None = None,
+    labels: Sequence[str] = ("hard", "soft"),
+    path: Path | None = None,
+) -> Figure:
+    """Accuracy over the number of images per class, a panel a kind of labels, a line a method.
+
+    Args:
+      rows: of one dataset and student, accuracies in [0, 1]. Error bars are one standard deviation over the seeds.
+        ``full``, all real data, is a level line in every panel, whatever labels it saw.
+      published: method -> {images per class: percent}, dashed in the colour of the method. Papers that report one
+        curve train with a teacher's labels, so panels of hard labels leave it out where there are others.
+      labels: the panels, in order; those without a row are left out.
+
+    Raises:
+      InputError: rows of several datasets or students, or none to draw.
+    """
+    _one(rows, "dataset")
+    _one(rows, "student")
+    figure, panels = _panels(rows, labels)
+    for kind, axes in panels.items():
+        own = [row for row in rows if row["labels"] == kind and row["ipc"] is not None]
+        paper = {} if _hard(kind) and not all(map(_hard, panels)) else published or {}
+        for method in _methods(own):
+            _line(axes, [row for row in own if row["method"] == method], "ipc", style(method), method)
+        for method, curve in paper.items():
+            x = sorted(curve)
+            look = style(method) | {"marker": "", "linestyle": (0, (4, 3))}
+            axes.plot(x, [curve[m] for m in x], linewidth=1.6, alpha=0.8, label=method + _PAPER, **look)
+        full = [row for row in rows if row["method"] == "full"]
+        if full:
+            axes.axhline(100 * full[0]["mean"], color=_GREY, linewidth=1.2, linestyle=":", label=_FULL)
+        counts = sorted({row["ipc"] for row in own}.union(*paper.values()))
+        _log_axis(axes, counts)
+        axes.set_xlabel("images per class")
+    return _finish(figure, panels, f"{rows[0]['dataset']}, {rows[0]['student']}", path)
+
+
+def sensitivity(
+    rows: Sequence[dict], path: Path | None = None, setting: str = "moment_weight", name: str = "moment weight, λ"
+) -> Figure:
+    """Accuracy over one setting of a method, a panel a kind of labels, a line a dataset, student and IPC.
+
+    Args:
+      rows: with the value under ``setting``. The axis is logarithmic; zero has a place of its own at the left.
+      name: of the axis.
+
+    Raises:
+      InputError: no row with such a setting.
+    """
+    missing = [row for row in rows if setting not in row]
+    if missing or not rows:
+        raise InputError(f"{len(missing)} of {len(rows)} rows have no {setting!r}; give rows with it to draw over it")
+    figure, panels = _panels(rows, list(dict.fromkeys(row["labels"] for row in rows)))
+    series = list(dict.fromkeys(_case(row) for row in rows))
+    words = _words(series)
+    values = sorted({float(row[setting]) for row in rows})
+    positive = [value for value in values if value > 0]
+    zero = positive[0] / 10 if positive else 1.0
+    for kind, axes in panels.items():
+        for k, case in enumerate(series):
+            own = [
+                {**row, setting: float(row[setting]) or zero}
+                for row in rows
+                if row["labels"] == kind and _case(row) == case
+            ]
+            if own:
+                look = {"color": _PALETTE[k % len(_PALETTE)], "marker": _MARKS[k % len(_MARKS)]}
+                _line(axes, own, setting, look, words[case])
+        _log_axis(axes, [value or zero for value in values], [f"{value:g}" for value in values])
+        axes.set_xlabel(name)
+    return _finish(figure, panels, ", ".join(_methods(rows)), path)
+
+
+def architectures(rows: Sequence[dict], path: Path | None = None, labels: Sequence[str] = ("hard", "soft")) -> Figure:
+    """Accuracy of each method with each student, a panel a kind of labels: what carries over to other networks.
+
+    Args:
+      rows: of one dataset; a method with several numbers of images per class counts as several.
+
+    Raises:
+      InputError: rows of several datasets, or none to draw.
+    """
+    _one(rows, "dataset")
+    figure, panels = _panels(rows, labels)
+    students = list(dict.fromkeys(row["student"] for row in rows))
+    counts = {row["ipc"] for row in rows if row["ipc"] is not None}
+    entries = list(dict.fromkeys((row["method"], row["ipc"]) for row in rows if row["ipc"] is not None))
+    for kind, axes in panels.items():
+        for k, (method, ipc) in enumerate(entries):
+            own = {row["student"]: row for row in rows
+                   if (row["labels"], row["method"], row["ipc"]) == (kind, method, ipc)}  # fmt: skip
+            x = [students.index(student) + 0.7 * ((k + 0.5) / len(entries) - 0.5) for student in own]
+            look = style(method) | {"linestyle": "none", "markersize": 7, "capsize": 3}
+            fade = 1.0 if len(counts) == 1 else 0.45 + 0.55 * sorted(counts).index(ipc) / (len(counts) - 1)
+            axes.errorbar(
+                x,
+                [100 * row["mean"] for row in own.values()],
+                [100 * row["std"] for row in own.values()],
+                label=method if len(counts) == 1 else f"{method}, {ipc} IPC",
+                alpha=fade,
+                **look,
+            )
+        for row in rows:
+            if row["method"] == "full":
+                at = students.index(row["student"])
+                axes.hlines(100 * row["mean"], at - 0.4, at + 0.4, _GREY, ":", linewidth=1.2, label=_FULL)
+        for edge in range(1, len(students)):
+            axes.axvline(edge - 0.5, color="#e3e6e8", linewidth=1)
+        axes.set_xticks(range(len(students)), students)
+        axes.set_xlim(-0.5, len(students) - 0.5)
+        axes.grid(visible=False, axis="x")
+    each = f", {min(counts)} images per class" if len(counts) == 1 else ""
+    return _finish(figure, panels, f"{rows[0]['dataset']}{each}", path)
+
+
+def per_class_sheet(
+    datasets: Mapping[str, DistilledDataset], classes: int | Sequence[int], path: Path | None = None, most: int = 10
+) -> Image.Image:
+    """One class as each method sees it: a row a method, the heaviest images first, a block a class.
+
+    Args:
+      datasets: name -> dataset; all of the same classes, in sizes of their own.
+      classes: an index into the class names, or several.
+      most: so many images a row.
+
+    Raises:
+      InputError: datasets of other classes, or a class that there is not.
+    """
+    classes = [classes] if isinstance(classes, int) else list(classes)
+    if not datasets or not classes:
+        raise InputError("no dataset or no class to draw; give one of each")
+    names = next(iter(datasets.values())).class_names
+    for name, dataset in datasets.items():
+        if dataset.class_names != names:
+            raise InputError(f"{name} has other classes than {next(iter(datasets))}; draw datasets of the same classes")
+    for c in classes:
+        if not 0 <= c < len(names):
+            raise InputError(f"there is no class {c}; give an index from 0 to {len(names) - 1}")
+    # One side for all: the largest images as they are, small ones magnified.
+    largest = max(dataset.images.shape[1] for dataset in datasets.values())
+    side = largest * max(1, 96 // largest)
+    gap, text, head = max(4, side // 16), max(14, side // 9), max(17, side // 7)
+    font, bold = ImageFont.load_default(text), ImageFont.load_default(head)
+    left = gap * 3 + max(int(font.getlength(name)) for name in datasets)
+    columns = min(most, max(dataset.ipc for dataset in datasets.values()))
+    block = head + 2 * gap + len(datasets) * (side + gap)
+    wide = max(left + columns * (side + gap), 2 * gap + max(int(bold.getlength(names[c])) for c in classes))
+    sheet = Image.new("RGB", (wide, gap + len(classes) * block + (len(classes) - 1) * head), "white")
+    draw = ImageDraw.Draw(sheet)
+    for b, c in enumerate(classes):
+        y = gap + b * (block + head)
+        draw.text((gap, y), names[c], fill="black", font=bold)
+        y += head + 2 * gap
+        for name, dataset in datasets.items():
+            draw.text((gap, y + side // 2), name, fill="#444c53", font=font, anchor="lm")
+            own = np.flatnonzero(dataset.labels == c)
+            own = own[np.argsort(-dataset.weights[own], kind="stable")][:most]
+            for column, picture in enumerate(_pictures(dataset, own)):
+                small = side % picture.width == 0
+                how = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+                sheet.paste(picture.resize((side, side), how), (left + column * (side + gap), y))
+            y += side + gap
+    if path:
+        with aside(Path(path)) as place:
+            sheet.save(place, "PNG")
+    return sheet
+
+
+def _pictures(dataset: DistilledDataset, rows: np.ndarray) -> Iterable[Image.Image]:
+    some = replace(dataset, images=dataset.images[rows])
+    for pixels in some.pixels():
+        yield Image.fromarray(np.repeat(pixels, 3, -1) if pixels.shape[-1] == 1 else pixels)
+
+
+# What the plots share
+
+
+def _panels(rows: Sequence[dict], labels: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
+    kinds = [kind for kind in labels if any(row["labels"] == kind and row["ipc"] is not None for row in rows)]
+    if not kinds:
+        raise InputError(f"no row has labels {' or '.join(labels)}; give rows of evaluation.json that do")
+    figure = Figure(figsize=(1.2 + 4.4 * len(kinds), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for kind, one in zip(kinds, axes):
+        one.set_title(f"{kind} labels" if kind in ("hard", "soft") else kind, fontsize="medium")
+        one.spines[["top", "right"]].set_visible(False)
+        one.grid(color="#e3e6e8", linewidth=0.8)
+        one.set_axisbelow(True)
+    axes[0].set_ylabel("test accuracy, %")
+    return figure, dict(zip(kinds, axes))
+
+
+def _line(axes: Axes, rows: list[dict], x: str, look: dict, label: str) -> None:
+    rows = sorted(rows, key=lambda row: row[x])
+    mean, spread = (100 * np.array([row[name] for row in rows]) for name in ("mean", "std"))
+    axes.errorbar([row[x] for row in rows], mean, spread, label=label, linewidth=1.8, markersize=6, capsize=3, **look)
+
+
+def _log_axis(axes: Axes, ticks: Sequence[float], texts: Sequence[str] | None = None) -> None:
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, texts or [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+
+
+def _finish(figure: Figure, panels: Mapping[str, Axes], title: str, path: Path | None) -> Figure:
+    handles: dict[str, Artist] = {}
+    for axes in panels.values():
+        for handle, label in zip(*axes.get_legend_handles_labels()):
+            handles.setdefault(label, handle)
+    # Measured lines first, then published ones, then the level of all data.
+    handles = dict(sorted(handles.items(), key=lambda item: (item[0] == _FULL, item[0].endswith(_PAPER))))
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 2 + 2 * len(panels)),
+        frameon=False, fontsize="small",
+    )  # fmt: skip
+    figure.suptitle(title)
+    if path:
+        with aside(Path(path)) as place:
+            place.write_bytes(png(figure))
+    return figure
+
+
+def _methods(rows: Iterable[dict]) -> list[str]:
+    return list(dict.fromkeys(row["method"] for row in rows if row["method"] != "full"))
+
+
+def _hard(kind: str) -> bool:
+    return kind == "hard" or kind.endswith(":hard")
+
+
+def _one(rows: Sequence[dict], name: str) -> None:
+    found = list(dict.fromkeys(row[name] for row in rows))
+    if len(found) != 1:
+        raise InputError(f"rows of {len(found)} {name}s ({', '.join(map(str, found))}); draw one at a time")
+
+
+def _case(row: dict) -> tuple:
+    return row["method"], row["dataset"], row["student"], f"{row['ipc']} IPC"
+
+
+def _words(cases: Sequence[tuple]) -> dict[tuple, str]:
+    """Each case by what tells it from the others."""
+    kept = [i for i in range(4) if len({case[i] for case in cases}) > 1] or [1, 2]
+    return {case: ", ".join(case[i] for i in kept) for case in cases}

@@ -1,0 +1,34 @@
+"""Write the page of a run folder, as experiments.distill and experiments.evaluate do when they end.
+
+    python -m experiments.report runs/x [runs/y ...]
+
+report.html is one file that shows everything by itself, in any browser and without a network.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from experiments import cli, distill, run_page
+from jaxdd.errors import InputError
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Run folders of experiments.distill."""
+
+
+def main(config: ReportConfig) -> None:
+    if not config.runs:
+        raise InputError("no run folder given; use: python -m experiments.report runs/x")
+    # All of them before one is written: a folder that is no run leaves nothing behind.
+    pages = {folder: run_page.run_page(folder, distill.default) for folder in config.runs}
+    for folder, text in pages.items():
+        cli.write_text(folder / "report.html", text)
+        print(folder / "report.html")
+
+
+if __name__ == "__main__":
+    cli.run(main, lambda arguments: ReportConfig())

@@ -1,0 +1,164 @@
+"""The rows of a grid as a table: aligned text, CSV, LaTeX, a block for RESULTS.md; and whether its claims hold."""
+
+import csv
+import io
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.grid import Claim, Grid
+from jaxdd import report, scores
+
+
+class Column(NamedTuple):
+    """One column of figures, under the head of its group."""
+
+    group: str
+    name: str
+    cells: dict[str, str]  # method -> text
+
+
+class Found:
+    """The accuracies of a grid, by method, IPC, student and protocol."""
+
+    def __init__(self, rows: list[dict]):
+        self.rows = rows
+        self.at = {(row["method"], row["ipc"], row["student"], row["labels"]): row["accuracies"] for row in rows}
+        one_of_each = lambda name: list(dict.fromkeys(row[name] for row in rows))
+        self.methods, self.students, self.kinds = (one_of_each(name) for name in ("method", "student", "labels"))
+        self.methods.sort(key="full".__eq__)
+        self.sizes = [ipc for ipc in one_of_each("ipc") if ipc is not None]
+
+    def get(self, method: str, ipc: int | None, student: str, kind: str) -> list[float] | None:
+        return self.at.get((method, None if method == "full" else ipc, student, kind))
+
+
+def columns(grid: Grid, rows: list[dict]) -> tuple[list[str], list[Column]]:
+    """The methods, and the columns: for each size (or student) the protocols, the published figure, the scores."""
+    found, made = Found(rows), []
+    groups = [(ipc, student) for student in found.students for ipc in found.sizes]
+    for ipc, student in groups:
+        names = [f"IPC {ipc}"] if len(found.sizes) > 1 or grid.columns == "ipc" else []
+        names += [student] if len(found.students) > 1 or grid.columns == "student" else []
+        group = ", ".join(names)
+        for kind in found.kinds:
+            cells = {method: found.get(method, ipc, student, kind) for method in found.methods}
+            made.append(Column(group, kind, {name: report.cell(cell) for name, cell in cells.items() if cell}))
+        if grid.scores:
+            made += _scores(grid.scores, found, group, ipc, student)
+        published = {entry.name: f"{entry.published[ipc]:g}" for entry in grid.entries if ipc in entry.published}
+        if published and grid.columns == "ipc":
+            made.append(Column(group, "published", published))
+    return found.methods, [column for column in made if column.cells]
+
+
+def _scores(base: str, found: Found, group: str, ipc: int, student: str) -> list[Column]:
+    """Label- and augmentation-robust scores in percent, from means over the seeds."""
+    mean = lambda method, kind: _mean(found.get(method, ipc, student, kind))
+    full = _mean(found.get("full", None, student, "hard"))
+    cells: dict[str, dict[str, str]] = {name: {} for name in ("HLR", "IOR", "LRS", "ARS")}
+    for method in found.methods:
+        kinds = [(mean(method, kind), mean("random", kind)) for kind in (base, f"{base}:plain")]
+        hard = mean(method, "hard")
+        if method == "full" or None in (full, hard, *kinds[0], *kinds[1]):
+            continue
+        lost = scores.hard_label_recovery(full, hard)
+        gained, plain = (scores.improvement_over_random(*pair) for pair in kinds)
+        values = (lost, gained, scores.label_robust(gained, lost), scores.augmentation_robust(gained, plain))
+        for name, value in zip(cells, values):
+            cells[name][method] = f"{100 * value:.1f}"
+    return [Column(group, name, texts) for name, texts in cells.items()]
+
+
+def _mean(accuracies: list[float] | None) -> float | None:
+    return None if accuracies is None else float(np.mean(accuracies))
+
+
+def text(grid: Grid, rows: list[dict]) -> str:
+    """An aligned table with a line of groups above it, and the claims below."""
+    methods, parts = columns(grid, rows)
+    if not parts:
+        return "nothing yet"
+    head, over = ["method", *(column.name for column in parts)], ""
+    if len({column.group for column in parts}) > 1:
+        widths = [max(len(column.name), *map(len, column.cells.values())) for column in parts]
+        over = " " * max(map(len, [*methods, "method"]))
+        for name, places in groupby(range(len(parts)), lambda i: parts[i].group):
+            places = list(places)
+            span = sum(widths[i] for i in places) + 2 * (len(places) - 1)
+            # The name stands over the whole group; where it is longer, the group's first column makes room.
+            head[places[0] + 1] = head[places[0] + 1].rjust(widths[places[0]] + max(0, len(name) - span))
+            over += "  " + name.ljust(span)
+    elif parts[0].group:
+        over = parts[0].group
+    body = [[method, *(column.cells.get(method, "") for column in parts)] for method in methods]
+    lines = [*([over.rstrip()] if over else []), report.columns(head, body, left=1)]
+    return "\n".join([*lines, *([""] if grid.claims else []), *claims(grid, rows)])
+
+
+def claims(grid: Grid, rows: list[dict]) -> list[str]:
+    """Whether one method passes the other, under each protocol: the difference of the means in points."""
+    found = Found(rows)
+    said = []
+    for claim in grid.claims:
+        parts = []
+        for ipc in found.sizes:
+            for student in found.students:
+                for kind in found.kinds:
+                    verdict = _verdict(found, claim, ipc, student, kind)
+                    if verdict:
+                        names = [f"IPC {ipc}"] * (len(found.sizes) > 1) + [student] * (len(found.students) > 1)
+                        parts.append(" ".join([*names, kind, verdict]))
+        if parts:
+            said.append(f"{claim.what} ({claim.better} over {claim.worse}): {'; '.join(parts)}")
+    return said
+
+
+def _verdict(found: Found, claim: Claim, ipc: int, student: str, kind: str) -> str | None:
+    better, worse = (found.get(name, ipc, student, kind) for name in (claim.better, claim.worse))
+    if not better or not worse:
+        return None
+    gap = 100 * (np.mean(better) - np.mean(worse))
+    spread = 100 * np.sqrt(sum(np.var(values, ddof=1) for values in (better, worse) if len(values) > 1))
+    holds = "holds" if gap > spread else "holds within the noise" if gap > 0 else "does not hold"
+    return f"{gap:+.1f} ± {spread:.1f}, {holds}"
+
+
+def as_csv(grid: Grid, rows: list[dict]) -> str:
+    """A line a row: accuracies in [0, 1], the published figure in percent."""
+    published = {entry.name: entry.published for entry in grid.entries}
+    sheet = io.StringIO()
+    names = ["method", "dataset", "ipc", "student", "protocol", "mean", "std", "accuracies", "epochs", "published"]
+    writer = csv.writer(sheet, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        shown = [row["method"], row["dataset"], row["ipc"], row["student"], row["labels"], row["mean"], row["std"]]
+        seeds = " ".join(map(str, row["accuracies"]))
+        writer.writerow([*shown, seeds, row.get("epochs"), published.get(row["method"], {}).get(row["ipc"])])
+    return sheet.getvalue()
+
+
+_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "λ": r"$\lambda$", **{c: "\\" + c for c in "&%$#_{}"}}
+
+
+def as_latex(grid: Grid, rows: list[dict]) -> str:
+    """A tabular of booktabs, the groups as spanning heads."""
+    methods, parts = columns(grid, rows)
+    safe = lambda words: "".join(_LATEX.get(c, c) for c in words)
+    groups = [(name, len(list(columns))) for name, columns in groupby(column.group for column in parts)]
+    over = " & ".join(["", *(rf"\multicolumn{{{span}}}{{c}}{{{safe(name)}}}" for name, span in groups)])
+    lines = [" & ".join(["method", *(safe(column.name) for column in parts)])]
+    lines += [" & ".join([safe(name), *(safe(column.cells.get(name, "")) for column in parts)]) for name in methods]
+    body = [rf"{over} \\", rf"{lines[0]} \\", r"\midrule", *(rf"{line} \\" for line in lines[1:])]
+    return "\n".join([
+        rf"% {grid.title}", rf"\begin{{tabular}}{{l{'r' * len(parts)}}}", r"\toprule", *body, r"\bottomrule",
+        r"\end{tabular}", "",
+    ])  # fmt: skip
+
+
+def as_markdown(grid: Grid, rows: list[dict], command: str, record: str) -> str:
+    """The block for RESULTS.md: what, with what, by which command, and what it printed."""
+    table = "\n".join("    " + line if line else "" for line in text(grid, rows).splitlines())
+    note = f"\nPublished figures: {grid.published}\n" if grid.published else ""
+    return f"## {grid.title}\n\n{record}\n\n    {command}\n{note}\n{table}\n"

@@ -1,0 +1,249 @@
+"""The page of a run folder: its images, what they are worth, and how they were made.
+
+What a folder does not hold, such as the accuracies before `experiments.evaluate`, has no section.
+"""
+
+import json
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdd import distilled, page, report
+from jaxdd.aside import aside
+from jaxdd.distilled import DistilledDataset
+from jaxdd.errors import InputError
+
+# Said in every command, defaults or not.
+_ALWAYS = ("method", "dataset", "ipc", "out")
+
+
+# The arguments of a command line -> the config of experiments.distill that they begin from: its `default`.
+Default = Callable[[list[str]], Any]
+
+
+def run_page(folder: Path, default: Default) -> str:
+    """The page of a run folder as HTML.
+
+    Raises:
+      InputError: a folder without config.json or without a distilled dataset.
+    """
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} has no config.json; give a run folder of experiments.distill")
+    config = json.loads((folder / "config.json").read_text())
+    dataset = distilled.load(folder)
+    blocks = [
+        page.facts(_facts(dataset)),
+        page.heading("Images"),
+        page.grid(dataset),
+        *_accuracies(folder / "evaluation.json"),
+        *_weights(dataset),
+        *_distances(folder / "atoms.npz", dataset, config),
+        *_losses(folder / "metrics.jsonl", config),
+        *_settings(config, default),
+    ]
+    title = f"{config['method']} on {dataset.provenance.get('dataset', config['dataset'])}"
+    each = "one image" if dataset.ipc == 1 else f"{dataset.ipc} images"
+    return page.document(title, blocks, f"{len(dataset.class_names)} classes, {each} each")
+
+
+def write(folder: Path, default: Default) -> Path:
+    """Write report.html into a run folder, in place of an earlier one."""
+    text = run_page(folder, default)
+    with aside(folder / "report.html") as place:
+        place.write_text(text, encoding="utf-8")
+    return folder / "report.html"
+
+
+def _facts(dataset: DistilledDataset) -> dict[str, str]:
+    made = dataset.provenance
+    height, width, channels = dataset.images.shape[1:]
+    known = {"Images": f"{len(dataset.labels)} of {width} × {height} × {channels}"}
+    if "teacher" in made:
+        teacher = made["teacher"]
+        held = " (held-out train images)" if teacher.get("holdout") else ""
+        known["Teacher"] = f"{teacher['model']}, accuracy {100 * teacher['accuracy']:.1f} %{held}"
+    if "recognised" in made:
+        known["Recognised by the teacher"] = f"{100 * made['recognised']:.1f} %"
+    for name, label in (("latents", "Latent model"), ("seed", "Seed"), ("device", "Device"), ("jax", "JAX")):
+        if name in made:
+            known[label] = str(made[name])
+    return known
+
+
+def accuracies(rows: list[dict]) -> list[str]:
+    """Rows of evaluation.json as a table: a line a method and student, a column a kind of labels, the best in bold.
+
+    Best is the highest mean of a dataset, student and number of images per class, ties included, where there are
+    several. What is the same in all rows is said below instead of in a column.
+    """
+    kinds = list(dict.fromkeys(["hard", "soft"] + [row["labels"] for row in rows]))
+    kinds = [kind for kind in kinds if any(row["labels"] == kind for row in rows)]
+    several = [name for name in ("dataset", "student") if len({row[name] for row in rows}) > 1]
+    lines: dict[tuple, dict[str, list[float]]] = {}
+    for row in rows:
+        line = lines.setdefault((row["dataset"], row["student"], row["method"], row["ipc"]), {})
+        line[row["labels"]] = row["accuracies"]
+    body, contests, left = [], {}, len(several) + 1
+    for i, ((dataset, student, method, ipc), cells) in enumerate(lines.items()):
+        where = {"dataset": dataset, "student": student}
+        body.append([method, *(where[name] for name in several), "all" if ipc is None else str(ipc)])
+        body[-1] += [report.cell(cells[kind]) if kind in cells else "" for kind in kinds]
+        for j, kind in enumerate(kinds, left + 1):
+            if kind in cells and ipc is not None:
+                contests.setdefault((dataset, student, ipc, kind), []).append((i, j, np.mean(cells[kind])))
+    best = [
+        (i, j)
+        for contest in contests.values()
+        for i, j, mean in contest
+        if len(contest) > 1 and mean == max(mean for *_, mean in contest)
+    ]
+    named = [f"{kind} labels" if kind in ("hard", "soft") else kind for kind in kinds]
+    text = "Top-1 accuracy on real test images in percent, mean and standard deviation over the seeds."
+    for name in ("dataset", "student"):
+        if name not in several:
+            text += f" The {name} is {rows[0][name]}."
+    return [
+        page.table(["method", *several, "IPC", *named], body, left=left, best=best),
+        page.paragraph(text, note=True),
+    ]
+
+
+def _accuracies(place: Path) -> list[str]:
+    rows = json.loads(place.read_text()) if place.is_file() else []
+    return [page.heading("Accuracy"), *accuracies(rows)] if rows else []
+
+
+def _weights(dataset: DistilledDataset) -> list[str]:
+    if dataset.ipc == 1:
+        return []
+    if not page.uneven(dataset):
+        return [page.heading("Weights"), page.paragraph("All images weigh the same.")]
+    shares = [np.sort(dataset.weights[dataset.labels == c])[::-1] for c in range(len(dataset.class_names))]
+    counts = np.array([share.sum() ** 2 / (share**2).sum() for share in shares])
+    text = (
+        "The share of each image in its class, heaviest first, and the effective number of images, 1/Σw²: "
+        f"{counts.mean():.1f} of {dataset.ipc} on average, from {counts.min():.1f} to {counts.max():.1f}."
+    )
+    rows = _first((name, share, f"{count:.1f}") for name, share, count in zip(dataset.class_names, shares, counts))
+    return [page.heading("Weights"), page.paragraph(text), page.bars(rows, "weights"), *_only(rows, dataset)]
+
+
+def _distances(place: Path, dataset: DistilledDataset, config: dict) -> list[str]:
+    if not place.is_file():
+        return []
+    with np.load(place, allow_pickle=False) as file:
+        costs = file["costs"]
+    if not costs.size:
+        return []
+    last, where = costs[:, -1], config["recipe"]["space"]
+    text = (
+        f"W2² between the real {where} of a class and its weighted atoms, as attained: "
+        f"{last.mean():#.4g} on average, from {last.min():#.4g} to {last.max():#.4g}."
+    )
+    rows = _first((name, [cost], f"{cost:#.4g}") for name, cost in zip(dataset.class_names, last))
+    blocks = [page.heading("Distances"), page.paragraph(text), page.bars(rows, "W2²"), *_only(rows, dataset)]
+    if costs.shape[1] > 1:
+        lines = {"mean of the classes": costs.mean(0), "largest": costs.max(0), "smallest": costs.min(0)}
+        blocks += [
+            page.heading("Along the rounds of the solver", 3),
+            page.curve(np.arange(costs.shape[1]), lines, "round", "W2²"),
+        ]
+    return blocks
+
+
+def _first(rows: Iterable[tuple]) -> list[tuple]:
+    return list(rows)[: page.CLASSES]
+
+
+def _only(rows: list, dataset: DistilledDataset) -> list[str]:
+    count = len(dataset.class_names)
+    return [page.paragraph(f"The first {len(rows)} of {count} classes.", note=True)] if len(rows) < count else []
+
+
+def _losses(place: Path, config: dict) -> list[str]:
+    lines = [json.loads(line) for line in place.read_text().splitlines()] if place.is_file() else []
+    if not lines:
+        return []
+    weights = config["recipe"].get("recover", {})
+
+    def said(term: str) -> str:
+        watched = weights.get(f"{term}_weight") == 0
+        return term.replace("_", " ") + (" (watched, not optimised)" if watched else "")
+
+    terms = {said(term): [line[term] for line in lines] for term in lines[0] if term != "step"}
+    text = "The terms of the loss before they are weighted, means over the classes."
+    return [
+        page.heading("Recovery"),
+        page.paragraph(text),
+        page.curve([line["step"] for line in lines], terms, "step", "loss", log=True),
+    ]
+
+
+def _settings(config: dict, default: Default) -> list[str]:
+    now, usual = _flat(config), _flat(_usual(config["method"], default))
+    asked = command(config, default)
+    rows = [[_flag(name), _said(value), _said(usual[name])] for name, value in now.items() if name in usual]
+    changed = [(i, 1) for i, (_, value, other) in enumerate(rows) if value != other]
+    blocks = [page.heading("How to make it again"), page.code(asked)]
+    strange = [name for name in now if name not in usual]
+    if strange:
+        text = f"This version has no such setting, so the command leaves it out: {', '.join(strange)}."
+        blocks.append(page.paragraph(text, note=True))
+    whole = page.table(["flag", "value", f"default of {config['method']}"], rows, left=3, best=changed)
+    return [*blocks, page.details(f"All {len(rows)} settings", [whole])]
+
+
+def command(config: dict, default: Default, width: int = 88) -> str:
+    """The command line that asks for what config.json holds: the flags that differ from the method's defaults.
+
+    In lines of about ``width`` characters, which a shell reads as one.
+
+    Raises:
+      InputError: a method that does not exist.
+    """
+    usual, now = _flat(_usual(config["method"], default)), _flat(config)
+    parts = ["python -m experiments.distill"]
+    for name, normal in usual.items():
+        value = now.get(name, normal)
+        if name not in _ALWAYS and value == normal:
+            continue
+        if isinstance(normal, bool):
+            # A switch; --no- stands before the last part of a nested name.
+            before, _, last = _flag(name).removeprefix("--").rpartition(".")
+            parts.append(f"--{before}{'.' if before else ''}{'' if value else 'no-'}{last}")
+        else:
+            values = value if isinstance(value, list) else [value]
+            parts.append(shlex.join([_flag(name), *map(str, values)]))
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + 1 + len(part) > width:
+            lines.append("   ")
+        lines[-1] += f" {part}"
+    return " \\\n".join(lines)
+
+
+def _usual(method: str, default: Default) -> dict:
+    return json.loads(json.dumps(asdict(default(["--method", method])), default=str))
+
+
+def _flat(config: dict, before: str = "") -> dict:
+    """Nested settings by the names of their flags; those of the recipe itself carry no prefix."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, before if name == "recipe" else f"{before}{name}.")
+        elif before or name != "config":
+            flat[before + name] = value
+    return flat
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _said(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,128 @@
+"""Plots and the page of a table: what it found as curves, what each method made as pictures, how to make it again."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from experiments import plots, results, teachers
+from experiments.grid import Grid, Work, datasets, folder
+from jaxdd import page
+from jaxdd.aside import aside
+
+# Of the sheet that shows a class as every method sees it.
+_CLASSES = 2
+
+
+def write(out: Path, work: Work, rows: list[dict], command: str) -> Path:
+    """Write the plots and report.html into the folder of a table."""
+    grid, config = work.grid, work.config
+    # The middle size: one image a class hides variety, and the largest is long to look at.
+    ipc = sorted(config.ipc)[len(config.ipc) // 2]
+    made = dict(datasets(work, ipc))
+    drawn = list(_plots(out, grid, config.ipc, rows))
+    some = {entry.name: made[entry.name] for entry in work.entries if entry.value is None}
+    classes = list(range(min(_CLASSES, len(work.source.class_names))))
+    plots.per_class_sheet(some, classes, out / "classes.png")
+    named = " and ".join(work.source.class_names[c] for c in classes)
+    drawn.append((out / "classes.png", f"The classes {named} as each method sees them, at IPC {ipc}, heaviest first."))
+
+    blocks = [
+        page.facts(_facts(work)),
+        page.heading("Accuracy"),
+        *_table(grid, rows),
+        *(page.figure(path.read_bytes(), caption, caption) for path, caption in drawn),
+        page.heading("Images"),
+        *(page.details(f"{name}, IPC {ipc}", [page.grid(dataset)]) for name, dataset in some.items()),
+        *_distances(work, ipc),
+        page.heading("How to make it again"),
+        page.paragraph(grid.head),
+        page.code(command),
+    ]
+    text = page.document(grid.title, blocks, f"{len(work.entries)} methods, {config.seeds} seeds")
+    with aside(out / "report.html") as place:
+        place.write_text(text, encoding="utf-8")
+    return out / "report.html"
+
+
+def _plots(out: Path, grid: Grid, sizes: tuple[int, ...], rows: list[dict]) -> Iterator[tuple[Path, str]]:
+    """The plots that the rows are good for, and what each shows."""
+    kinds = list(dict.fromkeys(row["labels"] for row in rows))
+    students = list(dict.fromkeys(row["student"] for row in rows))
+    values = {entry.name: entry.value for entry in grid.entries if entry.value is not None}
+    fixed = [row for row in rows if row["method"] not in values]
+    if len(sizes) > 1 and len(students) == 1:
+        published = {entry.name: entry.published for entry in grid.entries if entry.published}
+        plots.accuracy_by_ipc(fixed, published, kinds, out / "accuracy.png")
+        shown = f" Dashed: {grid.published}." if published and grid.published else ""
+        yield out / "accuracy.png", f"Accuracy over the number of images per class.{shown}"
+    if len(students) > 1:
+        plots.architectures(fixed, out / "architectures.png", kinds)
+        yield out / "architectures.png", "Accuracy of each student; the images are the same for all."
+    swept = [row for row in rows if row["method"] in values]
+    if swept:
+        name = grid.sweep.split(".")[-1]
+        plots.sensitivity([row | {name: values[row["method"]]} for row in swept], out / "sensitivity.png", name,
+                          "λ, weight of the moments" if name == "moment_weight" else name)  # fmt: skip
+        yield out / "sensitivity.png", f"Accuracy over {grid.sweep}."
+
+
+def _facts(work: Work) -> dict[str, str]:
+    info, source = work.teacher.info, work.source
+    height, width, channels = source.image_shape
+    return {
+        "Dataset": f"{teachers.short_name(source)}, {len(source.labels['train'])} images",
+        "Image": f"{width} × {height} × {channels}",
+        "Tested on": f"{len(source.labels['test'])} real images",
+        "Teacher": f"{info['model']}, accuracy {100 * info['accuracy']:.1f} %",
+        "Students": ", ".join(work.config.students),
+        "Seeds": str(work.config.seeds),
+        "Device": jax.devices()[0].device_kind,
+        "JAX": jax.__version__,
+    }
+
+
+def _table(grid: Grid, rows: list[dict]) -> list[str]:
+    methods, parts = results.columns(grid, rows)
+    several = len({column.group for column in parts}) > 1
+    head = ["method", *(f"{column.group} {column.name}" if several else column.name for column in parts)]
+    body = [[method, *(column.cells.get(method, "") for column in parts)] for method in methods]
+    best = []
+    for j, column in enumerate(parts, 1):
+        values = {i: float(column.cells[method].split(" ")[0]) for i, method in enumerate(methods)
+                  if method in column.cells and method != "full"}  # fmt: skip
+        if len(values) > 1 and column.name not in ("published", "HLR"):
+            best += [(i, j) for i, value in values.items() if value == max(values.values())]
+    note = "Top-1 accuracy on real test images in percent, mean and standard deviation over the seeds."
+    if any(column.name == "published" for column in parts):
+        note += f" Published: {grid.published}."
+    if grid.scores:
+        note += (
+            " In percent: HLR, what hard-label students lose to the full data; IOR, what soft-label students gain over "
+            "random real images; LRS and ARS, label- and augmentation-robust scores, 26.9 where nothing is lost or won."
+        )
+    said = [page.paragraph(line) for line in results.claims(grid, rows)]
+    return [page.table(head, body, best=best), page.paragraph(note, note=True), *said]
+
+
+def _distances(work: Work, ipc: int) -> list[str]:
+    """W2^2 between each class and its atoms, where a solver found them."""
+    body = []
+    for entry in work.entries:
+        place = folder(work, entry, ipc) / "atoms.npz"
+        if not place.is_file():
+            continue
+        with np.load(place, allow_pickle=False) as file:
+            costs, weights = file["costs"], file["weights"]
+        if costs.size:
+            effective = float((1 / np.square(weights / weights.sum(1, keepdims=True)).sum(1)).mean())
+            body.append([entry.name, entry.recipe.space, f"{costs[:, -1].mean():.4g}", f"{effective:.1f}"])
+    if not body:
+        return []
+    note = "W2² between a class and its weighted atoms, mean over the classes, comparable within one space only."
+    return [
+        page.heading("Distances"),
+        page.table(["method", "space", "W2²", "effective images"], body, left=2),
+        page.paragraph(f"At IPC {ipc}: {note} Effective images: 1/Σw².", note=True),
+    ]

@@ -1,0 +1,251 @@
+"""Grids from files, what of them is run, and the tables that come out."""
+
+import csv
+import dataclasses
+import io
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import message
+
+from experiments import cli, evaluate, grid, results, tables, teachers
+from jaxdd.evaluate import row
+from jaxdd.recover import RecoverSettings
+
+FILE = """# A small grid.
+# Command: none.
+
+title = "A 100 % grid"
+published = "elsewhere"
+
+[grid]
+dataset = "digits"
+width = 8
+teacher_train = { epochs = 2 }
+ipc = [1, 2]
+epochs = [3, 2]
+seeds = 2
+protocols = ["hard"]
+
+[methods.random]
+published = { 1 = 23.5 }
+
+[methods.medoid]
+
+[methods."wmdd_short"]
+recipe = "wmdd"
+set = { "recover.steps" = 2, recover.min_scale = 1 }
+
+[[claim]]
+what = "medoids beat random"
+better = "medoid"
+worse = "random"
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text):
+        (tmp_path / "small.toml").write_text(text)
+        return tmp_path / "small.toml"
+
+    return write
+
+
+@pytest.fixture
+def table(monkeypatch, capfd):
+    """(*arguments) -> (status, stdout, stderr) of python -m experiments.tables."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["experiments.tables", *map(str, arguments)])
+        status = 0
+        try:
+            tables.main()
+        except SystemExit as exit:
+            status = exit.code
+        return status, *capfd.readouterr()
+
+    return call
+
+
+# Files
+
+
+def test_every_file_here_is_a_grid_that_says_what_it_costs_and_how_it_is_run():
+    files = sorted(grid.CONFIGS.glob("*.toml"))
+    assert set(tables.GRIDS) <= {path.stem for path in files}
+    for path in files:
+        said = grid.read("x", path)
+        assert any(line.startswith("Cost:") for line in said.head.splitlines()), path
+        command = said.head[said.head.index("Command:") :]
+        name = max((name for name in tables.GRIDS if path.stem.startswith(name)), key=len)
+        assert f"python -m experiments.tables {name}" in command
+        rest = path.stem.removeprefix(name).removeprefix("-")
+        assert (f"--grid {rest}" in command) == bool(rest), path
+
+
+def test_a_file_is_read_as_it_says(file):
+    said = grid.read(
+        "wmdd-main", file(FILE + '\n[sweep]\nmethod = "wmdd_short"\nfield = "recover.steps"\nvalues = [4]\n')
+    )
+    assert said.name == "small" and said.title == "A 100 % grid" and said.head.startswith("A small grid.")
+    assert said.config.ipc == (1, 2) and said.config.teacher_train.epochs == 2
+    assert said.config.teacher_train.batch_size == grid.GridConfig().teacher_train.batch_size
+    random, medoid, short, swept = said.entries
+    assert random.published == {1: 23.5} and medoid.method == "medoid"
+    assert short.method == "wmdd" and short.recipe.recover == RecoverSettings(steps=2, min_scale=1.0)
+    assert swept == replace_steps(short, "wmdd_short, 4", 4)
+
+
+def replace_steps(entry, name, steps):
+    recipe = replace(entry.recipe, recover=replace(entry.recipe.recover, steps=steps))
+    return entry._replace(name=name, recipe=recipe, published={}, value=float(steps))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('title = "', 'tilte = "', "unknown 'tilte'"),
+        ("[methods.random]", "[methods.randm]", "unknown method 'randm'"),
+        ("recover.min_scale", "recover.min_scle", "unknown setting 'min_scle' of RecoverSettings"),
+        ("seeds = 2", 'seeds = "two"', "seeds = 'two'"),
+        ("ipc = [1, 2]", "ipc = 1", "ipc = 1"),
+        ('better = "medoid"', 'better = "herding"', "'herding', which is none of its methods"),
+        ("epochs = [3, 2]", "epochs = [3, 2", "is no TOML"),
+    ],
+)
+def test_what_a_file_says_wrong(file, old, new, words):
+    assert old in FILE
+    assert words in message(lambda: grid.read("wmdd-main", file(FILE.replace(old, new))))
+
+
+def test_settings_from_a_file_keep_their_types():
+    changed = cli.changed(grid.GridConfig(), {"out": "x/y", "seeds": 5, "latent": {"vae_train.images": 7}}, "here")
+    assert changed.out.name == "y" and changed.seeds == 5 and changed.latent.vae_train.images == 7
+    assert cli.changed(RecoverSettings(), {"steps": 3, "roll": 1}, "here") == RecoverSettings(steps=3, roll=1.0)
+    for values in ({"steps": 1.5}, {"steps": True}, {"flip": 1}, {"start": 3}):
+        assert "here: " in message(lambda values=values: cli.changed(RecoverSettings(), values, "here"))
+
+
+def test_a_grid_that_is_not_there(table, tmp_path):
+    status, out, err = table("wmdd-main", "--grid", "nowhere")
+    assert status == 2 and out == "" and "cifar10" in err and err.count("\n") == 1
+    status, out, err = table("wmd-main")
+    assert status == 2 and "unknown table 'wmd-main'" in err and "wmdd-ablation" in err
+
+
+# Runs
+
+
+def test_a_table_is_made_once_and_only_what_is_missing_is_run(file, table, digits, teacher, tmp_path, monkeypatch):
+    asked = []
+
+    def measured(makers, seeds, student, kind, protocol, *rest):
+        asked.append((tuple(makers), kind, protocol.train.epochs))
+        for k, (method, maker) in enumerate(makers.items()):
+            known = [maker(seed).images.mean() for seed in range(seeds)]
+            # Only random images are drawn anew for each student.
+            assert (len(set(known)) == seeds) == (method == "random")
+            yield method, [0.1 * (k + 1) + 0.01 * seed + 0.001 * len(asked) for seed in range(seeds)]
+
+    monkeypatch.setattr(evaluate, "measured", measured)
+    about = teachers.describe(teachers.TeacherConfig(width=8), digits, teacher.norm)
+    about |= {"accuracy": 0.9, "train": dataclasses.asdict(teachers.TeacherConfig().teacher_train)}
+    known = teachers.Teacher(*teacher[:3], about)
+    teachers.save_teacher(tmp_path / "teacher", known)
+    text = FILE.replace("wmdd_short", "herding").replace('recipe = "wmdd"', "").replace("width = 8", "full = 0")
+    given = ["--teacher", tmp_path / "teacher", "--out", tmp_path / "out"]
+    command = ["wmdd-main", "--grid", file(text), *given]
+    status, out, err = table(*command, "--only", "random", "medoid", "--ipc", 1, "--epochs", 3)
+    assert status == 0, err
+    assert asked == [(("random", "medoid"), "hard", 3)]
+    # The rest of the grid, of which that was a part.
+    status, out, _ = table(*command)
+    assert status == 0
+    assert asked[1:] == [(("herding",), "hard", 3), (("random", "medoid", "herding"), "hard", 2)]
+    made = tmp_path / "out" / "small"
+    files = {"table.txt", "table.md", "table.csv", "table.tex", "report.html", "accuracy.png", "classes.png"}
+    assert {path.name for path in made.iterdir()} == files
+    assert (made / "table.txt").read_text().strip() in out
+    rows = json.loads((tmp_path / "out" / "rows.json").read_text())
+    assert len(rows) == 6 and len({row["key"] for row in rows}) == 6
+    page = (made / "report.html").read_text(encoding="utf-8")
+    for line in rows:
+        assert f"{100 * line['mean']:.1f}" in page and f"{100 * line['mean']:.1f}" in out
+    assert "medoids beat random" in page and "A 100 % grid" in page and "experiments.tables wmdd-main" in page
+    # A method under another name is the same method; another setting makes it another.
+    renamed = text.replace("medoid]", "nearest]\nrecipe = 'medoid'").replace('better = "medoid"', 'better = "nearest"')
+    assert table("wmdd-main", "--grid", file(renamed), *given)[0] == 0 and len(asked) == 3
+    assert table(*command, "--hard.train.learning-rate", "0.002", "--ipc", 1, "--epochs", 3)[0] == 0
+    assert asked[3:] == [(("random", "nearest", "herding"), "hard", 3)]
+    line = table(*command, "--only", "medoid")[2]
+    assert "--only 'medoid'" in line and line.count("\n") == 1
+    assert "--epochs (3,)" in table(*command, "--epochs", 3)[2]
+
+
+# Tables
+
+
+def rows_of(values, kind="hard", ipc=10, student="convnet3"):
+    return [row(method, "digits", None if method == "full" else ipc, student, kind, list(found))
+            for method, found in values.items()]  # fmt: skip
+
+
+@pytest.fixture
+def said(file):
+    return grid.read("wmdd-main", file(FILE))
+
+
+def test_claims_by_hand(said):
+    rows = rows_of({"random": [0.5, 0.6], "medoid": [0.7, 0.8]}) + rows_of(
+        {"random": [0.5, 0.6], "medoid": [0.5, 0.64]}, "soft"
+    )
+    rows += rows_of({"random": [0.5, 0.6], "medoid": [0.5, 0.5]}, "soft:plain")
+    (line,) = results.claims(said, rows)
+    # Of two values the deviation is their distance over the root of two; deviations add in squares.
+    assert "hard +20.0 ± 10.0, holds;" in line
+    assert f"soft +2.0 ± {100 * np.hypot(0.1, 0.14) / np.sqrt(2):.1f}, holds within the noise;" in line
+    assert line.endswith("soft:plain -5.0 ± 7.1, does not hold")
+
+
+def test_scores_by_hand(said):
+    scored = said._replace(scores="soft")
+    rows = [
+        *rows_of({"random": [0.3], "medoid": [0.4], "full": [0.9]}),
+        *rows_of({"random": [0.6], "medoid": [0.7]}, "soft"),
+        *rows_of({"random": [0.4], "medoid": [0.7]}, "soft:plain"),
+    ]
+    methods, parts = results.columns(scored, rows)
+    assert methods == ["random", "medoid", "full"]
+    cells = {column.name: column.cells.get("medoid") for column in parts}
+    assert cells == {"hard": "40.0", "soft": "70.0", "soft:plain": "70.0", "HLR": "50.0", "IOR": "10.0",
+                     "LRS": "19.2", "ARS": "36.3"}  # fmt: skip
+
+
+def test_published_figures_have_a_column_of_their_own(said):
+    rows = rows_of({"random": [0.3], "medoid": [0.4]}, ipc=1) + rows_of({"random": [0.35], "medoid": [0.45]}, ipc=2)
+    _, parts = results.columns(said, rows)
+    assert [(column.group, column.name) for column in parts] == [
+        ("IPC 1", "hard"),
+        ("IPC 1", "published"),
+        ("IPC 2", "hard"),
+    ]
+    lines = results.text(said, rows).splitlines()
+    assert lines[0].split() == ["IPC", "1", "IPC", "2"] and lines[1].split() == ["method", "hard", "published", "hard"]
+    assert lines[3].split() == ["random", "30.0", "23.5", "35.0"]
+    # Each group begins where its first column does.
+    assert lines[0].index("IPC 2") <= lines[1].rindex("hard")
+
+
+def test_csv_and_latex_say_the_same(said):
+    rows = rows_of({"random": [0.3, 0.4], "wmdd_short": [0.4, 0.4]}, ipc=1)
+    sheet = list(csv.DictReader(io.StringIO(results.as_csv(said, rows))))
+    assert [line["method"] for line in sheet] == ["random", "wmdd_short"]
+    assert float(sheet[0]["mean"]) == pytest.approx(0.35) and sheet[0]["published"] == "23.5"
+    assert [float(value) for value in sheet[0]["accuracies"].split()] == [0.3, 0.4]
+    latex = results.as_latex(said, rows)
+    assert r"wmdd\_short & 40.0 $\pm$ 0.0 &" in latex and r"random & 35.0 $\pm$ 7.1 & 23.5 \\" in latex
+    assert latex.count("{") == latex.count("}")
