@@ -20,12 +20,13 @@ from experiments import distill, evaluate, teachers
 from jaxdd import data, distilled, nn
 from jaxdd import evaluate as students
 from jaxdd.augment import Augment
+from jaxdd.protocol import SOFT, Protocol
 from jaxdd.train import TrainSettings
 
 
-def protocol(epochs: int, batch_size: int, min_scale: float = 0.08, mix: str = "cutmix") -> students.Protocol:
+def protocol(epochs: int, batch_size: int, min_scale: float = 0.08, mix: str = "cutmix") -> Protocol:
     settings = TrainSettings(epochs=epochs, batch_size=batch_size, augment=Augment(min_scale=min_scale, mix=mix))
-    return dataclasses.replace(students.SOFT, train=settings)
+    return dataclasses.replace(SOFT, train=settings)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from jaxdd.data import Source
 from jaxdd.distilled import DistilledDataset
 from jaxdd.errors import InputError
 from jaxdd.evaluate import accuracies, accuracy, row, side_by_side, student_trainer
+from jaxdd.labels import Labels, check_fits, open_labels
 from jaxdd.protocol import PROTOCOLS, Protocol, named
 from jaxdd.train import TrainSettings
 
@@ -53,6 +54,8 @@ class EvaluateConfig(ProtocolConfig):
     """Methods that make no pixels: random, medoid, herding, kcenter."""
     full: int = 1
     """Runs on all real images; the teacher counts as the first."""
+    stored: bool = False
+    """Learn soft labels from those that experiments.relabel kept in the run folders, not from their teacher."""
     compute: str = "auto"
     """float32, bfloat16, or auto, which is bfloat16 on accelerators."""
     out: Path | None = None
@@ -72,20 +75,27 @@ def measured(
     teacher: teachers.Teacher,
     flip: bool,
     compute: str,
+    stored: dict[str, Labels] | None = None,
 ) -> Iterator[tuple[str, list[float]]]:
     """Each method and the accuracies of its students, as soon as those of all seeds are known.
 
     The students of all methods and seeds are trained side by side, and shared among the processes of a run.
+
+    stored: labels of each method, which then take the teacher's place.
     """
     model = nn.get(student, len(source.class_names), source.image_shape[0], dtype=teachers.dtype_of(compute))
+    if not makers:
+        return
     lanes = [(method, seed) for method in makers for seed in range(seeds)]
     datasets = [makers[method](seed) for method, seed in lanes]
-    protocol = replace(protocol, train=teachers.with_flip(protocol.train, flip))
-    trainer = student_trainer(model, protocol, teacher.model.apply, datasets[0])
+    protocol = flipped(protocol, flip)
+    told = stored and [stored[method] for method, _ in lanes]
+    trainer = student_trainer(model, protocol, teacher.model.apply, datasets[0], told and told[0])
     title = f"{student}, {kind}"
     mine = parallel.own(len(lanes), parallel.mesh())
     own = [datasets[lane] for lane in mine], [lanes[lane][1] for lane in mine]
-    parts = side_by_side(trainer, protocol, *own, teacher.variables, title=title) if len(mine) else ()
+    given = {"title": title, "labels": told and [told[lane] for lane in mine]}
+    parts = side_by_side(trainer, protocol, *own, None if told else teacher.variables, **given) if len(mine) else ()
     scores, told = np.full((len(makers), seeds), np.nan), set()
     for part in (*parts, None) if hosts.count() > 1 else parts:
         if part:
@@ -98,6 +108,11 @@ def measured(
                 told.add(method)
                 cli.log(f"{title}, {method}: {report.cell(values)}")
                 yield method, values
+
+
+def flipped(protocol: Protocol, flip: bool) -> Protocol:
+    """The protocol with mirrored images allowed or not."""
+    return replace(protocol, train=teachers.with_flip(protocol.train, flip))
 
 
 def full_accuracies(
@@ -130,15 +145,24 @@ def compare(
     flip: bool,
     keep: Callable[[list[dict]], None],
     full_train: TrainSettings,
+    stored: dict[str, Labels] | None = None,
 ) -> list[dict]:
-    """Every method under every protocol with every student; ``keep`` is called with the rows so far."""
+    """Every method under every protocol with every student; ``keep`` is called with the rows so far.
+
+    stored: labels of some methods, from which their students learn where a protocol has soft ones.
+    """
     rows, name, ipc = [], teachers.short_name(source), next(iter(makers.values()))(0).ipc
     shared = (source, teacher, flip, config.compute)
     for student in students:
         for kind in config.protocols:
-            for method, found in measured(makers, config.seeds, student, kind, config.protocol(kind), *shared):
-                rows.append(row(method, name, ipc, student, kind, found))
-                keep(rows)
+            protocol = config.protocol(kind)
+            told = (stored or {}) if protocol.labels == "soft" else {}
+            replayed = {method: maker for method, maker in makers.items() if method not in told}
+            kept = {method: maker for method, maker in makers.items() if method in told}
+            for some, labels in ((replayed, None), (kept, told)):
+                for method, found in measured(some, config.seeds, student, kind, protocol, *shared, labels):
+                    rows.append(row(method, name, ipc, student, kind, found))
+                    keep(rows)
         if config.full:
             found = full_accuracies(config.full, student, *shared, full_train)
             rows.append(row("full", name, None, student, "hard", found))
@@ -215,14 +239,19 @@ def main(config: EvaluateConfig) -> None:
     if len(set(names)) < len(names):
         names = [f"{name} ({run.name})" for name, run in zip(names, config.runs)]
 
+    stored = {name: open_labels(run) for name, run in zip(names, config.runs)} if config.stored else None
     source, flip = open_real(config.runs[0], teacher)
+    for protocol in map(config.protocol, config.protocols if stored else ()):
+        for name, dataset in zip(names, loaded):
+            if protocol.labels == "soft":
+                check_fits(stored[name], dataset, flipped(protocol, flip))
     needed = [name for name in config.baselines if name not in names]
     classes = distill.encode_real(teacher, source) if needed else None
     makers = makers_for(dict(zip(names, loaded)), config.baselines, loaded[0].ipc, source, teacher, classes)
     keep = lambda rows: cli.write_json(out, rows) if hosts.is_first() else None
     # Other students see the real data under the settings that trained the teacher.
     full_train = teachers.settings_from(teacher.info["train"])
-    rows = compare(makers, config, students, source, teacher, flip, keep, full_train)
+    rows = compare(makers, config, students, source, teacher, flip, keep, full_train, stored)
     if hosts.is_first():
         if config.out is None:
             run_page.write(config.runs[0], distill.default)

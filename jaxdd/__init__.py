@@ -24,6 +24,7 @@ from jaxdd import (
     report,
     train,
 )
+from jaxdd.crops import CropSettings
 from jaxdd.decode import LatentModel
 from jaxdd.distilled import DistilledDataset, load, save
 from jaxdd.encode import Encoded
@@ -35,6 +36,7 @@ from jaxdd.evaluate import (
     train_student,
     train_students,
 )
+from jaxdd.labels import Labels, LabelSettings, materialise, open_labels
 from jaxdd.latent import Sampling
 from jaxdd.measure import Measure, from_labels
 from jaxdd.methods import RECIPES, Classes, Recipe, Result, distill, distill_parts, recipe
@@ -50,9 +52,12 @@ __all__ = [
     "RECIPES",
     "SOFT",
     "Classes",
+    "CropSettings",
     "DistilledDataset",
     "Encoded",
     "InputError",
+    "LabelSettings",
+    "Labels",
     "LatentModel",
     "Measure",
     "Normalisation",
@@ -77,8 +82,10 @@ __all__ = [
     "latent",
     "load",
     "losses",
+    "materialise",
     "nn",
     "normalise",
+    "open_labels",
     "ot",
     "parallel",
     "pretrained",

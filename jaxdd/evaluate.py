@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jaxdd import data, nn, parallel, relabel, students, train
 from jaxdd.data import Source
 from jaxdd.distilled import DistilledDataset
 from jaxdd.errors import InputError
+from jaxdd.labels import Labels, check_fits, decode
 from jaxdd.nn.classifier import Apply, Classifier, Variables
 from jaxdd.normalise import Normalisation, normalise
 from jaxdd.progress import progress
@@ -22,16 +23,30 @@ from jaxdd.students import Pool, Trained
 from jaxdd.train import Trainer
 
 
-def student_trainer(model: Classifier, protocol: Protocol, teacher_apply: Apply, dataset: DistilledDataset) -> Trainer:
-    """The trainer for students of one shape; use it for every dataset of that size and every seed."""
+def student_trainer(
+    model: Classifier,
+    protocol: Protocol,
+    teacher_apply: Apply | None,
+    dataset: DistilledDataset,
+    labels: Labels | None = None,
+) -> Trainer:
+    """The trainer for students of one shape; use it for every dataset of that size and every seed.
+
+    Args:
+      teacher_apply: answers for soft labels, unless they are stored.
+      labels: stored labels like those that its students will learn from.
+    """
     n, image_shape = len(dataset.labels), dataset.images.shape[1:]
-    soft = protocol.labels == "soft"
-    criterion = relabel.soft(teacher_apply, protocol.temperature) if soft else relabel.hard()
+    asks = protocol.labels == "soft" and labels is None
+    if labels is not None:
+        criterion = relabel.stored(partial(decode, num_classes=labels.num_classes), protocol.temperature)
+    else:
+        criterion = relabel.soft(teacher_apply, protocol.temperature) if asks else relabel.hard()
     settings = replace(protocol.train, batch_size=min(protocol.train.batch_size, n))
-    trainer = train.trainer(model, settings, settings.steps(n), criterion, dataset.norm)
+    trainer = train.trainer(model, settings, settings.steps(n), criterion, dataset.norm, labels and labels.steps)
 
     def prepare(variables):
-        if not soft:
+        if not asks:
             return None
         # Only logits are asked of the teacher, and it gives them sooner without BatchNorm.
         return jax.jit(nn.fold)(variables) if nn.foldable(teacher_apply, variables, image_shape) else variables
@@ -47,21 +62,23 @@ def side_by_side(
     context: Any,
     local: Mesh | None = None,
     title: str = "students",
+    labels: Sequence[Labels] | None = None,
     **limits: int | None,
 ) -> Iterator[Trained]:
     """Train a student from scratch on each dataset with the seed beside it; some at a time, as they are finished.
 
-    A student is the same whatever others are trained beside it, up to rounding. Of a dataset that occurs several times
-    the devices hold one copy.
+    A student is the same whatever others are trained beside it, up to rounding. Of a dataset (with its stored labels)
+    that occurs several times the devices hold one copy.
 
     Args:
       datasets, seeds: one of each a student; datasets of one shape.
-      context: the teacher's variables.
+      context: the teacher's variables; None where nobody asks it.
+      labels: stored labels, one a student and of one form and length, for a trainer that was made with such.
       local: this process's devices, in one row; default: all, but no more than there are students.
       limits: ``together``, ``launch``, ``resident_bytes`` and ``memory_bytes`` of `students.run`.
 
     Raises:
-      InputError: datasets that are not of one shape, or not as many as seeds.
+      InputError: datasets that are not of one shape, or not as many as seeds, or labels that are not theirs.
     """
     if len(datasets) != len(seeds) or not len(seeds):
         raise InputError(f"{len(datasets)} datasets and {len(seeds)} seeds: give one of each a student")
@@ -72,12 +89,25 @@ def side_by_side(
             f"datasets {list(one)} of {classes} classes and {list(other)} of {others} cannot be learnt side by side; "
             "train their students apart"
         )
-    distinct = {id(dataset): dataset for dataset in datasets}
-    which = [list(distinct).index(id(dataset)) for dataset in datasets]
+    if (labels is None) != (trainer.cycle is None):
+        raise InputError("stored labels need a trainer that was made for them, and it needs them: give labels to both "
+                         "student_trainer and its students, or to neither")  # fmt: skip
+    told = [None] * len(datasets) if labels is None else list(labels)
+    if len(told) != len(datasets):
+        raise InputError(f"{len(datasets)} students and stored labels for {len(told)}: give one of each a student")
+    asked = {(id(dataset), id(part)): (dataset, part) for dataset, part in zip(datasets, told)}
+    which = [list(asked).index((id(dataset), id(part))) for dataset, part in zip(datasets, told)]
+    for dataset, part in asked.values() if labels is not None else ():
+        check_fits(part, dataset, protocol)
+        if (part.settings, part.steps) != (told[0].settings, trainer.cycle):
+            raise InputError(f"stored labels as {part.settings} of {part.steps} steps cannot be learnt beside those as "
+                             f"{told[0].settings} of {trainer.cycle}; train their students apart")  # fmt: skip
+    distinct = [dataset for dataset, _ in asked.values()]
     pool = Pool(
-        [dataset.images for dataset in distinct.values()],
-        [train.one_hot(dataset.labels, len(dataset.class_names)) for dataset in distinct.values()],
-        [dataset.loss_weights(protocol.weights) for dataset in distinct.values()],
+        [dataset.images for dataset in distinct],
+        [train.one_hot(dataset.labels, len(dataset.class_names)) for dataset in distinct],
+        [dataset.loss_weights(protocol.weights) for dataset in distinct],
+        None if labels is None else [part for _, part in asked.values()],
     )
     n = len(datasets[0].labels)
     batch_size, steps = min(protocol.train.batch_size, n), protocol.train.steps(n)
@@ -93,10 +123,11 @@ def train_students(
     context: Any,
     local: Mesh | None = None,
     title: str = "students",
+    labels: Sequence[Labels] | None = None,
     **limits: int | None,
 ) -> tuple[Variables, np.ndarray]:
     """All students of `side_by_side` at once: variables, [S, ...] every array, and loss curves [S, steps]."""
-    parts = list(side_by_side(trainer, protocol, datasets, seeds, context, local, title, **limits))
+    parts = list(side_by_side(trainer, protocol, datasets, seeds, context, local, title, labels, **limits))
     variables = jax.tree.map(lambda *parts: np.concatenate(parts), *(part.variables for part in parts))
     return variables, np.concatenate([part.losses for part in parts])
 
@@ -108,9 +139,11 @@ def train_student(
     seed: int,
     context: Any,
     title: str = "student",
+    labels: Labels | None = None,
 ) -> tuple[Variables, np.ndarray]:
     """Train one student from scratch: its variables and loss curve. ``context``: the teacher's variables."""
-    variables, losses = train_students(trainer, protocol, [dataset], [seed], context, title=title)
+    labels = None if labels is None else [labels]
+    variables, losses = train_students(trainer, protocol, [dataset], [seed], context, title=title, labels=labels)
     return jax.tree.map(lambda x: jnp.asarray(x[0]), variables), losses[0]
 
 

@@ -1,9 +1,9 @@
 """Stage 4: what a student is asked to predict.
 
 A criterion maps (logits of the student, the augmented images, their mixed one-hot targets, context) to a loss [N].
-Soft labels are the teacher's logits on the very images that the student sees: since every augmentation is a pure
-function of a key, the pair is regenerated inside the training step and nothing is stored. FKD (Shen and Xing 2022)
-writes the same labels to disk, 6 GB for ImageNet-1K at ten images per class.
+Soft labels are the teacher's logits on the very images that the student sees. Since every augmentation is a pure
+function of a key, the pair is regenerated inside the training step and nothing has to be stored: `soft`. Where there is
+no teacher at hand, or no time for it, its answers come from the disk: `stored`, see `jaxdd.labels`.
 """
 
 from collections.abc import Callable
@@ -31,5 +31,14 @@ def soft(teacher_apply: Apply, temperature: float = 20.0) -> Criterion:
 
     def criterion(logits, images, targets, context):
         return losses.distillation(logits, jax.lax.stop_gradient(teacher_apply(context, images).logits), temperature)
+
+    return criterion
+
+
+def stored(decode: Callable[[Any], jax.Array], temperature: float = 20.0) -> Criterion:
+    """KL at ``temperature`` to logits kept earlier; the context is what was kept, which ``decode`` makes [N, K] of."""
+
+    def criterion(logits, images, targets, context):
+        return losses.distillation(logits, decode(context), temperature)
 
     return criterion

@@ -17,18 +17,23 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxdd import parallel
 from jaxdd.data import permutations
+from jaxdd.labels import Labels
 from jaxdd.memory import budget, compiled_bytes
 from jaxdd.nn.classifier import Variables
 from jaxdd.progress import progress
 from jaxdd.train import Trainer
 
+# Of stored labels, at a time: sending them step by step takes longer than a small step.
+_SENT_BYTES = 2**24
+
 
 class Pool(NamedTuple):
-    """The datasets that lanes draw their batches from, one array each a dataset."""
+    """The datasets that lanes draw their batches from, one array each a dataset, and maybe their stored labels."""
 
     images: Sequence[np.ndarray]  # [n, H, W, ch]
     targets: Sequence[np.ndarray]  # [n, K]
     weights: Sequence[np.ndarray]  # [n]
+    labels: Sequence[Labels] | None = None
 
 
 class Trained(NamedTuple):
@@ -65,7 +70,7 @@ def run(
       local: this process's devices, in one row; default: all, but no more than there are lanes.
       together: lanes that a device trains at a time, at most; default: 16, on CPU one.
       launch: steps a launch, at most; default: 20, on CPU one. Batches from the host are launched one by one.
-      resident_bytes: what the pool and the order of the batches may take on each device.
+      resident_bytes: what the pool, the order of the batches and stored labels may take on each device.
       memory_bytes: what a device may hold in all while it steps: fewer lanes are trained at a time where the compiled
         program takes more. Default: most of what is free on an accelerator, on CPU no limit.
     """
@@ -75,28 +80,41 @@ def run(
     if memory_bytes is None and not cpu:
         memory_bytes = budget(list(local.devices.flat), resident_bytes)
     n, *image_shape = pool.images[0].shape
-    orders = {seed: _order(n, batch_size, steps, seed) for seed in seeds}
-    size = sum(x.nbytes for part in pool for x in part) + len(seeds) * steps * batch_size * 4
+    stored, distinct = pool.labels, steps if pool.labels is None else min(steps, trainer.cycle)
+    streams = seeds if stored is None else [stored[d].seed for d in which]
+    orders = {seed: _order(n, batch_size, distinct, seed) for seed in streams}
+    size = sum(x.nbytes for part in pool[:3] for x in part) + len(seeds) * distinct * batch_size * 4
     resident = size <= resident_bytes
+    at_hand = stored is not None and resident and size + sum(labels.nbytes for labels in stored) <= resident_bytes
     launches = parallel.launches(steps, (launch or (1 if cpu else 20)) if resident else 1)
     spec = parallel.SAME if resident else parallel.EACH
     program = lambda each: programs(trainer, tuple(image_shape), local, each > 1, spec)
     context = parallel.put(context, local, parallel.SAME)
-    whole = parallel.put(Pool(*map(np.stack, pool)), local, parallel.SAME) if resident else None
+    whole = parallel.put(Pool(*map(np.stack, pool[:3])), local, parallel.SAME) if resident else None
+    if at_hand:
+        whole = whole._replace(labels=parallel.put(_labels(stored, np.arange(distinct)), local, parallel.SAME))
 
     def begin(places, each):
         """A chunk's first state, what it draws its batches from, launch by launch, and what all launches are given."""
         rows = np.maximum(places, 0)
-        keys = [jax.random.key(seeds[row]) for row in rows]
-        start, key = (jnp.stack([jax.random.fold_in(key, stage) for key in keys]) for stage in (0, 1))
+        keys = lambda chosen, stage: [jax.random.fold_in(jax.random.key(chosen[row]), stage) for row in rows]
+        start, key = jnp.stack(keys(seeds, 0)), jnp.stack(keys(streams, 1))
         state = program(each).init(parallel.put(start, local))
-        order = np.stack([orders[seeds[row]] for row in rows])
+        order = np.stack([orders[streams[row]] for row in rows])
         if resident:
-            return state, repeat(whole), parallel.put((key, which[rows], order), local)
+            drawn = repeat(whole)
+            if stored is not None and not at_hand:
+                # Step t is at t mod L of L labels, which serve a number of launches.
+                step_bytes = sum(labels.nbytes // labels.steps for labels in stored)
+                serve = min(len(launches), max(1, _SENT_BYTES // (launches[0] * step_bytes)))
+                parts = (first + np.arange(serve * launches[0]) for first in range(0, steps, serve * launches[0]))
+                parts = ahead((_labels(stored, part % distinct) for part in parts), local, parallel.SAME)
+                drawn = (whole._replace(labels=part) for part in parts for _ in range(serve))
+            return state, drawn, parallel.put((key, which[rows], order), local)
         # A batch is a small dataset of its lane's own, in the order in which it comes.
         own = np.arange(len(rows), dtype=np.int32) % each
         there = np.broadcast_to(np.arange(batch_size, dtype=np.int32), (len(rows), 1, batch_size))
-        return state, ahead(_batches(pool, which[rows], order), local), parallel.put((key, own, there), local)
+        return state, ahead(_batches(pool, which[rows], order, steps), local), parallel.put((key, own, there), local)
 
     limit = together or (1 if cpu else 16)
     while True:
@@ -142,10 +160,16 @@ def _order(n: int, batch_size: int, steps: int, seed: int) -> np.ndarray:
     return np.concatenate(list(epochs))[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
 
 
-def _batches(pool: Pool, which: np.ndarray, order: np.ndarray) -> Iterator[Pool]:
-    """Batch after batch, [S, B, ...] every array."""
-    for k in range(order.shape[1]):
-        yield Pool(*(np.stack([part[d][rows] for d, rows in zip(which, order[:, k])]) for part in pool))
+def _batches(pool: Pool, which: np.ndarray, order: np.ndarray, steps: int) -> Iterator[Pool]:
+    """Batch after batch, [S, B, ...] every array, and labels [S, 1, B, ...]."""
+    for k in np.arange(steps) % order.shape[1]:
+        batch = (np.stack([part[d][rows] for d, rows in zip(which, order[:, k])]) for part in pool[:3])
+        yield Pool(*batch, pool.labels and _labels([pool.labels[d] for d in which], [k]))
+
+
+def _labels(stored: Sequence[Labels], steps: Sequence[int]) -> dict[str, np.ndarray]:
+    """The labels of these steps, [D, steps, B, ...] every field."""
+    return jax.tree.map(lambda *parts: np.stack(parts), *(labels.read(steps) for labels in stored))
 
 
 class Programs(NamedTuple):
@@ -173,8 +197,9 @@ def programs(
         def lane(state, key, which, order):
             def step(state, _):
                 rows = order[state.step % len(order)]
-                batch = (part[which, rows] for part in pool)
-                return trainer.step(state, key, *batch, context)
+                batch = (part[which, rows] for part in pool[:3])
+                told = jax.tree.map(lambda x: x[which, state.step % x.shape[1]], pool.labels)
+                return trainer.step(state, key, *batch, context if told is None else told)
 
             if count == 1:
                 state, loss = step(state, None)

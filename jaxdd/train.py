@@ -53,11 +53,13 @@ class Trainer(NamedTuple):
 
     step(state, key, images [N, H, W, C], targets [N, K], weights [N], context) -> (state, loss). The state is donated.
     ``prepare(context)`` is what a step needs of a context, made once before the first; a step takes either.
+    ``cycle``: step t augments as step t mod cycle, if it is given.
     """
 
     init: Callable[[jax.Array, tuple[int, int, int]], TrainState]
     step: Callable[..., tuple[TrainState, jax.Array]]
     prepare: Callable[[Any], Any] = lambda context: context
+    cycle: int | None = None
 
 
 def optimizer(settings: TrainSettings, steps: int) -> optax.GradientTransformation:
@@ -79,7 +81,12 @@ def optimizer(settings: TrainSettings, steps: int) -> optax.GradientTransformati
 
 
 def trainer(
-    model: Classifier, settings: TrainSettings, steps: int, criterion: Criterion, norm: Normalisation
+    model: Classifier,
+    settings: TrainSettings,
+    steps: int,
+    criterion: Criterion,
+    norm: Normalisation,
+    cycle: int | None = None,
 ) -> Trainer:
     """Build the trainer; keep it and reuse it, since a new one is compiled anew.
 
@@ -94,7 +101,8 @@ def trainer(
         return TrainState(variables, tx.init(variables["params"]), jnp.zeros((), jnp.int32))
 
     def step(state, key, images, targets, weights, context):
-        images, targets = augment(jax.random.fold_in(key, state.step), normalise(norm, images), targets)
+        drawn = state.step if cycle is None else state.step % cycle
+        images, targets = augment(jax.random.fold_in(key, drawn), normalise(norm, images), targets)
 
         def loss(params):
             logits, variables = model.apply_train({**state.variables, "params": params}, images)
@@ -105,7 +113,7 @@ def trainer(
         params = optax.apply_updates(state.variables["params"], updates)
         return TrainState({**variables, "params": params}, opt_state, state.step + 1), value
 
-    return Trainer(init, jax.jit(step, donate_argnums=0))
+    return Trainer(init, jax.jit(step, donate_argnums=0), cycle=cycle)
 
 
 def fit(
