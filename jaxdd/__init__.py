@@ -9,19 +9,25 @@ function at each stage:
 from jaxdd import (
     augment,
     checkpoint,
+    coreset,
+    crops,
     data,
     decode,
     encode,
     hosts,
+    labels,
     latent,
     losses,
     nn,
     ot,
+    page,
     parallel,
     pretrained,
+    protocol,
     recover,
     relabel,
     report,
+    scores,
     train,
 )
 from jaxdd.crops import CropSettings
@@ -41,7 +47,7 @@ from jaxdd.latent import Sampling
 from jaxdd.measure import Measure, from_labels
 from jaxdd.methods import RECIPES, Classes, Recipe, Result, distill, distill_parts, recipe
 from jaxdd.normalise import Normalisation, denormalise, normalise
-from jaxdd.protocol import HARD, PROTOCOLS, SOFT, Protocol
+from jaxdd.protocol import HARD, PROTOCOLS, SOFT, Protocol, named
 from jaxdd.recover import RecoverSettings
 from jaxdd.summarize import summarize
 from jaxdd.train import TrainSettings
@@ -71,6 +77,8 @@ __all__ = [
     "accuracy",
     "augment",
     "checkpoint",
+    "coreset",
+    "crops",
     "data",
     "decode",
     "denormalise",
@@ -79,21 +87,26 @@ __all__ = [
     "encode",
     "from_labels",
     "hosts",
+    "labels",
     "latent",
     "load",
     "losses",
     "materialise",
+    "named",
     "nn",
     "normalise",
     "open_labels",
     "ot",
+    "page",
     "parallel",
     "pretrained",
+    "protocol",
     "recipe",
     "recover",
     "relabel",
     "report",
     "save",
+    "scores",
     "student_trainer",
     "summarize",
     "train",
