@@ -130,13 +130,17 @@ def changed(settings: Any, values: dict, where: str) -> Any:
     Raises:
       InputError: a field that the settings do not have, or a value of another type; ``where`` names the place.
     """
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: {values!r} is no table of settings of {type(settings).__name__}")
     for name, value in values.items():
         name, _, rest = name.partition(".")
         if not any(item.name == name for item in dataclasses.fields(settings)):
             known = ", ".join(item.name for item in dataclasses.fields(settings))
             raise InputError(f"{where}: unknown setting {name!r} of {type(settings).__name__}; use {known}")
         now = getattr(settings, name)
-        if rest or dataclasses.is_dataclass(now):
+        if rest and not dataclasses.is_dataclass(now):
+            raise InputError(f"{where}: {name} of {type(settings).__name__} has no setting {rest!r}")
+        if dataclasses.is_dataclass(now):
             value = changed(now, {rest: value} if rest else value, where)
         else:
             hint = typing.get_type_hints(type(settings))[name]

@@ -51,7 +51,7 @@ class EvaluateConfig(ProtocolConfig):
     protocols: tuple[str, ...] = ("hard", "soft")
     """hard, soft, wmdd, ddoq, dd-ranking; with ":plain" behind the name no augmentation, with ":uniform" no weights."""
     baselines: tuple[str, ...] = ("random", "medoid")
-    """Methods that make no pixels: random, medoid, herding, kcenter."""
+    """Methods that make no pixels: random, medoid, herding, kcenter, rded."""
     full: int = 1
     """Runs on all real images; the teacher counts as the first."""
     stored: bool = False
@@ -126,7 +126,7 @@ def full_accuracies(
 ) -> list[float]:
     """Of ``count`` students that saw all real images; the teacher is the first where it has their architecture."""
     model = nn.get(student, len(source.class_names), source.image_shape[0], dtype=teachers.dtype_of(compute))
-    same = (student, None, "auto") == tuple(teacher.info[k] for k in ("model", "width", "stem"))
+    same = model is teacher.model
 
     def full(seed: int) -> str:
         variables, *_ = teachers.fit_full(source, model, teachers.with_flip(full_train, flip), teacher.norm, seed)
@@ -231,7 +231,8 @@ def main(config: EvaluateConfig) -> None:
     for student in students:
         nn.get(student, len(teacher.info["class_names"]), teacher.info["image_shape"][0])
     for name in config.baselines:
-        methods.recipe(name)
+        if methods.recipe(name).images not in ("real", "crops"):
+            raise InputError(f"--baselines {name} makes pixels; distil it, and give its run folder")
     for run, dataset in zip(config.runs, loaded):
         if (dataset.ipc, dataset.class_names) != (loaded[0].ipc, loaded[0].class_names):
             raise InputError(f"{run} has other classes or images per class than {config.runs[0]}; evaluate it alone")

@@ -6,6 +6,7 @@ Writes runs/x/labels, goes on there if it was cut off, and prints what labels an
 to the images, the augmentation and the batch size of a protocol; any student may learn from them, for any time.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +50,8 @@ def main(config: RelabelConfig) -> None:
     epochs = protocol.train.epochs if config.epochs is None else config.epochs
     settings = LabelSettings(config.form, config.top, epochs)
     out = config.out or config.run / "labels"
+    if not os.access(out.parent, os.W_OK):
+        raise InputError(f"cannot write to {out.parent}; give --out a place in a folder that is there and yours")
     made = labels.materialise(out, dataset, protocol, teacher.model.apply, teacher.variables, settings, config.seed)
     print(sizes(made, config.run))
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.grid import Claim, Grid
+from experiments.gridfile import Claim, Grid
 from jaxdd import report, scores
 
 
@@ -48,7 +48,7 @@ def columns(grid: Grid, rows: list[dict]) -> tuple[list[str], list[Column]]:
         if grid.scores:
             made += _scores(grid.scores, found, group, ipc, student)
         published = {entry.name: f"{entry.published[ipc]:g}" for entry in grid.entries if ipc in entry.published}
-        if published and grid.columns == "ipc":
+        if published and grid.columns == "ipc" and student == found.students[0]:
             made.append(Column(group, "published", published))
     return found.methods, [column for column in made if column.cells]
 
@@ -98,7 +98,10 @@ def text(grid: Grid, rows: list[dict]) -> str:
 
 
 def claims(grid: Grid, rows: list[dict]) -> list[str]:
-    """Whether one method passes the other, under each protocol: the difference of the means in points."""
+    """Whether one method passes the other, under each protocol: the difference of the means, with its standard error.
+
+    Percentage points; undecided where the error is larger, no verdict from single runs.
+    """
     found = Found(rows)
     said = []
     for claim in grid.claims:
@@ -120,26 +123,29 @@ def _verdict(found: Found, claim: Claim, ipc: int, student: str, kind: str) -> s
     if not better or not worse:
         return None
     gap = 100 * (np.mean(better) - np.mean(worse))
-    spread = 100 * np.sqrt(sum(np.var(values, ddof=1) for values in (better, worse) if len(values) > 1))
-    holds = "holds" if gap > spread else "holds within the noise" if gap > 0 else "does not hold"
-    return f"{gap:+.1f} ± {spread:.1f}, {holds}"
+    if min(len(better), len(worse)) < 2:
+        return f"{gap:+.1f}"
+    error = 100 * np.sqrt(sum(np.var(values, ddof=1) / len(values) for values in (better, worse)))
+    return f"{gap:+.1f} ± {error:.1f}, {'undecided' if abs(gap) <= error else 'holds' if gap > 0 else 'does not hold'}"
 
 
 def as_csv(grid: Grid, rows: list[dict]) -> str:
-    """A line a row: accuracies in [0, 1], the published figure in percent."""
-    published = {entry.name: entry.published for entry in grid.entries}
+    """A line a row, and one of the protocol "published" for each published figure; accuracies in [0, 1]."""
     sheet = io.StringIO()
-    names = ["method", "dataset", "ipc", "student", "protocol", "mean", "std", "accuracies", "epochs", "published"]
+    names = ["method", "dataset", "ipc", "student", "protocol", "mean", "std", "accuracies", "epochs"]
     writer = csv.writer(sheet, lineterminator="\n")
     writer.writerow(names)
     for row in rows:
         shown = [row["method"], row["dataset"], row["ipc"], row["student"], row["labels"], row["mean"], row["std"]]
         seeds = " ".join(map(str, row["accuracies"]))
-        writer.writerow([*shown, seeds, row.get("epochs"), published.get(row["method"], {}).get(row["ipc"])])
+        writer.writerow([*shown, seeds, row.get("epochs")])
+    for entry in grid.entries:
+        for ipc, figure in entry.published.items():
+            writer.writerow([entry.name, None, ipc, None, "published", figure / 100, None, None, None])
     return sheet.getvalue()
 
 
-_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "λ": r"$\lambda$", **{c: "\\" + c for c in "&%$#_{}"}}
+_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "^": r"\^{}", "~": r"\~{}", **{c: "\\" + c for c in "&%$#_{}"}}
 
 
 def as_latex(grid: Grid, rows: list[dict]) -> str:

@@ -33,7 +33,7 @@ def run_page(folder: Path, default: Default) -> str:
     """
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} has no config.json; give a run folder of experiments.distill")
-    config = json.loads((folder / "config.json").read_text())
+    config = _json(folder / "config.json")
     dataset = distilled.load(folder)
     blocks = [
         page.facts(_facts(dataset)),
@@ -48,6 +48,13 @@ def run_page(folder: Path, default: Default) -> str:
     title = f"{config['method']} on {dataset.provenance.get('dataset', config['dataset'])}"
     each = "one image" if dataset.ipc == 1 else f"{dataset.ipc} images"
     return page.document(title, blocks, f"{len(dataset.class_names)} classes, {each} each")
+
+
+def _json(place: Path) -> Any:
+    try:
+        return json.loads(place.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{place} is damaged: {error}; make it again or remove it") from None
 
 
 def write(folder: Path, default: Default) -> Path:
@@ -113,7 +120,7 @@ def accuracies(rows: list[dict]) -> list[str]:
 
 
 def _accuracies(place: Path) -> list[str]:
-    rows = json.loads(place.read_text()) if place.is_file() else []
+    rows = _json(place) if place.is_file() else []
     return [page.heading("Accuracy"), *accuracies(rows)] if rows else []
 
 
@@ -140,8 +147,10 @@ def _distances(place: Path, dataset: DistilledDataset, config: dict) -> list[str
     if not costs.size:
         return []
     last, where = costs[:, -1], config["recipe"]["space"]
+    # A quantizer's costs are those of its own masses, whatever becomes of them.
+    masses = "its atoms with their cell masses" if config["recipe"]["atoms"] != "barycenter" else "its weighted atoms"
     text = (
-        f"W2² between the real {where} of a class and its weighted atoms, as attained: "
+        f"W2² between the real {where} of a class and {masses}, as attained: "
         f"{last.mean():#.4g} on average, from {last.min():#.4g} to {last.max():#.4g}."
     )
     rows = _first((name, [cost], f"{cost:#.4g}") for name, cost in zip(dataset.class_names, last))

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from experiments import plots, results, teachers
-from experiments.grid import Grid, Work, datasets, folder
+from experiments.grid import Work, datasets, folder
+from experiments.gridfile import Grid
 from jaxdd import page
 from jaxdd.aside import aside
 
@@ -20,13 +21,14 @@ def write(out: Path, work: Work, rows: list[dict], command: str) -> Path:
     grid, config = work.grid, work.config
     # The middle size: one image a class hides variety, and the largest is long to look at.
     ipc = sorted(config.ipc)[len(config.ipc) // 2]
-    made = dict(datasets(work, ipc))
     drawn = list(_plots(out, grid, config.ipc, rows))
-    some = {entry.name: made[entry.name] for entry in work.entries if entry.value is None}
+    made = {entry.name: dataset for entry, dataset in datasets(work, ipc)}
     classes = list(range(min(_CLASSES, len(work.source.class_names))))
-    plots.per_class_sheet(some, classes, out / "classes.png")
-    named = " and ".join(work.source.class_names[c] for c in classes)
-    drawn.append((out / "classes.png", f"The classes {named} as each method sees them, at IPC {ipc}, heaviest first."))
+    if made:
+        plots.per_class_sheet(made, classes, out / "classes.png")
+        named = " and ".join(work.source.class_names[c] for c in classes)
+        text = f"The classes {named} as each method sees them, at IPC {ipc}, heaviest first."
+        drawn.append((out / "classes.png", text))
 
     blocks = [
         page.facts(_facts(work)),
@@ -34,7 +36,7 @@ def write(out: Path, work: Work, rows: list[dict], command: str) -> Path:
         *_table(grid, rows),
         *(page.figure(path.read_bytes(), caption, caption) for path, caption in drawn),
         page.heading("Images"),
-        *(page.details(f"{name}, IPC {ipc}", [page.grid(dataset)]) for name, dataset in some.items()),
+        *(page.details(f"{name}, IPC {ipc}", [page.grid(dataset)]) for name, dataset in made.items()),
         *_distances(work, ipc),
         page.heading("How to make it again"),
         page.paragraph(grid.head),
@@ -50,10 +52,12 @@ def _plots(out: Path, grid: Grid, sizes: tuple[int, ...], rows: list[dict]) -> I
     """The plots that the rows are good for, and what each shows."""
     kinds = list(dict.fromkeys(row["labels"] for row in rows))
     students = list(dict.fromkeys(row["student"] for row in rows))
-    values = {entry.name: entry.value for entry in grid.entries if entry.value is not None}
+    values = {entry.name: entry.swept for entry in grid.entries if entry.swept}
     fixed = [row for row in rows if row["method"] not in values]
     if len(sizes) > 1 and len(students) == 1:
-        published = {entry.name: entry.published for entry in grid.entries if entry.published}
+        # Random real images have published figures with hard labels, all other methods with soft ones.
+        papers = [entry for entry in grid.entries if entry.published and entry.method != "random"]
+        published = {entry.name: entry.published for entry in papers}
         plots.accuracy_by_ipc(fixed, published, kinds, out / "accuracy.png")
         shown = f" Dashed: {grid.published}." if published and grid.published else ""
         yield out / "accuracy.png", f"Accuracy over the number of images per class.{shown}"
@@ -62,10 +66,12 @@ def _plots(out: Path, grid: Grid, sizes: tuple[int, ...], rows: list[dict]) -> I
         yield out / "architectures.png", "Accuracy of each student; the images are the same for all."
     swept = [row for row in rows if row["method"] in values]
     if swept:
-        name = grid.sweep.split(".")[-1]
-        plots.sensitivity([row | {name: values[row["method"]]} for row in swept], out / "sensitivity.png", name,
-                          "λ, weight of the moments" if name == "moment_weight" else name)  # fmt: skip
-        yield out / "sensitivity.png", f"Accuracy over {grid.sweep}."
+        name = grid.sweep.field.split(".")[-1]
+        # One line: all of them are one method, whose setting varies.
+        swept = [row | dict(zip(("method", name), values[row["method"]])) for row in swept]
+        words = "λ, weight of the moments" if name == "moment_weight" else name
+        plots.sensitivity(swept, out / "sensitivity.png", name, words)
+        yield out / "sensitivity.png", f"Accuracy over {grid.sweep.field}."
 
 
 def _facts(work: Work) -> dict[str, str]:
@@ -107,11 +113,11 @@ def _table(grid: Grid, rows: list[dict]) -> list[str]:
 
 
 def _distances(work: Work, ipc: int) -> list[str]:
-    """W2^2 between each class and its atoms, where a solver found them."""
+    """W2^2 between each class and its atoms, where a solver found them, as its costs have it."""
     body = []
     for entry in work.entries:
         place = folder(work, entry, ipc) / "atoms.npz"
-        if not place.is_file():
+        if entry.swept or not place.is_file():
             continue
         with np.load(place, allow_pickle=False) as file:
             costs, weights = file["costs"], file["weights"]
@@ -120,9 +126,12 @@ def _distances(work: Work, ipc: int) -> list[str]:
             body.append([entry.name, entry.recipe.space, f"{costs[:, -1].mean():.4g}", f"{effective:.1f}"])
     if not body:
         return []
-    note = "W2² between a class and its weighted atoms, mean over the classes, comparable within one space only."
+    note = (
+        "W2² between a class and its atoms with the masses that the solver found for them, before these are tempered "
+        "or forgotten and before there are images; mean over the classes, comparable within one space only."
+    )
     return [
         page.heading("Distances"),
-        page.table(["method", "space", "W2²", "effective images"], body, left=2),
-        page.paragraph(f"At IPC {ipc}: {note} Effective images: 1/Σw².", note=True),
+        page.table(["method", "space", "W2² of the atoms", "effective images"], body, left=2),
+        page.paragraph(f"At IPC {ipc}: {note} Effective images: 1/Σw² of the weights that students see.", note=True),
     ]

@@ -9,13 +9,14 @@ experiments/ot_table.py. A run that was cut off goes on with the same command.
 """
 
 import os
+import shlex
 import sys
 from datetime import date
 from pathlib import Path
 
 import jax
 
-from experiments import cli, grid, ot_table, results, table_page, teachers
+from experiments import cli, grid, gridfile, ot_table, results, table_page, teachers
 from jaxdd.errors import InputError
 
 GRIDS = ("wmdd-main", "wmdd-ablation", "wmdd-cross-architecture", "ddoq-main", "ddoq-weights", "scores")
@@ -29,11 +30,11 @@ def main() -> None:
     if name == "ot":
         cli.run(ot_table.ot_table, lambda _: ot_table.OtConfig(), arguments)
         return
-    command = " ".join(["python -m experiments.tables", name, *arguments])
+    command = shlex.join(["python", "-m", "experiments.tables", name, *arguments])
     cli.run(lambda config: table(name, config, command), lambda asked: default(name, asked), arguments)
 
 
-def default(name: str, arguments: list[str]) -> grid.GridConfig:
+def default(name: str, arguments: list[str]) -> gridfile.GridConfig:
     """What the file of the grid says, which flags then change."""
     if name not in GRIDS:
         raise InputError(f"unknown table {name!r}; use: python -m experiments.tables {'|'.join(('ot', *GRIDS))}")
@@ -43,14 +44,18 @@ def default(name: str, arguments: list[str]) -> grid.GridConfig:
             path = value
         elif flag.startswith("--grid="):
             path = flag.removeprefix("--grid=")
-    return grid.read(name, path and Path(path)).config
+    return gridfile.read(name, path and Path(path)).config
 
 
-def table(name: str, config: grid.GridConfig, command: str) -> None:
-    said = grid.read(name, config.grid)
+def table(name: str, config: gridfile.GridConfig, command: str) -> None:
+    with grid.alone(config.out):
+        _table(gridfile.read(name, config.grid), config, command)
+
+
+def _table(said: gridfile.Grid, config: gridfile.GridConfig, command: str) -> None:
     work = grid.opened(said, config)
     out = work.config.out / said.name
-    out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(exist_ok=True)
     rows = grid.run(work, lambda rows: cli.write_text(out / "table.txt", results.text(said, rows) + "\n"))
     device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}, {date.today()}"
     record = f"{teachers.short_name(work.source)}; {device}."

@@ -130,7 +130,7 @@ class Labels:
       batch_size: B, never more than there are images.
       steps: how many are kept; step t of a student sees t mod ``steps``.
       num_classes: K.
-      temperature: T of topk.
+      temperature: T of topk; None for other forms, which do not depend on it.
       augment: what the images went through before the teacher saw them.
       images: `fingerprint` of the images and their normalisation.
       shards: [at most S, B] records each, mapped from the disk; all but the last hold the same number S of steps.
@@ -141,7 +141,7 @@ class Labels:
     batch_size: int
     steps: int
     num_classes: int
-    temperature: float
+    temperature: float | None
     augment: Augment
     images: str
     shards: tuple[np.ndarray, ...]
@@ -190,9 +190,9 @@ def materialise(
     each = min(steps, max(1, shard_bytes // (batch_size * kind.itemsize)))
     header = {
         "settings": dataclasses.asdict(settings), "seed": seed, "batch_size": batch_size, "steps": steps,
-        "num_classes": num_classes, "temperature": protocol.temperature,
+        "num_classes": num_classes, "temperature": protocol.temperature if settings.form == "topk" else None,
         "augment": dataclasses.asdict(protocol.train.augment), "images": _fingerprint_images(dataset),
-        "teacher": fingerprint(teacher_variables), "steps_a_shard": each,
+        "teacher": fingerprint(teacher_variables), "device": jax.devices()[0].device_kind, "steps_a_shard": each,
     }  # fmt: skip
     begun = _begun(folder, header)
 
@@ -253,7 +253,7 @@ def open_labels(folder: Path | str) -> Labels:
     told = json.loads((folder / "labels.json").read_text())
     each, kind = told.pop("steps_a_shard"), LabelSettings(**told["settings"])
     told |= {"settings": kind, "augment": Augment(**told["augment"])}
-    del told["teacher"]
+    del told["teacher"], told["device"]
     shards = []
     for k, first in enumerate(range(0, told["steps"], each)):
         shape = min(each, told["steps"] - first), told["batch_size"]

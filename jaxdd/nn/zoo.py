@@ -27,7 +27,6 @@ MODELS = (*_CONVNETS, *_RESNETS, *_MOBILENETS, *_VITS, "swin_tiny")
 _DTYPES = {None: None, "bfloat16": jnp.bfloat16}
 
 
-@cache
 def get(
     name: str,
     num_classes: int,
@@ -36,7 +35,7 @@ def get(
     stem: str = "auto",
     dtype: str | None = None,
 ) -> Classifier:
-    """The named model for square images of side ``image_size``; equal arguments give the very same functions.
+    """The named model for square images of side ``image_size``; equal networks are the very same functions.
 
     Args:
       name: one of `MODELS`.
@@ -62,7 +61,11 @@ def get(
         raise InputError(f"unknown dtype {dtype!r} for {name}; use bfloat16, or None for float32")
     if width is not None and width < 1:
         raise InputError(f"width {width} of {name} is not a number of channels; use 1 or more")
-    return from_linen(_module(name, num_classes, image_size, width, stem, _DTYPES[dtype]))
+    return _wrapped(_module(name, num_classes, image_size, width, stem, _DTYPES[dtype]))
+
+
+# Equal modules are one classifier, however their arguments were said.
+_wrapped = cache(from_linen)
 
 
 def _module(name, num_classes, image_size, width, stem, dtype) -> nn.Module:

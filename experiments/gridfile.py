@@ -1,0 +1,158 @@
+"""Files of grids: which methods, sizes, students and protocols make a table.
+
+A file of `experiments/configs` is TOML. It opens with a comment: what it reproduces, the published figures, the cost,
+the command. Then ``[grid]`` has fields of `GridConfig`, each ``[methods.NAME]`` a ``recipe`` by name with what is
+``set`` otherwise and the figures ``published`` for it ({IPC = percent}), and, where they are wanted, ``[sweep]`` makes
+a method for each of several values of one setting and ``[[claim]]`` says which method shall pass which.
+"""
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import cli, evaluate, latents, teachers
+from jaxdd import methods
+from jaxdd.errors import InputError
+from jaxdd.methods import Recipe
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+@dataclass(frozen=True)
+class GridConfig(teachers.TeacherConfig, evaluate.ProtocolConfig):
+    seed: int = 0
+    """Of the teacher and of latent models trained here. Students have the seeds from 0 on, whatever this is; a method
+    makes its images once, but random real images are drawn anew for each student."""
+    ipc: tuple[int, ...] = (1, 10, 50)
+    """Images per class."""
+    epochs: tuple[int, ...] = ()
+    """Of the students at each of these sizes; default: what each protocol says."""
+    students: tuple[str, ...] = ()
+    """Architectures; default: the teacher's."""
+    protocols: tuple[str, ...] = ("hard", "soft")
+    """hard, soft, wmdd, ddoq, dd-ranking; with ":plain" behind the name no augmentation, with ":uniform" no weights."""
+    seeds: int = 3
+    full: int = 1
+    """Students of each architecture that see all real images; the teacher counts as the first."""
+    only: tuple[str, ...] = ()
+    """Run these of the grid's methods; default: all."""
+    teacher: Path | None = None
+    """Folder of a teacher that experiments.squeeze wrote; default: one is trained."""
+    latent: latents.LatentConfig = field(default_factory=latents.LatentConfig)
+    grid: Path | None = None
+    """The file of the grid, or what follows the table's name in the name of one that is here."""
+    out: Path = Path("runs/tables")
+    """The table goes into a folder of its name; beside it lie rows, distilled datasets and models, for all tables."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method of the grid."""
+
+    name: str
+    method: str
+    recipe: Recipe
+    published: dict[int, float]  # IPC -> percent
+    swept: tuple[str, float] | None = None  # the method whose setting is swept, and its value
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one method passes another."""
+
+    what: str = ""
+    better: str = ""
+    worse: str = ""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A setting of a method, by its dotted name, and the values that it takes in turn."""
+
+    method: str = ""
+    field: str = ""
+    values: tuple[int | float, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a file may say beside its methods and claims."""
+
+    title: str = ""
+    columns: str = "ipc"
+    published: str = ""
+    scores: str = ""
+    sweep: Sweep = field(default_factory=Sweep)
+    grid: GridConfig = field(default_factory=GridConfig)
+
+
+class Grid(NamedTuple):
+    """What a file says."""
+
+    name: str
+    head: str  # its opening comment
+    title: str
+    columns: str  # "ipc" or "student": what the table's columns are, beside the protocols
+    published: str  # how the published figures were obtained
+    scores: str  # the protocol beside "hard" that label- and augmentation-robust scores are made from, or nothing
+    sweep: Sweep
+    entries: tuple[Entry, ...]
+    claims: tuple[Claim, ...]
+    config: GridConfig
+
+
+def read(table: str, path: Path | None = None) -> Grid:
+    """The grid of a table: its own, the one of ``path``, or the one called table-path here.
+
+    Raises:
+      InputError: no such file, or one that does not say what a grid says.
+    """
+    choices = [CONFIGS / f"{table}.toml"] if path is None else [path, CONFIGS / f"{table}-{path}.toml"]
+    place = next((choice for choice in choices if choice.is_file()), None)
+    if place is None:
+        known = sorted(file.stem.removeprefix(f"{table}-") for file in CONFIGS.glob(f"{table}-*.toml"))
+        raise InputError(f"no grid {choices[0]}; give --grid a file" + (f" or {', '.join(known)}" if known else ""))
+    try:
+        text = place.read_text(encoding="utf-8")
+        parsed = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{place} is no TOML: {error}") from None
+    entries, claims = parsed.pop("methods", None), parsed.pop("claim", [])
+    said = cli.changed(_Said(), parsed, str(place))
+    if not isinstance(entries, dict) or not entries or not isinstance(claims, list):
+        raise InputError(f"{place}: give it one [methods.NAME] or more, and claims as [[claim]]")
+    entries = [_entry(name, values, place) for name, values in entries.items()]
+    claims = tuple(cli.changed(Claim(), claim, f"{place} [[claim]]") for claim in claims)
+    names = {entry.name: entry for entry in entries}
+    for name, where in [(name, "[[claim]]") for claim in claims for name in (claim.better, claim.worse)] + (
+        [(said.sweep.method, "[sweep]")] if said.sweep != Sweep() else []
+    ):
+        if name not in names:
+            raise InputError(f"{place} {where}: {name!r} is none of its methods; use {', '.join(names)}")
+    for value in said.sweep.values:
+        base = names[said.sweep.method]
+        recipe = cli.changed(base.recipe, {said.sweep.field: value}, f"{place} [sweep]")
+        entries.append(Entry(f"{base.name}, {value:g}", base.method, recipe, {}, (base.name, value)))
+    if said.columns not in ("ipc", "student"):
+        raise InputError(f"{place}: unknown columns {said.columns!r}; use ipc or student")
+    head = "\n".join(line.removeprefix("#").strip() for line in text.split("\n\n")[0].splitlines())
+    title = " ".join(said.title.split()) or place.stem
+    rest = said.columns, said.published, said.scores, said.sweep
+    return Grid(place.stem, head, title, *rest, tuple(entries), claims, said.grid)
+
+
+def _entry(name: str, values: Any, place: Path) -> Entry:
+    where = f"{place} [methods.{name}]"
+    if name == "full":
+        raise InputError(f"{where}: full is what students of all real images are called; choose another name")
+    unknown = sorted(set(values) - {"recipe", "set", "published"}) if isinstance(values, dict) else [str(values)]
+    if unknown:
+        raise InputError(f"{where}: unknown {unknown[0]!r}; use recipe, set or published")
+    method, published = str(values.get("recipe", name)), values.get("published", {})
+    recipe = cli.changed(methods.recipe(method), values.get("set", {}), where)
+    try:
+        published = {int(ipc): float(figure) for ipc, figure in published.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{where}: published = {published!r}; give it like {{ 1 = 40.2, 10 = 64.8 }}") from None
+    return Entry(name, method, recipe, published)
