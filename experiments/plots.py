@@ -94,7 +94,7 @@ def accuracy_by_ipc(
             _line(axes, [row for row in own if row["method"] == method], "ipc", style(method), method)
         for method, curve in paper.items():
             x = sorted(curve)
-            look = style(method) | {"marker": "", "linestyle": (0, (4, 3))}
+            look = style(method) | {"markerfacecolor": "white", "linestyle": (0, (4, 3))}
             axes.plot(x, [curve[m] for m in x], linewidth=1.6, alpha=0.8, label=method + _PAPER, **look)
         full = [row for row in rows if row["method"] == "full"]
         if full:

@@ -1,7 +1,7 @@
 """Stored soft labels: what is kept of an answer, and that students cannot tell them from the teacher."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from itertools import islice
 
@@ -300,10 +300,11 @@ def test_a_folder_keeps_its_labels(tmp_path):
         assert not (tmp_path / form).exists()
 
 
-def test_the_program_labels_a_run_folder(program, tmp_path, digits):
+def test_the_programs_label_a_run_folder_and_learn_from_it(program, tmp_path, digits, monkeypatch):
     info = {
         "dataset": "digits", "image_shape": [8, 8, 1], "class_names": list(digits.class_names), "model": "convnet3",
         "width": 8, "stem": "auto", "mean": [0.3], "std": [0.4], "holdout": 0.0, "seed": 0,
+        "train": asdict(SOFT.train), "accuracy": 0.1,
     }  # fmt: skip
     model = nn.get("convnet3", 10, 8, width=8)
     variables = drawn(lambda key: model.init(key, (8, 8, 1)), 0)
@@ -311,6 +312,7 @@ def test_the_program_labels_a_run_folder(program, tmp_path, digits):
     teachers.save_teacher(tmp_path / "teacher", teachers.Teacher(model, variables, norm, info))
     images = np.random.default_rng(0).normal(size=(10, 8, 8, 1)).astype(np.float32)
     data = replace(dataset(0, 10), images=images, labels=np.arange(10), class_names=digits.class_names, norm=norm)
+    data = replace(data, provenance={"method": "mine"})
     distilled.save(data, tmp_path / "distilled")
     config = {"dataset": "digits", "data_dir": None, "flip": None, "memory_gib": 1.0}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -332,3 +334,23 @@ def test_the_program_labels_a_run_folder(program, tmp_path, digits):
         np.testing.assert_allclose(found["above"][0], np.asarray(want["above"])[rows], rtol=5e-3, atol=5e-3)
     status, out, err = program("relabel", tmp_path, "--protocol", "hard")
     assert status == 2 and "hard labels" in err
+
+    # Who evaluates the folder may learn from them, the baselines from the teacher.
+    asked = []
+
+    def trained(trainer, protocol, datasets, seeds, context, title, labels):
+        asked.append((context is None, labels and [part.steps for part in labels]))
+        yield students.Trained(np.arange(len(datasets)), np.zeros(len(datasets)), None)
+
+    monkeypatch.setattr("experiments.evaluate.side_by_side", trained)
+    monkeypatch.setattr("experiments.evaluate.accuracies", lambda apply, variables, norm, batches: variables)
+    flags = ("--stored", "--seeds", 2, "--full", 0, "--baselines", "random", "--out", tmp_path / "rows.json")
+    status, out, err = program("evaluate", tmp_path, *flags, "--protocols", "hard", "wmdd:plain")
+    assert status == 0, err
+    assert asked == [(False, None), (False, None), (True, [3, 3])]
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [(row["method"], row["labels"]) for row in rows] == [
+        ("random", "hard"), ("mine", "hard"), ("random", "wmdd:plain"), ("mine", "wmdd:plain"),
+    ]  # fmt: skip
+    status, out, err = program("evaluate", tmp_path, *flags, "--protocols", "hard", "soft")
+    assert status == 2 and "stored labels are for augment" in err and len(asked) == 3
