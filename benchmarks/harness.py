@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxdd import nn
 from jaxdd.errors import InputError
-from jaxdd.memory import compiled_bytes
+from jaxdd.memory import compiled_bytes, keep_freed
 
 _CPU_SECONDS, _GPU_SECONDS = 2.0, 1.0  # what a repeat of the slowest side shall last
 
@@ -67,6 +67,7 @@ class Timing(NamedTuple):
 
 def parser(doc: str) -> argparse.ArgumentParser:
     """The flags that all benchmarks take."""
+    keep_freed()
     flags = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--model", help="convnet3|4|5|6 or resnet18|34|50|101")
     flags.add_argument("--image-size", type=int)

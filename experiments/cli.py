@@ -18,6 +18,7 @@ import tyro
 from jaxdd import hosts
 from jaxdd.aside import aside
 from jaxdd.errors import InputError
+from jaxdd.memory import keep_freed
 
 # What is done of an unfinished run, inside its folder.
 PARTS = "parts"
@@ -35,6 +36,7 @@ def run(
     ``several``: whether ``main`` shares its work among the processes of a run, where there are several.
     """
     try:
+        keep_freed()
         arguments = sys.argv[1:] if arguments is None else arguments
         start = default(arguments)
         config = tyro.cli(type(start), default=start, args=arguments)

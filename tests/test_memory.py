@@ -1,4 +1,9 @@
-"""Estimates of memory from shapes alone, beside what the compiler reserves."""
+"""Estimates of memory from shapes alone, beside what the compiler reserves; memory that a process keeps."""
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +13,8 @@ from conftest import drawn
 from jaxdd import memory
 from jaxdd.latent import VAEConfig, autoencoder
 from jaxdd.nn import get
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_values_are_those_that_are_made():
@@ -36,3 +43,29 @@ def test_forward_bytes_are_near_what_the_compiler_reserves(name):
     reserved = compiled.memory_analysis().temp_size_in_bytes
     estimate = memory.forward_bytes(function, variables, x)
     assert reserved / 2 < estimate < 8 * reserved
+
+
+KEPT = """
+import sys
+import numpy as np
+from jaxdd.memory import keep_freed
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+if sys.argv[1] == "keep":
+    assert keep_freed()
+before = resident()
+for _ in range(3):
+    held = np.ones(2**26, np.uint8)
+    assert resident() - before > 2**25
+    del held
+print(resident() - before > 2**25)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+@pytest.mark.parametrize(("how", "kept"), [("keep", "True"), ("leave", "False")])
+def test_a_process_keeps_what_it_freed_if_it_is_told_to(how, kept):
+    done = subprocess.run([sys.executable, "-c", KEPT, how], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == kept
