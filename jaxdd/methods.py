@@ -170,7 +170,7 @@ def check(name: str, ipc: int, settings: Recipe, labels: np.ndarray, class_names
 
 def together(settings: Recipe, count: int, ipc: int) -> int:
     """How many neighbouring classes one process must have all of (`recover.group_size`)."""
-    return recover.group_size(settings.recover, count, ipc) if settings.images == "recover" else 1
+    return recover.group_size(settings.recover, count, ipc)[0] if settings.images == "recover" else 1
 
 
 def distill(
@@ -234,9 +234,10 @@ def distill_parts(
         means = class_means(classes.encoded, own)
         goal = Goal(own.astype(np.int32), atoms, means, moments, np.float32(classes.encoded.variance))
         k_views = jax.random.fold_in(k_recover, 1)
-        group = together(settings, count, ipc)
+        group, each = recover.group_size(settings.recover, count, ipc)
         given = (apply, variables, k_views, norm, settings.recover, goal, start, fits, group)
-        for done in chunked.run(*given, total=count):
+        run = chunked.run if each == ipc else partial(chunked.run_slices, each=each)
+        for done in run(*given, total=count):
             yield part(done.places, done.images, done.terms._asdict())
         return
 

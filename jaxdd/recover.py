@@ -194,15 +194,18 @@ def total(values: Terms, settings: RecoverSettings) -> jax.Array:
     return sum(weight * value for weight, value in weighted if weight)
 
 
-def group_size(settings: RecoverSettings, count: int, m: int) -> int:
-    """The classes that are optimised together: one, or with global moments as many as have about 100 images.
+def group_size(settings: RecoverSettings, count: int, m: int) -> tuple[int, int]:
+    """The classes that are optimised together, and how many of the m images of each at a time.
 
-    SRe2L takes its global moments over a batch of 100 images.
+    A class alone and all its images; but with global moments up to 100 classes, and about 100 images of them, as SRe2L
+    takes them over batches of 100 images of different classes. Two classes of 50 images each would be driven to look
+    like all classes on average.
     """
     if settings.moments == "class":
-        return 1
-    groups = -(-count // max(1, 100 // m))
-    return -(-count // groups)
+        return 1, m
+    group = -(-count // -(-count // 100))
+    most = max(1, 100 // group)
+    return group, max(size for size in range(1, most + 1) if m % size == 0)
 
 
 def recovery(

@@ -204,3 +204,31 @@ def test_the_budget_of_an_accelerator_is_what_is_free():
 
     assert memory.budget([Device(), Device()], 7) == 720
     assert memory.budget([jax.local_devices()[0]] * 2, 64) == 32
+
+
+@pytest.mark.parametrize(
+    ("count", "m", "expected"),
+    # Ten classes of 50: five times ten of each, never fifty of two. A hundred classes one by one, a thousand in tens.
+    [(10, 1, (10, 1)), (10, 10, (10, 10)), (10, 50, (10, 10)), (3, 32, (3, 32)), (3, 34, (3, 17)), (10, 13, (10, 1)),
+     (100, 10, (100, 1)), (1000, 50, (100, 1)), (201, 2, (67, 1))],
+)  # fmt: skip
+def test_global_moments_are_over_about_a_hundred_images_of_many_classes(count, m, expected):
+    assert recover.group_size(replace(SHORT, moments="global"), count, m) == expected
+    assert recover.group_size(SHORT, count, m) == (1, m)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+def test_slices_are_what_each_would_be_alone(schedule):
+    settings = replace(SHORT, moments="global", weighted_moments=False, schedule=schedule, anneal=2)
+    whole = goal()._replace(moments={"image": nn.Moments(np.zeros(1, np.float32), np.ones(1, np.float32))})
+    given = (apply, VARIABLES, KEY, NORM, settings)
+    (done,) = chunked.run_slices(*given, whole, start, 2**30, COUNT, COUNT, 1)
+    assert done.images.shape == (COUNT, M, 8, 8, 1) and done.places.tolist() == [0, 1, 2]
+    terms = []
+    for k in range(M):
+        part = whole._replace(atoms=jax.tree.map(lambda x, k=k: x[:, [k]], whole.atoms))
+        given = (apply, VARIABLES, jax.random.fold_in(KEY, k), NORM, settings, part)
+        (alone,) = chunked.run(*given, lambda rows, k=k: start(rows)[:, [k]], 2**30, COUNT)
+        np.testing.assert_array_equal(done.images[:, [k]], alone.images)
+        terms.append(alone.terms)
+    np.testing.assert_allclose(done.terms.moment, (terms[0].moment + terms[1].moment) / 2, rtol=1e-6)

