@@ -116,6 +116,7 @@ summary { cursor: pointer; color: var(--accent); margin-bottom: 0.8rem; }
 
 @media (max-width: 40rem) {
   body { padding-top: 1.5rem; }
+  img.wide { max-width: max(100%, 44rem); }
   .grid:not(.single) { grid-template-columns: 1fr; gap: 0.3rem; }
   .grid:not(.single) ul { margin-bottom: 0.6rem; }
   .bars { grid-template-columns: fit-content(6rem) 1fr max-content; gap: 0.45rem 0.6rem; }
@@ -192,11 +193,11 @@ def table(
 
 
 def figure(picture: bytes, caption: str, alt: str) -> str:
-    """A PNG, or an SVG, as wide as the page lets it be."""
+    """A PNG, or an SVG, as wide as the page lets it be; on a narrow screen it scrolls in its own box."""
     kind = "png" if picture.startswith(b"\x89PNG") else "svg+xml"
     return (
-        f'<figure><img class="wide" src="{_data(picture, kind)}" alt="{escape(alt)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        f'<figure><div class="scroll" tabindex="0"><img class="wide" src="{_data(picture, kind)}" alt="{escape(alt)}">'
+        f"</div><figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
