@@ -67,7 +67,6 @@ class Timing(NamedTuple):
 
 def parser(doc: str) -> argparse.ArgumentParser:
     """The flags that all benchmarks take."""
-    keep_freed()
     flags = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--model", help="convnet3|4|5|6 or resnet18|34|50|101")
     flags.add_argument("--image-size", type=int)
@@ -372,6 +371,7 @@ def write(path: Path | None, found: list[dict]) -> None:
 
 def entry(main: Callable[[], None]) -> None:
     """Run a benchmark; bad input ends it with one line and status 2."""
+    keep_freed()
     try:
         main()
     except InputError as error:

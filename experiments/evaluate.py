@@ -83,9 +83,9 @@ def measured(
 
     stored: labels of each method, which then take the teacher's place.
     """
-    model = nn.get(student, len(source.class_names), source.image_shape[0], dtype=teachers.dtype_of(compute))
     if not makers:
         return
+    model = nn.get(student, len(source.class_names), source.image_shape[0], dtype=teachers.dtype_of(compute))
     lanes = [(method, seed) for method in makers for seed in range(seeds)]
     datasets = [makers[method](seed) for method, seed in lanes]
     protocol = flipped(protocol, flip)
@@ -96,7 +96,7 @@ def measured(
     own = [datasets[lane] for lane in mine], [lanes[lane][1] for lane in mine]
     given = {"title": title, "labels": told and [told[lane] for lane in mine]}
     parts = side_by_side(trainer, protocol, *own, None if told else teacher.variables, **given) if len(mine) else ()
-    scores, told = np.full((len(makers), seeds), np.nan), set()
+    scores, finished = np.full((len(makers), seeds), np.nan), set()
     for part in (*parts, None) if hosts.count() > 1 else parts:
         if part:
             found = accuracies(model.apply, part.variables, teacher.norm, teachers.test_batches(source))
@@ -104,8 +104,8 @@ def measured(
         else:
             scores = np.nanmax(hosts.everywhere(scores), 0)
         for method, values in zip(makers, scores.tolist()):
-            if method not in told and not np.isnan(values).any():
-                told.add(method)
+            if method not in finished and not np.isnan(values).any():
+                finished.add(method)
                 cli.log(f"{title}, {method}: {report.cell(values)}")
                 yield method, values
 

@@ -118,7 +118,8 @@ def _check(grid: Grid, config: GridConfig, names: list[str]) -> None:
 def run(work: Work, keep: Callable[[list[dict]], None]) -> list[dict]:
     """The rows of the whole grid; ``keep`` is called with those so far whenever there is a new one.
 
-    A row of ``rows.json`` is taken over, whichever table it was made for, if all that decides it is the same.
+    A row of ``rows.json`` is taken over, whichever table it was made for, if all that decides it is the same, but for
+    the code: who changes a method removes its runs and the file, or gives another --out.
     """
     config, source = work.config, work.source
     kept = config.out / "rows.json"

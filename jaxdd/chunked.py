@@ -18,6 +18,8 @@ from jaxdd.normalise import Normalisation
 from jaxdd.progress import progress
 from jaxdd.recover import Goal, RecoverSettings, Recovery, State, Terms, goal_specs, recovery, state_specs
 
+Start = Callable[[np.ndarray], np.ndarray]  # rows of a goal [k] -> the images to begin with, [k, m, H, W, ch]
+
 
 class Recovered(NamedTuple):
     """Some classes, finished."""
@@ -34,7 +36,7 @@ def run(
     norm: Normalisation,
     settings: RecoverSettings,
     goal: Goal,
-    start: Callable[[np.ndarray], np.ndarray],
+    start: Start,
     memory_bytes: int,
     group: int = 1,
     local: Mesh | None = None,
@@ -112,33 +114,28 @@ def run(
         yield Recovered(places[kept], images, jax.tree.map(partial(np.compress, kept, axis=1), curve))
 
 
-def run_slices(
-    apply: Apply,
-    variables: Variables,
-    key: jax.Array,
-    norm: Normalisation,
+def in_slices(
+    recover: Callable[[int, Goal, Start], Iterator[Recovered]],
     settings: RecoverSettings,
     goal: Goal,
-    start: Callable[[np.ndarray], np.ndarray],
-    memory_bytes: int,
-    group: int,
-    total: int,
+    start: Start,
+    block: int,
     each: int,
 ) -> Iterator[Recovered]:
-    """`run` for ``each`` images of every class at a time, slice k with fold_in(key, k): a group on each device.
+    """Recovery of ``each`` images of every class at a time; of the terms their mean over these slices is returned.
 
-    What is returned of the terms is their mean over the slices.
+    recover: k, the part of the goal and of the start that are slice k -> its classes, in one chunk (see `run`).
+    block: classes that are recovered side by side.
     """
-    block = group * len(jax.local_devices())
     for first in range(0, len(goal.classes), block):
         rows = np.arange(first, min(first + block, len(goal.classes)))
         some, slices = rows_of(goal, rows, settings), []
         for k, chosen in enumerate(np.arange(goal.atoms.points.shape[1]).reshape(-1, each)):
             part = some._replace(atoms=jax.tree.map(lambda x, chosen=chosen: x[:, chosen], some.atoms))
-            begin = lambda places, chosen=chosen, rows=rows: np.asarray(start(rows[places]))[:, chosen]
-            folded = jax.random.fold_in(key, k)
-            slices += run(apply, variables, folded, norm, settings, part, begin, memory_bytes, group, total=total)
-        # One group on each device is one chunk. Where the loss stands still, a slice may end before the others.
+            slices += recover(
+                k, part, lambda places, chosen=chosen, rows=rows: np.asarray(start(rows[places]))[:, chosen]
+            )
+        # Where the loss stands still, a slice may end before the others.
         steps = max(len(done.terms.feature) for done in slices)
         long = lambda x, steps=steps: np.pad(x, ((0, steps - len(x)), (0, 0)), "edge")
         terms = jax.tree.map(lambda *parts, long=long: np.mean([long(x) for x in parts], 0), *(s.terms for s in slices))

@@ -46,9 +46,9 @@ def budget(local_devices: Sequence[jax.Device], host_bytes: int) -> int:
 def keep_freed() -> bool:
     """Let this process keep what it frees, so that the next buffer of the kind need not come from the system.
 
-    The C library gives large buffers back at once and has them again page by page, each zeroed, which takes a training
-    step on CPU more time than its arithmetic outside convolutions. Afterwards the process holds the most that it ever
-    held at a time, and up to 64 MiB more. A program calls this before anything else; a library does not.
+    The C library gives large buffers back at once and has them again page by page, each zeroed; a training step on CPU
+    does so with every large activation. Afterwards the process holds the most that it ever held at a time, and up to
+    64 MiB more. A program calls this before anything else; a library does not.
 
     Returns:
       Whether the C library has such settings (glibc's mallopt), and took them.

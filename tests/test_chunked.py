@@ -221,14 +221,15 @@ def test_global_moments_are_over_about_a_hundred_images_of_many_classes(count, m
 def test_slices_are_what_each_would_be_alone(schedule):
     settings = replace(SHORT, moments="global", weighted_moments=False, schedule=schedule, anneal=2)
     whole = goal()._replace(moments={"image": nn.Moments(np.zeros(1, np.float32), np.ones(1, np.float32))})
-    given = (apply, VARIABLES, KEY, NORM, settings)
-    (done,) = chunked.run_slices(*given, whole, start, 2**30, COUNT, COUNT, 1)
+    alone = lambda k, *part: chunked.run(
+        apply, VARIABLES, jax.random.fold_in(KEY, k), NORM, settings, *part, 2**30, COUNT
+    )
+    (done,) = chunked.in_slices(alone, settings, whole, start, COUNT, 1)
     assert done.images.shape == (COUNT, M, 8, 8, 1) and done.places.tolist() == [0, 1, 2]
     terms = []
     for k in range(M):
         part = whole._replace(atoms=jax.tree.map(lambda x, k=k: x[:, [k]], whole.atoms))
-        given = (apply, VARIABLES, jax.random.fold_in(KEY, k), NORM, settings, part)
-        (alone,) = chunked.run(*given, lambda rows, k=k: start(rows)[:, [k]], 2**30, COUNT)
-        np.testing.assert_array_equal(done.images[:, [k]], alone.images)
-        terms.append(alone.terms)
+        (single,) = alone(k, part, lambda rows, k=k: start(rows)[:, [k]])
+        np.testing.assert_array_equal(done.images[:, [k]], single.images)
+        terms.append(single.terms)
     np.testing.assert_allclose(done.terms.moment, (terms[0].moment + terms[1].moment) / 2, rtol=1e-6)
