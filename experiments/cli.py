@@ -45,7 +45,8 @@ def run(
             raise InputError(f"this program runs in one process, not in {hosts.count()}; start it once")
         main(config)
         # Whoever left earlier would be taken for dead by those that still write.
-        hosts.meet()
+        if hosts.count() > 1:
+            hosts.part()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         _stop(2)

@@ -126,13 +126,28 @@ def meet() -> None:
     everywhere(np.zeros(0))
 
 
-def leave(status: int) -> None:
-    """End this process at once: the others notice, and nobody waits at an exit that never comes."""
+def part() -> None:
+    """End this process with status 0, once all of several are here; the first is the last to go.
+
+    With the first goes the service that all are joined by, and JAX aborts whoever has not closed its connection by
+    then, though it has only Python's own tidying up left.
+    """
+    meet()
+    if is_first():
+        for i in range(1, count()):
+            _wait_for(f"jaxdd/parted/{i}")
+    else:
+        _tell(f"jaxdd/parted/{jax.process_index()}", b"")
+    leave(0, 1.0)
+
+
+def leave(status: int, after: float = 3.0) -> None:
+    """End this process at once, but the first ``after`` as many seconds: the others notice, and none waits at an exit
+    that never comes."""
     sys.stdout.flush()
     sys.stderr.flush()
     if is_first():
-        # With this process goes the service that all are joined by, and JAX aborts whoever still has something to say.
-        time.sleep(3)
+        time.sleep(after)
     os._exit(status)
 
 

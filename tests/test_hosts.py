@@ -88,14 +88,17 @@ def start(place, out, count, *more, program="distill"):
         if count > 1:
             env |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}"}
             env |= {"JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(i)}
-        log = open(place / f"{out}.{i}.log", "w")  # noqa: SIM115  the process keeps it
+        path = place / f"{out}.{i}.log"
+        log = open(path, "w")  # noqa: SIM115  the process keeps it
         started.append(subprocess.Popen(command, cwd=place, env=env, stdout=log, stderr=log))
+        started[-1].log = path
     return started
 
 
 def wait(processes, status=0, seconds=300):
     for i, process in enumerate(processes):
-        assert process.wait(seconds) == status, f"process {i}"
+        ended = process.wait(seconds)
+        assert ended == status, f"process {i}:\n{process.log.read_text()[-2000:]}"
 
 
 def same_files(place, out):
@@ -116,7 +119,7 @@ hosts.join()
 hosts.first(lambda: checkpoint.save("kept", {"x": jnp.arange(3.0)}))
 print("read:", checkpoint.load("kept", {"x": jax.ShapeDtypeStruct((3,), jnp.float32)})["x"].tolist())
 print("told:", hosts.first(lambda: time.sleep(6) or "all is well"), hosts.everywhere([hosts.is_first()]).tolist())
-hosts.meet()
+hosts.part()
 """
 
 
