@@ -176,7 +176,9 @@ def architectures(rows: Sequence[dict], path: Path | None = None, labels: Sequen
                 axes.hlines(100 * row["mean"], at - 0.4, at + 0.4, _GREY, ":", linewidth=1.2, label=_FULL)
         for edge in range(1, len(students)):
             axes.axvline(edge - 0.5, color="#e3e6e8", linewidth=1)
-        axes.set_xticks(range(len(students)), students)
+        crowded = sum(map(len, students)) > 40
+        turned = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+        axes.set_xticks(range(len(students)), students, **turned)
         axes.set_xlim(-0.5, len(students) - 0.5)
         axes.grid(visible=False, axis="x")
     each = f", {min(counts)} images per class" if len(counts) == 1 else ""
