@@ -142,11 +142,14 @@ def part() -> None:
 
 
 def leave(status: int, after: float = 3.0) -> None:
-    """End this process at once, but the first ``after`` as many seconds: the others notice, and none waits at an exit
-    that never comes."""
+    """End this process at once: the others notice, and nobody waits at an exit that never comes.
+
+    after: seconds that the first stays on.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     if is_first():
+        # With it goes the service that all are joined by, and JAX aborts whoever still has something to say.
         time.sleep(after)
     os._exit(status)
 

@@ -238,8 +238,9 @@ def distill_parts(
         run = lambda key, goal, start: chunked.run(
             apply, variables, key, norm, settings.recover, goal, start, fits, group, total=count
         )
-        found = run(k_views, goal, start)
-        if each < ipc:
+        if each == ipc:
+            found = run(k_views, goal, start)
+        else:
             of_slice = lambda k, *part: run(jax.random.fold_in(k_views, k), *part)
             found = chunked.in_slices(of_slice, settings.recover, goal, start, group * len(devices), each)
         for done in found:
