@@ -1,9 +1,10 @@
 """Files of grids: which methods, sizes, students and protocols make a table.
 
 A file of `experiments/configs` is TOML. It opens with a comment: what it reproduces, the published figures, the cost,
-the command. Then ``[grid]`` has fields of `GridConfig`, each ``[methods.NAME]`` a ``recipe`` by name with what is
-``set`` otherwise and the figures ``published`` for it ({IPC = percent}), and, where they are wanted, ``[sweep]`` makes
-a method for each of several values of one setting and ``[[claim]]`` says which method shall pass which.
+the command, a paragraph each. Then ``[grid]`` has fields of `GridConfig`, each ``[methods.NAME]`` a ``recipe`` by name
+with what is ``set`` otherwise and the figures ``published`` for it ({IPC = percent}), and, where they are wanted,
+``[sweep]`` makes a method for each of several values of one setting and ``[[claim]]`` says which method shall pass
+which.
 """
 
 import tomllib
@@ -91,7 +92,7 @@ class Grid(NamedTuple):
     """What a file says."""
 
     name: str
-    head: str  # its opening comment
+    head: str  # its opening comment, an empty line between paragraphs
     title: str
     columns: str  # "ipc" or "student": what the table's columns are, beside the protocols
     published: str  # how the published figures were obtained

@@ -1,6 +1,5 @@
 """Plots and the page of a table: what it found as curves, what each method made as pictures, how to make it again."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +30,6 @@ def write(out: Path, work: Work, rows: list[dict], command: str) -> Path:
         text = f"The classes {named} as each method sees them, at IPC {ipc}, heaviest first."
         drawn.append((out / "classes.png", text))
 
-    parts = re.split(r"\n(?=Published|Here |Cost:|Command:)", grid.head)
     blocks = [
         page.facts(_facts(work)),
         page.heading("Accuracy"),
@@ -41,7 +39,7 @@ def write(out: Path, work: Work, rows: list[dict], command: str) -> Path:
         *(page.details(f"{name}, IPC {ipc}", [page.grid(dataset)]) for name, dataset in made.items()),
         *_distances(work, ipc),
         page.heading("How to make it again"),
-        *(page.paragraph(part) for part in parts if not part.startswith("Command:")),
+        *(page.paragraph(part) for part in grid.head.split("\n\n") if not part.startswith("Command:")),
         page.code(command),
     ]
     text = page.document(grid.title, blocks, f"{len(work.entries)} methods, {config.seeds} seeds")

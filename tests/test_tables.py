@@ -16,7 +16,9 @@ from jaxdd import methods
 from jaxdd.evaluate import row
 from jaxdd.recover import RecoverSettings
 
-FILE = """# A small grid.
+FILE = """# A small
+# grid.
+#
 # Command: none.
 
 title = "A 100 % grid"
@@ -80,8 +82,8 @@ def test_every_file_here_is_a_grid_that_says_what_it_costs_and_how_it_is_run():
     assert set(tables.GRIDS) <= {path.stem for path in files}
     for path in files:
         said = gridfile.read("x", path)
-        assert any(line.startswith("Cost:") for line in said.head.splitlines()), path
-        command = said.head[said.head.index("Command:") :]
+        *_, cost, command = said.head.split("\n\n")
+        assert cost.startswith("Cost:") and command.startswith("Command:"), path
         name = max((name for name in tables.GRIDS if path.stem.startswith(name)), key=len)
         assert f"python -m experiments.tables {name}" in command
         rest = path.stem.removeprefix(name).removeprefix("-")
@@ -92,7 +94,7 @@ def test_a_file_is_read_as_it_says(file):
     said = gridfile.read(
         "wmdd-main", file(FILE + '\n[sweep]\nmethod = "wmdd_short"\nfield = "recover.steps"\nvalues = [4]\n')
     )
-    assert said.name == "small" and said.title == "A 100 % grid" and said.head.startswith("A small grid.")
+    assert said.name == "small" and said.title == "A 100 % grid" and said.head == "A small\ngrid.\n\nCommand: none."
     assert said.config.ipc == (1, 2) and said.config.teacher_train.epochs == 2
     assert said.config.teacher_train.batch_size == gridfile.GridConfig().teacher_train.batch_size
     random, medoid, short, swept = said.entries
