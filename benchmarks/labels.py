@@ -1,16 +1,17 @@
 """Soft labels on the disk: what they take there, what students make of them, and what reading them costs a step.
 
-    python -m benchmarks.labels [RUN] [--seeds N] [--quick] [--json FILE]
+    python -m benchmarks.labels [RUN] [--seeds N] [--steps EPOCHS] [--quick] [--json FILE]
     python -m benchmarks.labels --model resnet18 --image-size 64 --classes 1000 --ipc 1 [--json FILE]
 
 For a run folder of experiments.distill (default: ten random digits of each class and a teacher trained on the spot),
 students of several seeds: with hard labels, with the teacher in the step, then from stored labels of every form and of
-fewer epochs, all of one stream. Bytes are those of the labels, beside the images as PNG files and as float32.
+fewer epochs, all of one stream. Bytes are those of the labels, beside the images as PNG files and as float32. --steps
+are epochs here.
 
 Then the seconds of a step of all students side by side, from drawing their first weights to having the last: replayed
 (the teacher answers in the step), resident (int8 labels on the device, read at the start) and streamed (from files that
 are not in the page cache, while the students learn). Given a model or a size, this alone, on images and weights without
-meaning; --steps are epochs then.
+meaning.
 """
 
 import os
@@ -80,10 +81,12 @@ def worth(flags, place: Path) -> tuple[list[dict], Question]:
     distilled.save(dataset, place / "images")
     pictures = sum(file.stat().st_size for file in place.glob("images/train/*/*.png"))
     model, classes, rows = teachers.build(teacher.info), len(dataset.class_names), []
-    hard, soft = (replace(protocol, train=teachers.with_flip(protocol.train, flip)) for protocol in (HARD, SOFT))
+    epochs = flags.steps or (60 if flags.quick else SOFT.train.epochs)
+    trained = (replace(teachers.with_flip(protocol.train, flip), epochs=epochs) for protocol in (HARD, SOFT))
+    hard, soft = (replace(protocol, train=train) for protocol, train in zip((HARD, SOFT), trained))
     if flags.quick:
         # A resized crop takes most of the time that compiling takes.
-        plain = replace(soft.train, epochs=60, augment=replace(soft.train.augment, crop="pad"))
+        plain = replace(soft.train, augment=replace(soft.train.augment, crop="pad"))
         hard, soft = replace(hard, train=replace(plain, augment=Augment("pad", flip=flip))), replace(soft, train=plain)
     asked = Question(model, (teacher.model.apply, teacher.variables), dataset, soft, flags.seeds, {})
 
@@ -99,7 +102,7 @@ def worth(flags, place: Path) -> tuple[list[dict], Question]:
 
     tell("hard", asked._replace(protocol=hard, trainers={}).train(None))
     tell("replayed", asked.train(None))
-    epochs, tops = soft.train.epochs, (max(3, classes // 20), -(-classes // 100))
+    tops = max(3, classes // 20), -(-classes // 100)
     kinds = [LabelSettings("int8", 1, epochs), LabelSettings("topk", tops[0], epochs)]
     if not flags.quick:
         kinds = [LabelSettings("float32", 1, epochs), LabelSettings("float16", 1, epochs), *kinds]
