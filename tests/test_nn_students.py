@@ -79,10 +79,10 @@ def test_the_same_variables_serve_images_of_many_sizes(name, side):
 
 def test_patches_follow_the_size_of_the_images():
     sides = (8, 16, 32, 64, 96, 128, 224, 384)
-    assert [vit.patch_size(side) for side in sides] == [1, 2, 4, 8, 8, 16, 16, 16]
-    for side in range(8, 256):
+    assert [vit.patch_size(side) for side in sides] == [2, 2, 4, 8, 8, 16, 16, 16]
+    for side in range(16, 256):
         assert 8 <= -(-side // vit.patch_size(side)) <= 16
-    for name, side, stem, patch in [("vit_tiny", 32, "auto", 4), ("vit_tiny", 33, "imagenet", 16),
+    for name, side, stem, patch in [("vit_tiny", 9, "auto", 2), ("vit_tiny", 33, "imagenet", 16),
                                     ("swin_tiny", 8, "auto", 1), ("swin_tiny", 64, "auto", 2)]:  # fmt: skip
         model = nn.get(name, 3, side, width=8, stem=stem)
         params = jax.eval_shape(lambda key, model=model, side=side: model.init(key, (side, side, 1)), jax.random.key(0))

@@ -9,12 +9,13 @@ INIT = nn.initializers.truncated_normal(0.02)
 
 
 def patch_size(image_size: int) -> int:
-    """The power of two that leaves 8 to 16 patches a side, 16 pixels at most (and 1 below 16 pixels).
+    """The power of two that leaves 8 to 16 patches a side, but 2 pixels at least and 16 at most.
 
-    So 16 from 128 pixels on (224: the published 14 x 14), 8 at 64, 4 at 32, 1 at 8. At 64 pixels patches of 4 would be
-    256 tokens, each block four times dearer, where 64 tokens already serve 32 pixels.
+    So 16 from 128 pixels on (224: the published 14 x 14), 8 at 64, 4 at 32, 2 at 16 and below. At 64 pixels patches of
+    4 would be 256 tokens, each block four times dearer, where 64 tokens already serve 32 pixels. A token of a single
+    pixel holds so little that hundreds of steps on 8 x 8 digits hardly teach such a network anything.
     """
-    return min(16, 1 << ((max(image_size, 8) // 8).bit_length() - 1))
+    return min(16, 1 << (max(image_size // 8, 2).bit_length() - 1))
 
 
 class ViT(nn.Module):

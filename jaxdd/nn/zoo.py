@@ -48,7 +48,8 @@ def get(
         network as published. "small" takes less of the resolution away at first: for ResNets a 3x3 convolution
         without stride or pooling; for MobileNetV2 and EfficientNet-B0 no stride in the first convolution and the first
         row of blocks that halves; for Swin patches of 2 pixels (1 below 16 pixels) instead of 4. A ViT's patches
-        follow the size of the images, `vit.patch_size`, 16 from 128 pixels on, unless "imagenet" asks for 16.
+        follow the size of the images, `vit.patch_size`, 2 below 32 pixels to 16 from 128 on, unless "imagenet" asks
+        for 16.
       dtype: None computes in float32, "bfloat16" all activations in bfloat16. Parameters, features, logits and
         moments are float32 either way, and the variables are the same.
 
