@@ -5,13 +5,12 @@
 
 For a run folder of experiments.distill (default: ten random digits of each class and a teacher trained on the spot),
 students of several seeds: with hard labels, with the teacher in the step, then from stored labels of every form and of
-fewer epochs, all of one stream. Bytes are those of the labels, beside the images as PNG files and as float32. --steps
-are epochs here.
+fewer epochs, all of one stream. Bytes are those of the labels, beside the images as PNG files and as float32.
 
-Then the seconds of a step of all students side by side, from drawing their first weights to having the last: replayed
-(the teacher answers in the step), resident (int8 labels on the device, read at the start) and streamed (from files that
-are not in the page cache, while the students learn). Given a model or a size, this alone, on images and weights without
-meaning.
+Then the seconds of a step of all students side by side, from drawing their first weights to having the last of 20
+epochs: replayed (the teacher answers in the step), resident (int8 labels on the device, read at the start) and streamed
+(from files that are not in the page cache, while the students learn). Given a model or a size, this alone, on images
+and weights without meaning. --steps are epochs here, of the first table if there is one, else of the second.
 """
 
 import os
@@ -35,6 +34,8 @@ from jaxdd.protocol import HARD, SOFT, Protocol
 from jaxdd.train import Trainer
 
 CASE = Case("resnet18", 64, 1000, 1)
+TIMED = 20
+"""Epochs whose steps are timed."""
 
 
 def digits(quick: bool) -> tuple[teachers.Teacher, teachers.Source, bool, DistilledDataset]:
@@ -118,7 +119,7 @@ def worth(flags, place: Path) -> tuple[list[dict], Question]:
 
 def timed(asked: Question, repeats: int, place: Path) -> list[dict]:
     """The second table's rows."""
-    folder, data = place / "int8", asked.dataset
+    folder, data = place / "timed", asked.dataset
     settings = LabelSettings("int8", 1, asked.protocol.train.epochs)
     steps, batch = (getattr(asked.stored(folder, settings), name) for name in ("steps", "batch_size"))
     classes = len(data.class_names)
@@ -165,12 +166,15 @@ def main() -> None:
             (case,) = harness.cases(flags, [CASE], [CASE], [CASE])
             variables, dataset = students.problem(case)
             model = harness.classifier(case, harness.dtype(flags))
-            settings = replace(SOFT.train, batch_size=min(100, case.batch), epochs=flags.steps or 20)
+            settings = replace(SOFT.train, batch_size=min(100, case.batch), epochs=flags.steps or TIMED)
             protocol = replace(SOFT, train=settings)
             asked = Question(model, (model.apply, variables), dataset, protocol, flags.seeds, {})
         else:
             rows, asked = worth(flags, Path(place))
             show_worth(rows)
+            harness.write(flags.json, rows)
+            short = replace(asked.protocol, train=replace(asked.protocol.train, epochs=TIMED))
+            asked = asked._replace(protocol=short, trainers={})
         times = timed(asked, flags.repeats, Path(place))
     show_times(times)
     harness.write(flags.json, rows + times)
