@@ -100,7 +100,7 @@ def text(grid: Grid, rows: list[dict]) -> str:
 def claims(grid: Grid, rows: list[dict]) -> list[str]:
     """Whether one method passes the other, under each protocol: the difference of the means, with its standard error.
 
-    Percentage points; undecided where the error is larger, no verdict from single runs.
+    Percentage points; undecided within two standard errors, no verdict from single runs.
     """
     found = Found(rows)
     said = []
@@ -126,7 +126,8 @@ def _verdict(found: Found, claim: Claim, ipc: int, student: str, kind: str) -> s
     if min(len(better), len(worse)) < 2:
         return f"{gap:+.1f}"
     error = 100 * np.sqrt(sum(np.var(values, ddof=1) / len(values) for values in (better, worse)))
-    return f"{gap:+.1f} ± {error:.1f}, {'undecided' if abs(gap) <= error else 'holds' if gap > 0 else 'does not hold'}"
+    verdict = "undecided" if abs(gap) <= 2 * error else "holds" if gap > 0 else "does not hold"
+    return f"{gap:+.1f} ± {error:.1f}, {verdict}"
 
 
 def as_csv(grid: Grid, rows: list[dict]) -> str:
