@@ -1,7 +1,7 @@
 """Plots and picture sheets of results: rows of evaluation.json in, a matplotlib figure or a picture out.
 
 Every plot returns its figure and writes it as a PNG where a path is given; nothing is shown and no state is kept.
-A method has the same colour and mark in all of them.
+A method with a name of its own has the same colour and mark in all of them.
 """
 
 import io
@@ -46,17 +46,16 @@ _CORESETS = {
 }
 
 
-def style(method: str) -> dict:
-    """Colour and mark of a method, the same whatever else is drawn: fixed ones, or those that its name decides."""
-    if method in _CORESETS:
-        color, mark = _CORESETS[method]
-    elif method in _METHODS:
-        place = _METHODS.index(method)
-        color, mark = _PALETTE[place], _MARKS[place]
-    else:
-        mark, color = divmod(zlib.crc32(method.encode()), len(_PALETTE))
-        color, mark = _PALETTE[color], _MARKS[mark % len(_MARKS)]
-    return {"color": color, "marker": mark}
+def styles(methods: Sequence[str]) -> dict[str, dict]:
+    """Colour and mark of each method: fixed ones, or those that its name decides, and the next if these are taken."""
+    looks = {method: _CORESETS[method] for method in methods if method in _CORESETS}
+    places = {method: _METHODS.index(method) for method in methods if method in _METHODS}
+    for method in methods:
+        if method not in looks and method not in places:
+            wanted = [(zlib.crc32(method.encode()) + step) % len(_PALETTE) for step in range(len(_PALETTE))]
+            places[method] = next((place for place in wanted if place not in places.values()), wanted[0])
+    looks |= {method: (_PALETTE[place], _MARKS[place]) for method, place in places.items()}
+    return {method: {"color": color, "marker": mark} for method, (color, mark) in looks.items()}
 
 
 def png(figure: Figure) -> bytes:
@@ -87,14 +86,15 @@ def accuracy_by_ipc(
     _one(rows, "dataset")
     _one(rows, "student")
     figure, panels = _panels(rows, labels)
+    looks = styles([*_methods(rows), *(published or {})])
     for kind, axes in panels.items():
         own = [row for row in rows if row["labels"] == kind and row["ipc"] is not None]
         paper = {} if _hard(kind) and not all(map(_hard, panels)) else published or {}
         for method in _methods(own):
-            _line(axes, [row for row in own if row["method"] == method], "ipc", style(method), method)
+            _line(axes, [row for row in own if row["method"] == method], "ipc", looks[method], method)
         for method, curve in paper.items():
             x = sorted(curve)
-            look = style(method) | {"markerfacecolor": "white", "linestyle": (0, (4, 3))}
+            look = looks[method] | {"markerfacecolor": "white", "linestyle": (0, (4, 3))}
             axes.plot(x, [curve[m] for m in x], linewidth=1.6, alpha=0.8, label=method + _PAPER, **look)
         full = [row for row in rows if row["method"] == "full"]
         if full:
@@ -155,12 +155,13 @@ def architectures(rows: Sequence[dict], path: Path | None = None, labels: Sequen
     students = list(dict.fromkeys(row["student"] for row in rows))
     counts = {row["ipc"] for row in rows if row["ipc"] is not None}
     entries = list(dict.fromkeys((row["method"], row["ipc"]) for row in rows if row["ipc"] is not None))
+    looks = styles([method for method, _ in entries])
     for kind, axes in panels.items():
         for k, (method, ipc) in enumerate(entries):
             own = {row["student"]: row for row in rows
                    if (row["labels"], row["method"], row["ipc"]) == (kind, method, ipc)}  # fmt: skip
             x = [students.index(student) + 0.7 * ((k + 0.5) / len(entries) - 0.5) for student in own]
-            look = style(method) | {"linestyle": "none", "markersize": 7, "capsize": 3}
+            look = looks[method] | {"linestyle": "none", "markersize": 7, "capsize": 3}
             fade = 1.0 if len(counts) == 1 else 0.45 + 0.55 * sorted(counts).index(ipc) / (len(counts) - 1)
             axes.errorbar(
                 x,

@@ -58,7 +58,19 @@ def test_a_method_looks_the_same_in_every_plot():
     few = [row for row in some if row["ipc"] in (10, None)]
     assert colors == {labelled(plots.architectures(few).axes[0])["a new one"][0].get_color()}
     known = [*plots._METHODS, *plots._CORESETS]
-    assert len({tuple(plots.style(name).values()) for name in known}) == len(known)
+    assert len({tuple(look.values()) for look in plots.styles(known).values()}) == len(known)
+
+
+def test_methods_of_any_name_look_different():
+    # Of these, two wish for one colour.
+    names = ["random", "ddoq, uniform", "ddoq, roots", "ddoq, masses", "random, through the VAE"]
+    assert plots.styles(names[2:3])[names[2]] == plots.styles(names[4:])[names[4]]
+    looks = plots.styles(names)
+    assert len({look["color"] for look in looks.values()}) == len(names)
+    assert looks["random"] == plots.styles(["random"])["random"]
+    # As many as there are colours, known ones among them; beyond, they are used again.
+    looks = plots.styles(["wmdd", *map(str, range(20))])
+    assert len(looks) == 21 and len({look["color"] for look in looks.values()}) == len(plots._PALETTE)
 
 
 def test_sensitivity_has_a_place_for_zero():
