@@ -65,6 +65,9 @@ def test_solve_finds_the_plan_of_sinkhorn(epsilon, dead):
     st.floats(-100, 100),
 )
 @example(0, -1.26171875, 0, 3, 33.0)  # where values far from zero, compared, would be rounding
+@example(0, -2.0, 11, 0, 1.0)  # more than a hundred steps
+@example(17, -2.0, 17, 0, 0.0)
+@example(2, -2.0, 17, 0, 1.0)
 def test_solve_keeps_the_rows_fits_the_columns_and_bounds_from_below(seed, size, dead_rows, dead_columns, offset):
     cost, a, b = problem(seed, dead_rows, dead_columns)
     start = np.random.default_rng(seed).normal(size=COLUMNS).astype(np.float32)
