@@ -83,8 +83,7 @@ def worth(flags, place: Path) -> tuple[list[dict], Question]:
     pictures = sum(file.stat().st_size for file in place.glob("images/train/*/*.png"))
     model, classes, rows = teachers.build(teacher.info), len(dataset.class_names), []
     epochs = flags.steps or (60 if flags.quick else SOFT.train.epochs)
-    trained = (replace(teachers.with_flip(protocol.train, flip), epochs=epochs) for protocol in (HARD, SOFT))
-    hard, soft = (replace(protocol, train=train) for protocol, train in zip((HARD, SOFT), trained))
+    hard, soft = (replace(p, train=replace(teachers.with_flip(p.train, flip), epochs=epochs)) for p in (HARD, SOFT))
     if flags.quick:
         # A resized crop takes most of the time that compiling takes.
         plain = replace(soft.train, augment=replace(soft.train.augment, crop="pad"))
