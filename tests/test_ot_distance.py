@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ot_helpers import N, clustered, distances, exact_cost, linear_program, padded, random_points
 from scipy.optimize import linear_sum_assignment
@@ -81,12 +81,15 @@ def test_gradient_of_the_distortion_has_no_nan_where_a_point_without_weight_is_n
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, N), st.integers(1, SIZE))
+@example(970, 8, 4)  # each of these takes more than a thousand iterations
+@example(867, 7, 5)
+@example(1432, 10, 5)
 def test_w2_squared_is_the_linear_program(seed, n, m):
     rng = np.random.default_rng(seed)
     mu = padded(rng.normal(size=(n, 2)), rng.dirichlet(np.ones(n)))
     nu = padded(rng.normal(size=(m, 2)) + 1, rng.dirichlet(np.ones(m)), size=SIZE)
     truth = exact_cost(*mu, *nu)
-    assert truth * (1 - 1e-4) <= float(distance(mu, nu)) <= truth * (1 + 2 * GAP)
+    assert truth * (1 - 1e-4) <= float(distance(mu, nu)) <= truth * (1 + GAP)
 
 
 def test_w2_squared_closed_forms():

@@ -28,7 +28,7 @@ class SinkhornSettings:
       relaxation: over-relaxation of the potentials, in [1, 2); 1 is plain Sinkhorn, several times slower on
         well-separated clusters.
       threshold: stop when the L1 error of the marginals falls below this.
-      max_iterations: the most iterations, annealing included.
+      max_iterations: the most iterations, annealing included; nearly tied plans of few points need thousands.
     """
 
     epsilon: float = 1e-3
@@ -36,7 +36,7 @@ class SinkhornSettings:
     decay: float = 0.98
     relaxation: float = 1.6
     threshold: float = 3e-4
-    max_iterations: int = 1000
+    max_iterations: int = 10_000
 
 
 class Transport(NamedTuple):
