@@ -1,7 +1,10 @@
 """Shared by the tests: digits, small models of them, and the command line."""
 
 import importlib
+import os
+import shutil
 import sys
+import tempfile
 
 import jax
 import numpy as np
@@ -21,6 +24,21 @@ settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
 PLAIN = Augment(crop="none", flip=False)
+
+
+def pytest_configure(config):
+    """What one worker, or a process that a test starts, has compiled, the others read."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        config.compiled = tempfile.mkdtemp(prefix="jaxdd-compiled-")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = config.compiled
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+        jax.config.update("jax_compilation_cache_dir", config.compiled)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def pytest_unconfigure(config):
+    if hasattr(config, "compiled"):
+        shutil.rmtree(config.compiled, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
