@@ -2,14 +2,13 @@
 
 import importlib
 import os
-import shutil
 import sys
-import tempfile
 
 import jax
 import numpy as np
 import pytest
 from hypothesis import settings
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from PIL import Image
 
 from experiments.teachers import Teacher
@@ -24,21 +23,6 @@ settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
 PLAIN = Augment(crop="none", flip=False)
-
-
-def pytest_configure(config):
-    """What one worker, or a process that a test starts, has compiled, the others read."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        config.compiled = tempfile.mkdtemp(prefix="jaxdd-compiled-")
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = config.compiled
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-        jax.config.update("jax_compilation_cache_dir", config.compiled)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-
-
-def pytest_unconfigure(config):
-    if hasattr(config, "compiled"):
-        shutil.rmtree(config.compiled, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +82,28 @@ def latent_classes(digits, latent, classes):
     batches = data.batches(digits, "train", 479)
     encoded = encode.encode(decode.encoder(latent), latent.vae_variables, RANGE, batches, 10)
     return classes._replace(encoded=encoded)
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """What one command has compiled, the next ones and the processes that a test starts read from disk.
+
+    For files that run the same programs again and again; where each is run once, keeping them costs more than it saves.
+    """
+    base = tmp_path_factory.getbasetemp()  # one a worker, in a folder of all
+    kept = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled")
+    seconds = 0.3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", kept)
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(seconds))
+        default = jax.config.jax_persistent_cache_min_compile_time_secs
+        jax.config.update("jax_compilation_cache_dir", kept)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+        reset_cache()
+        yield
+        jax.config.update("jax_compilation_cache_dir", None)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", default)
+        reset_cache()
 
 
 @pytest.fixture
