@@ -1,14 +1,12 @@
 """Shared by the tests: digits, small models of them, and the command line."""
 
 import importlib
-import os
 import sys
 
 import jax
 import numpy as np
 import pytest
 from hypothesis import settings
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from PIL import Image
 
 from experiments.teachers import Teacher
@@ -82,28 +80,6 @@ def latent_classes(digits, latent, classes):
     batches = data.batches(digits, "train", 479)
     encoded = encode.encode(decode.encoder(latent), latent.vae_variables, RANGE, batches, 10)
     return classes._replace(encoded=encoded)
-
-
-@pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-    """What one command has compiled, the next ones and the processes that a test starts read from disk.
-
-    For files that run the same programs again and again; where each is run once, keeping them costs more than it saves.
-    """
-    base = tmp_path_factory.getbasetemp()  # one a worker, in a folder of all
-    kept = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled")
-    seconds = 0.3
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", kept)
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(seconds))
-        default = jax.config.jax_persistent_cache_min_compile_time_secs
-        jax.config.update("jax_compilation_cache_dir", kept)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
-        reset_cache()
-        yield
-        jax.config.update("jax_compilation_cache_dir", None)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", default)
-        reset_cache()
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from experiments import distill
 from jaxdd import distilled
 from jaxdd.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 TEACHER = ["--model", "convnet3", "--width", "8", "--teacher-train.epochs", "2"]
 
 

@@ -13,7 +13,6 @@ from test_pretrained_text import golden, pipeline
 from jaxdd import distilled, pretrained
 from jaxdd.latent import VAEConfig, dit
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 TEACHER = ["--width", "8", "--teacher-train.epochs", "2"]
 FEW = ["--latent.vae-train.images", "640", "--latent.dit-train.images", "640", "--latent.dit", "DiT-Ti/4"]
 DDOQ = ["--dataset", "digits", *TEACHER, *FEW, "--diffusion.steps", "4"]

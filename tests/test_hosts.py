@@ -17,7 +17,6 @@ from experiments import cli, distill, evaluate, teachers
 from jaxdd import hosts
 from jaxdd.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 ROOT = Path(__file__).parents[1]
 DISTILL = ["--ipc", "10", "--recover.steps", "300"]
 
