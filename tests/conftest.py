@@ -1,6 +1,7 @@
 """Shared by the tests: digits, small models of them, and the command line."""
 
 import importlib
+import os
 import sys
 
 import jax
@@ -15,6 +16,10 @@ from jaxdd.augment import Augment
 from jaxdd.latent import Schedule, VAEConfig, autoencoder, dit
 from jaxdd.latent.vae import RANGE
 from jaxdd.normalise import Normalisation, normalise
+
+# Most of the tests' time is compiling, and LLVM's -O3 takes up to 18 times as long as its -O2 where many arrays are
+# drawn. Read when the first device is asked for; processes that tests start inherit it.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=2 {os.environ.get('XLA_FLAGS', '')}".strip()
 
 # The same examples every time: a failure is a change's, not the day's.
 settings.register_profile("repeatable", derandomize=True)

@@ -84,7 +84,7 @@ def start(place, out, count, *more, program="distill"):
     if program == "distill":
         command += [*DISTILL, "--teacher", "teacher", "--out", out]
     for i in range(count):
-        env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
         if count > 1:
             env |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}"}
             env |= {"JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(i)}
