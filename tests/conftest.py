@@ -1,5 +1,6 @@
 """Shared by the tests: digits, small models of them, and the command line."""
 
+import gc
 import importlib
 import os
 import sys
@@ -20,6 +21,9 @@ from jaxdd.normalise import Normalisation, normalise
 # Most of the tests' time is compiling, and LLVM's -O3 takes up to 18 times as long as its -O2 where many arrays are
 # drawn. Read when the first device is asked for; processes that tests start inherit it.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=2 {os.environ.get('XLA_FLAGS', '')}".strip()
+
+# Tracing makes many objects that live, and the collector looks through them again and again.
+gc.set_threshold(200_000, 50, 1000)
 
 # The same examples every time: a failure is a change's, not the day's.
 settings.register_profile("repeatable", derandomize=True)
