@@ -18,8 +18,8 @@ from jaxdd.latent import Schedule, VAEConfig, autoencoder, dit
 from jaxdd.latent.vae import RANGE
 from jaxdd.normalise import Normalisation, normalise
 
-# Most of the tests' time is compiling, and LLVM's -O3 takes up to 18 times as long as its -O2 where many arrays are
-# drawn. Read when the first device is asked for; processes that tests start inherit it.
+# Most of the tests' time is compiling, and LLVM's -O3 takes many times as long as its -O2 where many arrays are drawn.
+# Read when the first device is asked for; processes that tests start inherit it.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=2 {os.environ.get('XLA_FLAGS', '')}".strip()
 
 # Tracing makes many objects that live, and the collector looks through them again and again.
