@@ -60,6 +60,8 @@ def run(
         the model does not take images of half the side, where the first steps are to be coarse.
     """
     local = local or parallel.mesh(jax.local_devices())
+    # A device without a group would work at nothing, which on cores that share their work costs as much as a group.
+    local = Mesh(local.devices[: -(-len(goal.classes) // group)], local.axis_names)
     norm = Normalisation(*map(np.asarray, norm))
     same = parallel.put(variables, local, parallel.SAME)
     image_shape = tuple(start(np.arange(1)).shape[1:])  # [m, H, W, ch]
@@ -115,31 +117,55 @@ def run(
 
 
 def in_slices(
-    recover: Callable[[int, Goal, Start], Iterator[Recovered]],
+    recover: Callable[[Goal, Start], Iterator[Recovered]],
     settings: RecoverSettings,
     goal: Goal,
     start: Start,
-    block: int,
+    group: int,
     each: int,
 ) -> Iterator[Recovered]:
-    """Recovery of ``each`` images of every class at a time; of the terms their mean over these slices is returned.
+    """Recovery with global moments of ``each`` images of every class of a group at a time, all slices side by side.
 
-    recover: k, the part of the goal and of the start that are slice k -> its classes, in one chunk (see `run`).
-    block: classes that are recovered side by side.
+    Of the terms their mean over the slices is returned.
+
+    recover: a goal and its start -> its classes, as by `run`; here a class comes once for each slice.
     """
-    for first in range(0, len(goal.classes), block):
-        rows = np.arange(first, min(first + block, len(goal.classes)))
-        some, slices = rows_of(goal, rows, settings), []
-        for k, chosen in enumerate(np.arange(goal.atoms.points.shape[1]).reshape(-1, each)):
-            part = some._replace(atoms=jax.tree.map(lambda x, chosen=chosen: x[:, chosen], some.atoms))
-            slices += recover(
-                k, part, lambda places, chosen=chosen, rows=rows: np.asarray(start(rows[places]))[:, chosen]
-            )
-        # Where the loss stands still, a slice may end before the others.
-        steps = max(len(done.terms.feature) for done in slices)
-        long = lambda x, steps=steps: np.pad(x, ((0, steps - len(x)), (0, 0)), "edge")
-        terms = jax.tree.map(lambda *parts, long=long: np.mean([long(x) for x in parts], 0), *(s.terms for s in slices))
-        yield Recovered(rows, np.concatenate([done.images for done in slices], 1), terms)
+    slices = goal.atoms.points.shape[1] // each
+    groups = np.stack(parallel.chunks(len(goal.classes), group))
+    places, which = np.broadcast_arrays(groups[:, None], np.arange(slices)[:, None])  # [groups, slices, group]
+    places, which = places.reshape(-1), which.reshape(-1)
+    parts = Goal(
+        np.repeat(goal.classes, slices),
+        jax.tree.map(lambda x: np.asarray(x).reshape(-1, each, *x.shape[2:]), goal.atoms),
+        np.repeat(goal.means, slices, axis=0),
+        goal.moments,
+        goal.feature_variance,
+        np.tile(np.arange(slices, dtype=np.int32), len(goal.classes)),
+    )
+    parts = rows_of(parts, np.where(places < 0, -1, places * slices + which), settings)
+
+    def begin(rows):
+        images = np.asarray(start(np.maximum(places[rows], 0)))
+        return images.reshape(len(rows), slices, each, *images.shape[2:])[np.arange(len(rows)), which[rows]]
+
+    groups, done = iter(groups), []
+    for chunk in recover(parts, begin):
+        for first in range(0, len(chunk.places), group):
+            rows = slice(first, first + group)
+            done.append(chunk._replace(images=chunk.images[rows], terms=Terms(*(x[:, rows] for x in chunk.terms))))
+            if len(done) == slices:
+                yield _joined(next(groups), done)
+                done = []
+
+
+def _joined(places: np.ndarray, done: list[Recovered]) -> Recovered:
+    """The classes of a group from its slices."""
+    kept = places >= 0
+    # Where the loss stands still, a slice may end before the others.
+    steps = max(len(part.terms.feature) for part in done)
+    long = lambda x: np.pad(x, ((0, steps - len(x)), (0, 0)), "edge")
+    terms = jax.tree.map(lambda *parts: np.mean([long(x) for x in parts], 0)[:, kept], *(part.terms for part in done))
+    return Recovered(places[kept], np.concatenate([part.images for part in done], 1)[kept], terms)
 
 
 def plan(
@@ -188,8 +214,9 @@ def rows_of(goal: Goal, places: np.ndarray, settings: RecoverSettings) -> Goal:
     moments = goal.moments
     if settings.moments == "class":
         moments = parallel.take(jax.tree.map(np.asarray, moments), places)
-    classes, means = parallel.take((np.asarray(goal.classes), np.asarray(goal.means)), places)
-    return Goal(classes, atoms, means, moments, goal.feature_variance)
+    given = jax.tree.map(np.asarray, (goal.classes, goal.means, goal.slices))
+    classes, means, slices = parallel.take(given, places)
+    return Goal(classes, atoms, means, moments, goal.feature_variance, slices)
 
 
 def shardings(solver: Recovery, settings: RecoverSettings, local: Mesh) -> tuple[State, Goal]:

@@ -235,14 +235,10 @@ def distill_parts(
         goal = Goal(own.astype(np.int32), atoms, means, moments, np.float32(classes.encoded.variance))
         k_views = jax.random.fold_in(k_recover, 1)
         group, each = recover.group_size(settings.recover, count, ipc)
-        run = lambda key, goal, start: chunked.run(
-            apply, variables, key, norm, settings.recover, goal, start, fits, group, total=count
+        run = lambda goal, start: chunked.run(
+            apply, variables, k_views, norm, settings.recover, goal, start, fits, group, total=count * (ipc // each)
         )
-        if each == ipc:
-            found = run(k_views, goal, start)
-        else:
-            of_slice = lambda k, *part: run(jax.random.fold_in(k_views, k), *part)
-            found = chunked.in_slices(of_slice, settings.recover, goal, start, group * len(devices), each)
+        found = run(goal, start) if each == ipc else chunked.in_slices(run, settings.recover, goal, start, group, each)
         for done in found:
             yield part(done.places, done.images, done.terms._asdict())
         return

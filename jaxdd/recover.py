@@ -71,6 +71,7 @@ class Goal(NamedTuple):
     means: jax.Array  # [C, d], the mean features of the class's real images
     moments: dict[str, Moments]  # layer -> [C, ch] ("class") or [ch] ("global")
     feature_variance: jax.Array  # scalar, V
+    slices: jax.Array | None = None  # [C] int32, which part of a class's images these are: each part has its own draws
 
 
 class Pace(NamedTuple):
@@ -251,7 +252,9 @@ def _program(apply: Apply, settings: RecoverSettings, group: int | None, local: 
 
     def one(fixed, variables, state, goal, coarse):
         key, low, high = fixed
-        keys = jax.vmap(lambda c: jax.random.fold_in(jax.random.fold_in(key, c), state.step))(goal.classes)
+        by_class = jax.vmap(jax.random.fold_in, (None if goal.slices is None else 0, 0))
+        parts = key if goal.slices is None else jax.vmap(partial(jax.random.fold_in, key))(goal.slices)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(by_class(parts, goal.classes), state.step)
 
         def loss(images):
             seen = jax.vmap(lambda k, x: view(k, x, settings, coarse))(keys, images)
@@ -289,7 +292,7 @@ def state_specs(state: State) -> State:
 def goal_specs(settings: RecoverSettings) -> Goal:
     """Where the parts of a goal lie."""
     moments = parallel.EACH if settings.moments == "class" else parallel.SAME
-    return Goal(parallel.EACH, parallel.EACH, parallel.EACH, moments, parallel.SAME)
+    return Goal(parallel.EACH, parallel.EACH, parallel.EACH, moments, parallel.SAME, parallel.EACH)
 
 
 def _paced(pace: Pace, loss: jax.Array, step: jax.Array, settings: RecoverSettings) -> Pace:

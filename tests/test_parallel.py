@@ -96,6 +96,9 @@ def recovered(local, settings, goal, count):
     return {int(c): (part.images[k], *(term[:, k] for term in part.terms))
             for part in parts for k, c in enumerate(part.places)}
 
+used, recovery = [], chunked.recovery
+chunked.recovery = lambda *given: used.append(given[-1].devices.size) or recovery(*given)
+
 settings = RecoverSettings(steps=STEPS, flip=False, mean_weight=1.0)
 for count in (10, 13):
     found = goal(count)
@@ -106,6 +109,15 @@ for count in (10, 13):
 bound = RecoverSettings(steps=STEPS, flip=False, moments="global", weighted_moments=False, start="noise")
 found = goal(13)._replace(moments=encode.global_moments(encoded))
 close(*(recovered(local, bound, found, 13) for local in (eight, one)), 1e-5)
+# The two images of each class apart: ten groups, all eight devices at work.
+start = lambda rows: recover.noise(jax.random.key(1), jnp.asarray(rows), (M, 8, 8, 1))
+
+def apart(local):
+    run = lambda *part: chunked.run(model.apply, variables, jax.random.key(2), norm, bound, *part, 2**30, 3, local)
+    return [done.images for done in chunked.in_slices(run, bound, found, start, 3, 1)]
+
+close(*(apart(local) for local in (eight, one)), 1e-5)
+print("devices used:", used)
 
 solver = recover.recovery(model.apply, jax.random.key(2), norm, settings, 1, eight)
 state_at, goal_at = chunked.shardings(solver, settings, eight)
@@ -123,6 +135,8 @@ def test_eight_devices_recover_what_one_does_without_communication():
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", EIGHT], env=env, cwd=root, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
+    # Ten and thirteen classes alone; five groups, which leave three devices out; ten groups of slices.
+    assert "devices used: [8, 1, 8, 1, 5, 1, 8, 1]" in done.stdout
     assert done.stdout.count("HloModule") == 2 and "num_partitions=8" in done.stdout
     for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
         assert word not in done.stdout
