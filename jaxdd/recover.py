@@ -252,9 +252,12 @@ def _program(apply: Apply, settings: RecoverSettings, group: int | None, local: 
 
     def one(fixed, variables, state, goal, coarse):
         key, low, high = fixed
-        by_class = jax.vmap(jax.random.fold_in, (None if goal.slices is None else 0, 0))
-        parts = key if goal.slices is None else jax.vmap(partial(jax.random.fold_in, key))(goal.slices)
-        keys = jax.vmap(jax.random.fold_in, (0, None))(by_class(parts, goal.classes), state.step)
+
+        def draws(c, part):
+            base = key if part is None else jax.random.fold_in(key, part)
+            return jax.random.fold_in(jax.random.fold_in(base, c), state.step)
+
+        keys = jax.vmap(draws)(goal.classes, goal.slices)
 
         def loss(images):
             seen = jax.vmap(lambda k, x: view(k, x, settings, coarse))(keys, images)
