@@ -145,8 +145,10 @@ def in_slices(
     parts = rows_of(parts, np.where(places < 0, -1, places * slices + which), settings)
 
     def begin(rows):
-        images = np.asarray(start(np.maximum(places[rows], 0)))
-        return images.reshape(len(rows), slices, each, *images.shape[2:])[np.arange(len(rows)), which[rows]]
+        # Slices of a class lie side by side in a chunk: all its images are asked for once.
+        classes, at = np.unique(np.maximum(places[rows], 0), return_inverse=True)
+        images = np.asarray(start(classes))
+        return images.reshape(len(classes), slices, each, *images.shape[2:])[at, which[rows]]
 
     groups, done = iter(groups), []
     for chunk in recover(parts, begin):
