@@ -58,9 +58,12 @@ img.wide { display: block; max-width: 100%; height: auto; border-radius: 3px; ba
 table { border-collapse: collapse; font-size: 0.925rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.4rem 1.6rem 0.4rem 0; text-align: left; vertical-align: baseline; white-space: nowrap; }
 th { font-weight: 400; }
-thead th { color: var(--quiet); font-size: 0.8rem; border-bottom: 1px solid var(--quiet); }
+thead th {
+  color: var(--quiet); font-size: 0.8rem; border-bottom: 1px solid var(--quiet);
+  white-space: normal; vertical-align: bottom;
+}
 tbody tr + tr > * { border-top: 1px solid var(--rule); }
-.number { text-align: right; padding: 0.4rem 0 0.4rem 1.6rem; }
+.number { text-align: right; padding: 0.4rem 0 0.4rem 1.2rem; }
 strong { font-weight: 700; color: var(--accent); }
 
 .grid .name, .bars .name { color: var(--quiet); font-size: 0.875rem; overflow-wrap: anywhere; line-height: 1.3; }
