@@ -97,37 +97,48 @@ def text(grid: Grid, rows: list[dict]) -> str:
     return "\n".join([*lines, *([""] if grid.claims else []), *claims(grid, rows)])
 
 
-def claims(grid: Grid, rows: list[dict]) -> list[str]:
-    """Whether one method passes the other, under each protocol: the difference of the means, with its standard error.
+class Difference(NamedTuple):
+    """How far one method passes another somewhere in the table."""
 
-    Percentage points; undecided within two standard errors, no verdict from single runs.
-    """
+    where: str  # the size and student, where there are several, and the protocol
+    points: str  # of percentage: the difference of the means, with its standard error
+    verdict: str  # "holds", "does not hold", "undecided" within two standard errors, nothing from single runs
+
+
+def differences(grid: Grid, rows: list[dict]) -> list[tuple[Claim, list[Difference]]]:
+    """Whether one method passes the other under each protocol, for each claim that has rows."""
     found = Found(rows)
     said = []
     for claim in grid.claims:
         parts = []
         for ipc in found.sizes:
             for student in found.students:
+                names = [f"IPC {ipc}"] * (len(found.sizes) > 1) + [student] * (len(found.students) > 1)
                 for kind in found.kinds:
-                    verdict = _verdict(found, claim, ipc, student, kind)
-                    if verdict:
-                        names = [f"IPC {ipc}"] * (len(found.sizes) > 1) + [student] * (len(found.students) > 1)
-                        parts.append(" ".join([*names, kind, verdict]))
+                    better, worse = (found.get(name, ipc, student, kind) for name in (claim.better, claim.worse))
+                    if better and worse:
+                        parts.append(Difference(" ".join([*names, kind]), *_passes(better, worse)))
         if parts:
-            said.append(f"{claim.what} ({claim.better} over {claim.worse}): {'; '.join(parts)}")
+            said.append((claim, parts))
     return said
 
 
-def _verdict(found: Found, claim: Claim, ipc: int, student: str, kind: str) -> str | None:
-    better, worse = (found.get(name, ipc, student, kind) for name in (claim.better, claim.worse))
-    if not better or not worse:
-        return None
+def _passes(better: list[float], worse: list[float]) -> tuple[str, str]:
     gap = 100 * (np.mean(better) - np.mean(worse))
     if min(len(better), len(worse)) < 2:
-        return f"{gap:+.1f}"
+        return f"{gap:+.1f}", ""
     error = 100 * np.sqrt(sum(np.var(values, ddof=1) / len(values) for values in (better, worse)))
     verdict = "undecided" if abs(gap) <= 2 * error else "holds" if gap > 0 else "does not hold"
-    return f"{gap:+.1f} ± {error:.1f}, {verdict}"
+    return f"{gap:+.1f} ± {error:.1f}", verdict
+
+
+def claims(grid: Grid, rows: list[dict]) -> list[str]:
+    """The `differences`, a line a claim."""
+    return [
+        f"{claim.what} ({claim.better} over {claim.worse}): "
+        + "; ".join(f"{where} {points}" + (f", {verdict}" if verdict else "") for where, points, verdict in parts)
+        for claim, parts in differences(grid, rows)
+    ]
 
 
 def as_csv(grid: Grid, rows: list[dict]) -> str:

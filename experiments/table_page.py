@@ -35,6 +35,7 @@ def write(out: Path, work: Work, rows: list[dict], command: str) -> Path:
         page.heading("Accuracy"),
         *_table(grid, rows),
         *(page.figure(path.read_bytes(), caption, caption) for path, caption in drawn),
+        *_differences(grid, rows),
         page.heading("Images"),
         *(page.details(f"{name}, IPC {ipc}", [page.grid(dataset)]) for name, dataset in made.items()),
         *_distances(work, ipc),
@@ -108,8 +109,26 @@ def _table(grid: Grid, rows: list[dict]) -> list[str]:
             " In percent: HLR, what hard-label students lose to the full data; IOR, what soft-label students gain over "
             "random real images; LRS and ARS, label- and augmentation-robust scores, 26.9 where nothing is lost or won."
         )
-    said = [page.paragraph(line) for line in results.claims(grid, rows)]
-    return [page.table(head, body, best=best), page.paragraph(note, note=True), *said]
+    return [page.table(head, body, best=best), page.paragraph(note, note=True)]
+
+
+def _differences(grid: Grid, rows: list[dict]) -> list[str]:
+    """What the grid claims, a column a claim, and where in the table it holds."""
+    said = results.differences(grid, rows)
+    if not said:
+        return []
+    head = ["", *(f"{claim.what} ({claim.better} − {claim.worse})" for claim, _ in said)]
+    places = list(dict.fromkeys(part.where for _, parts in said for part in parts))
+    cells = [{part.where: part for part in parts} for _, parts in said]
+    shown = lambda part: f"not so: {part.points}" if part.verdict == "does not hold" else part.points
+    body = [[where, *(shown(row[where]) if where in row else "" for row in cells)] for where in places]
+    best = [(i, j) for i, where in enumerate(places) for j, row in enumerate(cells, 1)
+            if where in row and row[where].verdict == "holds"]  # fmt: skip
+    note = (
+        "Percentage points, with the standard error of the difference. Emphasised: the claim holds beyond two of them; "
+        "not so: the contrary does; others are undecided, or single runs."
+    )
+    return [page.heading("Claims"), page.table(head, body, best=best), page.paragraph(note, note=True)]
 
 
 def _distances(work: Work, ipc: int) -> list[str]:

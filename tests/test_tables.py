@@ -273,6 +273,10 @@ def test_claims_by_hand(said):
     assert line.endswith("soft:plain -15.0 ± 5.0, does not hold")
     (single,) = results.claims(said, rows_of({"random": [0.5], "medoid": [0.7]}))
     assert single.endswith("hard +20.0")
+    _, table, _ = table_page._differences(said, rows)
+    assert "<strong>+20.0 ± 7.1</strong>" in table and "<td" in table and ">not so: -15.0 ± 5.0<" in table
+    assert ">+12.0 ± 11.2<" in table and table.count("<strong>") == 1
+    assert table_page._differences(said, []) == []
 
 
 def test_scores_by_hand(said):
