@@ -24,10 +24,10 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.harness import Case, Side
 from jaxdd import pretrained
-from jaxdd.decode import LatentModel, decode, latent_shape
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 from jaxdd.latent import Sampling, Schedule, VAEConfig, autoencoder, diffusion, dit, vae
 from jaxdd.latent.vae import RANGE
+from jaxdd.stages.images.decode import LatentModel, decode, latent_shape
 
 CPU = [Case("DiT-Ti/2", 32, 10, 2)]
 GPU = [Case("DiT-XL/2", 256, 10, 4)]

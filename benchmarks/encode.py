@@ -32,10 +32,11 @@ from benchmarks import harness
 from benchmarks.harness import Case, Side
 from benchmarks.recover import NORM
 from experiments.teachers import load_teacher, pass_size
-from jaxdd import data, encode
+from jaxdd import data
 from jaxdd.data.image import evenly_spaced
-from jaxdd.errors import InputError
-from jaxdd.normalise import normalise
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.normalise import normalise
+from jaxdd.stages import encode
 
 CPU = [Case("resnet18", 32, 5, 5), Case("convnet3", 32, 5, 5)]
 GPU = [Case("resnet18", 224, 10, 25)]

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd import nn
-from jaxdd.errors import InputError
-from jaxdd.memory import compiled_bytes, keep_freed
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.memory import compiled_bytes, keep_freed
 
 _CPU_SECONDS, _GPU_SECONDS = 2.0, 1.0  # what a repeat of the slowest side shall last
 

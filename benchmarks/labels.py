@@ -24,14 +24,15 @@ import numpy as np
 from benchmarks import harness, students
 from benchmarks.harness import Case, Side, Timing
 from experiments import distill, evaluate, teachers
-from jaxdd import distilled, report
-from jaxdd.augment import Augment
-from jaxdd.distilled import DistilledDataset
-from jaxdd.evaluate import accuracies, student_trainer, train_students
-from jaxdd.labels import Labels, LabelSettings, materialise, open_labels, record
+from jaxdd.data import distilled
+from jaxdd.data.augment import Augment
+from jaxdd.data.distilled import DistilledDataset
 from jaxdd.nn import Apply, Classifier, Variables
-from jaxdd.protocol import HARD, SOFT, Protocol
-from jaxdd.train import Trainer
+from jaxdd.reports import tables as report
+from jaxdd.stages.relabel.stored import Labels, LabelSettings, materialise, open_labels, record
+from jaxdd.students.evaluation import accuracies, student_trainer, train_students
+from jaxdd.students.protocol import HARD, SOFT, Protocol
+from jaxdd.students.train import Trainer
 
 CASE = Case("resnet18", 64, 1000, 1)
 TIMED = 20

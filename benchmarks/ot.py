@@ -32,7 +32,7 @@ import numpy as np
 import jaxdd
 from benchmarks import ot_data, ot_rivals
 from jaxdd import ot
-from jaxdd.measure import Measure
+from jaxdd.ground.measure import Measure
 
 LLOYD = ot.KMeansSettings(restarts=1, exchanges=0)
 TEN = ot.KMeansSettings(restarts=1, exchanges=10)

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments import distill, teachers
 from jaxdd import data
-from jaxdd.progress import progress
+from jaxdd.ground.progress import progress
 
 
 def features(teacher_folder: Path) -> tuple[np.ndarray, np.ndarray]:

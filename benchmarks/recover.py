@@ -19,12 +19,15 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.harness import Case, Side
-from jaxdd import chunked, nn, parallel, recover
-from jaxdd.measure import Measure
-from jaxdd.memory import compiled_bytes
+from jaxdd import nn
+from jaxdd.ground import parallel
+from jaxdd.ground.measure import Measure
+from jaxdd.ground.memory import compiled_bytes
+from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.nn import Moments
-from jaxdd.normalise import Normalisation, normalise
-from jaxdd.recover import Goal, RecoverSettings
+from jaxdd.stages.images.recover import chunks as chunked
+from jaxdd.stages.images.recover import descent as recover
+from jaxdd.stages.images.recover.descent import Goal, RecoverSettings
 
 CPU = [Case("resnet18", 32, 10, 5), Case("convnet3", 32, 10, 10)]
 GPU = [Case("resnet18", 224, 10, 10)]

@@ -39,14 +39,17 @@ import jaxdd
 from benchmarks import harness
 from benchmarks.harness import Case
 from benchmarks.recover import NORM
-from jaxdd import chunked, nn, parallel, recover
-from jaxdd.errors import InputError
-from jaxdd.measure import Measure
-from jaxdd.memory import budget, compiled_bytes
+from jaxdd import nn
+from jaxdd.ground import parallel
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.measure import Measure
+from jaxdd.ground.memory import budget, compiled_bytes
+from jaxdd.ground.normalise import normalise
 from jaxdd.nn import Moments
 from jaxdd.nn.classifier import Apply, Variables
-from jaxdd.normalise import normalise
-from jaxdd.recover import Goal, RecoverSettings
+from jaxdd.stages.images.recover import chunks as chunked
+from jaxdd.stages.images.recover import descent as recover
+from jaxdd.stages.images.recover.descent import Goal, RecoverSettings
 
 STEPS = 2000  # of a full recovery
 REPEATS, PATIENCE = 3, 30.0  # timed runs of each stage, and seconds after which there is no further one

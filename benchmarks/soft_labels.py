@@ -17,11 +17,12 @@ import jax
 import numpy as np
 
 from experiments import distill, evaluate, teachers
-from jaxdd import data, distilled, nn
-from jaxdd import evaluate as students
-from jaxdd.augment import Augment
-from jaxdd.protocol import SOFT, Protocol
-from jaxdd.train import TrainSettings
+from jaxdd import data, nn
+from jaxdd.data import distilled
+from jaxdd.data.augment import Augment
+from jaxdd.students import evaluation as students
+from jaxdd.students.protocol import SOFT, Protocol
+from jaxdd.students.train import TrainSettings
 
 
 def protocol(epochs: int, batch_size: int, min_scale: float = 0.08, mix: str = "cutmix") -> Protocol:

@@ -32,14 +32,19 @@ from matplotlib.ticker import EngFormatter
 from benchmarks import harness
 from experiments import distill, evaluate, teachers
 from experiments.cli import log
-from jaxdd import chunked, encode, methods, parallel, recover, report
+from jaxdd import methods
 from jaxdd.data import Source
-from jaxdd.distilled import DistilledDataset
-from jaxdd.errors import InputError
-from jaxdd.evaluate import accuracies, row, side_by_side, student_trainer
-from jaxdd.memory import budget
-from jaxdd.protocol import HARD, Protocol
-from jaxdd.recover import Goal, RecoverSettings
+from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground import parallel
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.memory import budget
+from jaxdd.reports import tables as report
+from jaxdd.stages import encode
+from jaxdd.stages.images.recover import chunks as chunked
+from jaxdd.stages.images.recover import descent as recover
+from jaxdd.stages.images.recover.descent import Goal, RecoverSettings
+from jaxdd.students.evaluation import accuracies, row, side_by_side, student_trainer
+from jaxdd.students.protocol import HARD, Protocol
 
 STEPS = (0, 25, 50, 100, 200, 400, 1000, 2000)
 QUICK = (0, 10, 40)

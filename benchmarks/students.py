@@ -20,12 +20,15 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.harness import Case, Side
 from benchmarks.recover import NORM
-from jaxdd import evaluate, losses, parallel, students, train
 from jaxdd.data import permutations
-from jaxdd.distilled import DistilledDataset
-from jaxdd.memory import compiled_bytes
-from jaxdd.normalise import normalise
-from jaxdd.protocol import SOFT, Protocol
+from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground import losses, parallel
+from jaxdd.ground.memory import compiled_bytes
+from jaxdd.ground.normalise import normalise
+from jaxdd.students import evaluation as evaluate
+from jaxdd.students import lanes as students
+from jaxdd.students import train
+from jaxdd.students.protocol import SOFT, Protocol
 
 CPU = [Case("resnet18", 32, 10, 5), Case("convnet3", 32, 10, 10)]
 GPU = [Case("resnet18", 224, 10, 10)]

@@ -15,10 +15,10 @@ from typing import Any
 
 import tyro
 
-from jaxdd import hosts
-from jaxdd.aside import aside
-from jaxdd.errors import InputError
-from jaxdd.memory import keep_freed
+from jaxdd.ground import hosts
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import aside
+from jaxdd.ground.memory import keep_freed
 
 # What is done of an unfinished run, inside its folder.
 PARTS = "parts"

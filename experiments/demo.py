@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from experiments import cli, distill, evaluate, teachers
-from jaxdd import methods, report
+from jaxdd import methods
+from jaxdd.reports import tables as report
 
 
 @dataclass(frozen=True)

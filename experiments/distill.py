@@ -25,14 +25,18 @@ import tyro
 from jax.sharding import Mesh
 
 from experiments import cli, latents, run_page, teachers
-from jaxdd import distilled, encode, evaluate, hosts, methods, parallel, report
-from jaxdd.aside import aside
-from jaxdd.data import Source
-from jaxdd.decode import LatentModel
-from jaxdd.distilled import DistilledDataset
-from jaxdd.errors import InputError
-from jaxdd.measure import Measure
-from jaxdd.normalise import normalise
+from jaxdd import methods
+from jaxdd.data import Source, distilled
+from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground import hosts, parallel
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import aside
+from jaxdd.ground.measure import Measure
+from jaxdd.ground.normalise import normalise
+from jaxdd.reports import tables as report
+from jaxdd.stages import encode
+from jaxdd.stages.images.decode import LatentModel
+from jaxdd.students import evaluation as evaluate
 
 
 @dataclass(frozen=True)

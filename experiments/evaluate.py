@@ -16,14 +16,16 @@ import numpy as np
 import tyro
 
 from experiments import cli, distill, run_page, teachers
-from jaxdd import distilled, hosts, methods, nn, parallel, report
-from jaxdd.data import Source
-from jaxdd.distilled import DistilledDataset
-from jaxdd.errors import InputError
-from jaxdd.evaluate import accuracies, accuracy, row, side_by_side, student_trainer
-from jaxdd.labels import Labels, check_fits, open_labels
-from jaxdd.protocol import PROTOCOLS, Protocol, named
-from jaxdd.train import TrainSettings
+from jaxdd import methods, nn
+from jaxdd.data import Source, distilled
+from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground import hosts, parallel
+from jaxdd.ground.errors import InputError
+from jaxdd.reports import tables as report
+from jaxdd.stages.relabel.stored import Labels, check_fits, open_labels
+from jaxdd.students.evaluation import accuracies, accuracy, row, side_by_side, student_trainer
+from jaxdd.students.protocol import PROTOCOLS, Protocol, named
+from jaxdd.students.train import TrainSettings
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from typing import Any
 
 from experiments import cli, distill, evaluate, latents, teachers
 from experiments.gridfile import Entry, Grid, GridConfig
-from jaxdd import distilled, methods, nn
-from jaxdd.data import Source
-from jaxdd.distilled import DistilledDataset
-from jaxdd.errors import InputError
-from jaxdd.evaluate import row
+from jaxdd import methods, nn
+from jaxdd.data import Source, distilled
+from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground.errors import InputError
 from jaxdd.methods import Recipe
-from jaxdd.protocol import Protocol
+from jaxdd.students.evaluation import row
+from jaxdd.students.protocol import Protocol
 
 
 @dataclass(frozen=True)

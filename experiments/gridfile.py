@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from experiments import cli, evaluate, latents, teachers
 from jaxdd import methods
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 from jaxdd.methods import Recipe
 
 CONFIGS = Path(__file__).parent / "configs"

@@ -15,17 +15,21 @@ from jax.sharding import Mesh
 
 from experiments import teachers
 from experiments.cli import log, write_json
-from jaxdd import data, decode, encode, hosts, parallel, pretrained, train
-from jaxdd.aside import aside
+from jaxdd import data, pretrained
 from jaxdd.data import Source
-from jaxdd.decode import LatentModel
-from jaxdd.errors import InputError
+from jaxdd.ground import hosts, parallel
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import aside
+from jaxdd.ground.normalise import normalise
 from jaxdd.latent import dit, training, unet, vae
 from jaxdd.latent.diffusion import Schedule
 from jaxdd.latent.dit import DiTConfig
 from jaxdd.latent.training import DiTTraining, VAETraining
 from jaxdd.nn.classifier import Variables
-from jaxdd.normalise import normalise
+from jaxdd.stages import encode
+from jaxdd.stages.images import decode
+from jaxdd.stages.images.decode import LatentModel
+from jaxdd.students import train
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ import matplotlib
 import numpy as np
 
 from experiments import cli, distill, latents, teachers
-from jaxdd import ot, report, summarize
-from jaxdd.aside import aside
-from jaxdd.errors import InputError
-from jaxdd.measure import Measure
-from jaxdd.progress import progress
+from jaxdd import ot, summarize
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import aside
+from jaxdd.ground.measure import Measure
+from jaxdd.ground.progress import progress
+from jaxdd.reports import tables as report
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend is chosen first

@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxdd.aside import aside
-from jaxdd.distilled import DistilledDataset
-from jaxdd.errors import InputError
+from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import aside
 
 # Told apart by readers who see no red or green; the marks tell them apart once more.
 _PALETTE = (

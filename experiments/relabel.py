@@ -14,9 +14,10 @@ from typing import Annotated
 import tyro
 
 from experiments import cli, evaluate, teachers
-from jaxdd import distilled, labels
-from jaxdd.errors import InputError
-from jaxdd.labels import LabelSettings
+from jaxdd.data import distilled
+from jaxdd.ground.errors import InputError
+from jaxdd.stages.relabel import stored as labels
+from jaxdd.stages.relabel.stored import LabelSettings
 
 
 @dataclass(frozen=True)

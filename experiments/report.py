@@ -11,7 +11,7 @@ from pathlib import Path
 import tyro
 
 from experiments import cli, distill, run_page
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 
 
 @dataclass(frozen=True)

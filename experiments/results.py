@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.gridfile import Claim, Grid
-from jaxdd import report, scores
+from jaxdd.reports import tables as report
+from jaxdd.students import scores
 
 
 class Column(NamedTuple):

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxdd import distilled, page, report
-from jaxdd.aside import aside
-from jaxdd.distilled import DistilledDataset
-from jaxdd.errors import InputError
+from jaxdd.data import distilled
+from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import aside
+from jaxdd.reports import html as page
+from jaxdd.reports import tables as report
 
 # Said in every command, defaults or not.
 _ALWAYS = ("method", "dataset", "ipc", "out")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments import cli, latents, teachers
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 
 
 @dataclass(frozen=True)

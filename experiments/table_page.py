@@ -9,8 +9,8 @@ import numpy as np
 from experiments import plots, results, teachers
 from experiments.grid import Work, datasets, folder
 from experiments.gridfile import Grid
-from jaxdd import page
-from jaxdd.aside import aside
+from jaxdd.ground.files import aside
+from jaxdd.reports import html as page
 
 # Of the sheet that shows a class as every method sees it.
 _CLASSES = 2

@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 
 from experiments import cli, grid, gridfile, ot_table, results, table_page, teachers
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 
 GRIDS = ("wmdd-main", "wmdd-ablation", "wmdd-cross-architecture", "ddoq-main", "ddoq-weights", "scores")
 

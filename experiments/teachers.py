@@ -13,14 +13,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.cli import log, write_json
-from jaxdd import checkpoint, data, encode, hosts, nn, parallel, pretrained, relabel, train
-from jaxdd.augment import Augment
+from jaxdd import data, nn, pretrained
 from jaxdd.data import Source
-from jaxdd.errors import InputError
-from jaxdd.evaluate import accuracy
-from jaxdd.memory import budget, forward_bytes
+from jaxdd.data.augment import Augment
+from jaxdd.ground import checkpoint, hosts, parallel
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.memory import budget, forward_bytes
+from jaxdd.ground.normalise import Normalisation
 from jaxdd.nn import Apply, Classifier, Variables
-from jaxdd.normalise import Normalisation
+from jaxdd.stages import encode
+from jaxdd.stages.relabel import criteria as relabel
+from jaxdd.students import train
+from jaxdd.students.evaluation import accuracy
 
 # A mirrored 2 or 5 is another character, so mirroring is off for these unless asked for.
 _HANDED = ("digits", "mnist", "kmnist", "emnist", "svhn_cropped", "omniglot")

@@ -6,51 +6,23 @@ function at each stage:
     images --encode--> class measures --summarize--> atoms and weights --recover | decode--> --relabel--> --train-->
 """
 
-from jaxdd import (
-    augment,
-    checkpoint,
-    coreset,
-    crops,
-    data,
-    decode,
-    encode,
-    hosts,
-    labels,
-    latent,
-    losses,
-    nn,
-    ot,
-    page,
-    parallel,
-    pretrained,
-    protocol,
-    recover,
-    relabel,
-    report,
-    scores,
-    train,
-)
-from jaxdd.crops import CropSettings
-from jaxdd.decode import LatentModel
-from jaxdd.distilled import DistilledDataset, load, save
-from jaxdd.encode import Encoded
-from jaxdd.errors import InputError
-from jaxdd.evaluate import (
-    accuracies,
-    accuracy,
-    student_trainer,
-    train_student,
-    train_students,
-)
-from jaxdd.labels import Labels, LabelSettings, materialise, open_labels
+from jaxdd import data, ground, latent, methods, nn, ot, pretrained, reports, stages, students
+from jaxdd.data.distilled import DistilledDataset, load, save
+from jaxdd.ground import checkpoint, hosts, losses, parallel
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.measure import Measure, from_labels
+from jaxdd.ground.normalise import Normalisation, denormalise, normalise
 from jaxdd.latent import Sampling
-from jaxdd.measure import Measure, from_labels
 from jaxdd.methods import RECIPES, Classes, Recipe, Result, distill, distill_parts, recipe
-from jaxdd.normalise import Normalisation, denormalise, normalise
-from jaxdd.protocol import HARD, PROTOCOLS, SOFT, Protocol, named
-from jaxdd.recover import RecoverSettings
-from jaxdd.summarize import summarize
-from jaxdd.train import TrainSettings
+from jaxdd.stages.encode import Encoded
+from jaxdd.stages.images.crops import CropSettings
+from jaxdd.stages.images.decode import LatentModel
+from jaxdd.stages.images.recover.descent import RecoverSettings
+from jaxdd.stages.relabel.stored import Labels, LabelSettings, materialise, open_labels
+from jaxdd.stages.summarize.solve import summarize
+from jaxdd.students.evaluation import accuracies, accuracy, student_trainer, train_student, train_students
+from jaxdd.students.protocol import HARD, PROTOCOLS, SOFT, Protocol, named
+from jaxdd.students.train import TrainSettings
 
 __all__ = [
     "HARD",
@@ -75,41 +47,33 @@ __all__ = [
     "TrainSettings",
     "accuracies",
     "accuracy",
-    "augment",
     "checkpoint",
-    "coreset",
-    "crops",
     "data",
-    "decode",
     "denormalise",
     "distill",
     "distill_parts",
-    "encode",
     "from_labels",
+    "ground",
     "hosts",
-    "labels",
     "latent",
     "load",
     "losses",
     "materialise",
+    "methods",
     "named",
     "nn",
     "normalise",
     "open_labels",
     "ot",
-    "page",
     "parallel",
     "pretrained",
-    "protocol",
     "recipe",
-    "recover",
-    "relabel",
-    "report",
+    "reports",
     "save",
-    "scores",
+    "stages",
     "student_trainer",
+    "students",
     "summarize",
-    "train",
     "train_student",
     "train_students",
 ]

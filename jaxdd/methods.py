@@ -16,20 +16,24 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from jaxdd import chunked, crops, ot, parallel, recover
-from jaxdd.coreset import CORESETS
-from jaxdd.crops import CropSettings
-from jaxdd.decode import LatentModel, decode
-from jaxdd.encode import Encoded, class_means, global_moments
-from jaxdd.errors import InputError
+from jaxdd import ot
+from jaxdd.ground import parallel
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.measure import Measure
+from jaxdd.ground.memory import budget
+from jaxdd.ground.normalise import Normalisation
 from jaxdd.latent import diffusion
 from jaxdd.latent.diffusion import Sampling
-from jaxdd.measure import Measure
-from jaxdd.memory import budget
 from jaxdd.nn.classifier import Apply, Variables
-from jaxdd.normalise import Normalisation
-from jaxdd.recover import Goal, RecoverSettings
-from jaxdd.summarize import SOLVERS, class_keys, summarize
+from jaxdd.stages.encode import Encoded, class_means, global_moments
+from jaxdd.stages.images import crops
+from jaxdd.stages.images.crops import CropSettings
+from jaxdd.stages.images.decode import LatentModel, decode
+from jaxdd.stages.images.recover import chunks as chunked
+from jaxdd.stages.images.recover import descent as recover
+from jaxdd.stages.images.recover.descent import Goal, RecoverSettings
+from jaxdd.stages.summarize.coreset import CORESETS
+from jaxdd.stages.summarize.solve import SOLVERS, class_keys, summarize
 
 
 @dataclass(frozen=True)

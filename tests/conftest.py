@@ -12,11 +12,15 @@ from hypothesis import settings
 from PIL import Image
 
 from experiments.teachers import Teacher
-from jaxdd import data, decode, encode, methods, nn, relabel, train
-from jaxdd.augment import Augment
+from jaxdd import data, methods, nn
+from jaxdd.data.augment import Augment
+from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.latent import Schedule, VAEConfig, autoencoder, dit
 from jaxdd.latent.vae import RANGE
-from jaxdd.normalise import Normalisation, normalise
+from jaxdd.stages import encode
+from jaxdd.stages.images import decode
+from jaxdd.stages.relabel import criteria as relabel
+from jaxdd.students import train
 
 # Most of the tests' time is compiling, and LLVM's -O3 takes many times as long as its -O2 where many arrays are drawn.
 # Read when the first device is asked for; processes that tests start inherit it.

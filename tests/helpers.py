@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 
 
 def message(call):

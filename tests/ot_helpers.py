@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from scipy.optimize import linear_sum_assignment, linprog
 
-from jaxdd.measure import Measure
+from jaxdd.ground.measure import Measure
 
 # Most measures are padded to one shape, because compiling takes most of the time of a test.
 CLASSES, N, M = 6, 12, 3

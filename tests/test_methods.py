@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from helpers import message
 
-from jaxdd import data, encode, methods, recover
-from jaxdd.crops import CropSettings
-from jaxdd.errors import InputError
+from jaxdd import data, methods
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.normalise import Normalisation, normalise, valid_range
 from jaxdd.latent import Sampling
 from jaxdd.nn import Output, image_moments
-from jaxdd.normalise import Normalisation, normalise, valid_range
-from jaxdd.recover import RecoverSettings
+from jaxdd.stages import encode
+from jaxdd.stages.images.crops import CropSettings
+from jaxdd.stages.images.recover import descent as recover
+from jaxdd.stages.images.recover.descent import RecoverSettings
 
 IPC = 2
 # Recipes of their own only in the terms of the recover loss.

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 
 PROBES = 64
 DEFAULT_SIZE = 224

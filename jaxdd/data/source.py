@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from jaxdd.data.image import evenly_spaced
-from jaxdd.errors import InputError
-from jaxdd.progress import progress
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.progress import progress
 
 _DECODE_CHUNK = 1024
 _AHEAD = 2

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdd.data import image
 from jaxdd.data.source import Source, make_source
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 
 _INSTALL = 'pip install "jaxdd[tfds]"'
 _STREAM_LIMIT = 4 * 2**30

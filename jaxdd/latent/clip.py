@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 from jaxdd.nn.classifier import Variables
 
 _ACTIVATIONS = {

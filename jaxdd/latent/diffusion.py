@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 from jaxdd.nn.classifier import Variables
 
 Denoise = Callable[[Variables, jax.Array, jax.Array, jax.Array], jax.Array]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 from jaxdd.latent.blocks import Attention, TimestepMLP, timestep_embedding
 from jaxdd.latent.diffusion import Denoiser
 

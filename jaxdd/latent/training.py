@@ -1,7 +1,7 @@
 """Training the small latent models: an autoencoder on images, a denoiser on its latents.
 
 Each trainer is ``init`` and a jitted ``step(state, key, batch, labels, weights, context) -> (state, loss)``, so that
-`jaxdd.train.fit` runs it; the state is a pytree, and everything random comes from the key and the step.
+`jaxdd.students.train.fit` runs it; the state is a pytree, and everything random comes from the key and the step.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdd import augment
-from jaxdd.errors import InputError
+from jaxdd.data import augment
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.normalise import normalise
 from jaxdd.latent import diffusion
 from jaxdd.latent.diffusion import Denoiser, Schedule
 from jaxdd.latent.vae import RANGE, Autoencoder
 from jaxdd.nn.classifier import Variables
-from jaxdd.normalise import normalise
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 from jaxdd.latent.blocks import (
     Attention,
     Downsample,

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.normalise import Normalisation
 from jaxdd.latent.blocks import Downsample, ImageAttention, ResnetBlock, Upsample, conv1, conv3
 from jaxdd.nn.classifier import Variables
-from jaxdd.normalise import Normalisation
 
 _EPS = 1e-6
 # Its images lie in [-1, 1].

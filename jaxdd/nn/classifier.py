@@ -15,7 +15,7 @@ import flax
 import flax.linen as nn
 import jax
 
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 from jaxdd.nn.batchnorm import Moments
 
 Variables = Any

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax.errors import FlaxError
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 from jaxdd.nn.batchnorm import EPSILON
 from jaxdd.nn.classifier import Apply, Variables
 

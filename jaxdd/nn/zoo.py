@@ -6,7 +6,7 @@ from functools import cache
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 from jaxdd.nn import swin, vit
 from jaxdd.nn.classifier import Classifier, from_linen
 from jaxdd.nn.convnet import ConvNet

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd.errors import InputError
-from jaxdd.measure import Measure, are_masses, standardise
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.measure import Measure, are_masses, standardise
 from jaxdd.ot import coordinates, semidual
 from jaxdd.ot.distance import cell_masses, distortion, rounded, squared_distances
 from jaxdd.ot.quantization import KMeansSettings, iterations, quantize

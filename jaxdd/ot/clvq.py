@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdd.measure import Measure, real_points
+from jaxdd.ground.measure import Measure, real_points
 from jaxdd.ot.distance import cell_masses, distortion, squared_distances
 from jaxdd.ot.seeding import seeds
 from jaxdd.ot.summary import Summary, check_size

@@ -14,7 +14,7 @@ from ott.solvers.linear.acceleration import Momentum
 from ott.solvers.linear.sinkhorn import Sinkhorn
 from ott.tools.sinkhorn_divergence import sinkhorn_divergence as ott_divergence
 
-from jaxdd.measure import Measure, real_points
+from jaxdd.ground.measure import Measure, real_points
 
 
 @dataclass(frozen=True)

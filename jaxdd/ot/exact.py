@@ -5,8 +5,8 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array
 from scipy.spatial.distance import cdist
 
-from jaxdd.errors import InputError
-from jaxdd.measure import Measure, are_masses
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.measure import Measure, are_masses
 
 
 def exact(mu: Measure, nu: Measure) -> float:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdd.measure import Measure, real_points, standardise
+from jaxdd.ground.measure import Measure, real_points, standardise
 from jaxdd.ot import coordinates
 from jaxdd.ot.distance import cell_masses, distortion, squared_distances
 from jaxdd.ot.seeding import seeds

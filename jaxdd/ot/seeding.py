@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxdd.measure import Measure
+from jaxdd.ground.measure import Measure
 
 
 def seeds(key: jax.Array, mu: Measure, m: int) -> jax.Array:

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxdd.errors import InputError
-from jaxdd.measure import Measure
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.measure import Measure
 
 
 class Summary(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 
 LATENT = ("vae", "unet", "transformer", "text_encoder", "scheduler", "tokenizer")
 

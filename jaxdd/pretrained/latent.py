@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxdd.aside import aside
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import aside
 from jaxdd.latent import clip
 from jaxdd.latent import dit as transformer
 from jaxdd.latent import unet as unet_2d

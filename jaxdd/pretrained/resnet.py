@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from jaxdd import nn
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 from jaxdd.nn.classifier import Variables
 from jaxdd.pretrained.hub import find, patterns_of, read_json
 from jaxdd.pretrained.tensors import Naming, dotted, fill, tensors

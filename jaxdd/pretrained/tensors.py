@@ -15,8 +15,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from jaxdd.aside import aside
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import aside
 from jaxdd.nn.classifier import Variables
 from jaxdd.pretrained.hub import read_json
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxdd.errors import InputError
+from jaxdd.ground.errors import InputError
 from jaxdd.latent import clip
 from jaxdd.pretrained.hub import component, read_json
 from jaxdd.pretrained.latent import text_encoder

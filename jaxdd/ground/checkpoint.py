@@ -1,0 +1,45 @@
+"""Pytrees of arrays on disk, through Orbax: written aside and renamed, so a crash leaves the old one or none."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import SingleDeviceSharding
+
+from jaxdd.ground.errors import InputError
+
+
+def save(path: Path | str, tree: Any) -> None:
+    """Write a pytree of arrays as an Orbax checkpoint at ``path``, replacing what is there."""
+    if jax.process_count() > 1:
+        # Orbax takes an array on one process's device for a mistake; one of the host's it writes.
+        tree = jax.device_get(tree)
+    with _checkpointer() as checkpointer:
+        checkpointer.save(Path(path).absolute(), tree, force=True)
+
+
+def load(path: Path | str, like: Any) -> Any:
+    """Read a checkpoint with the structure, shapes and dtypes of ``like`` (arrays or `jax.ShapeDtypeStruct`).
+
+    Raises:
+      InputError: there is no checkpoint, or its tree does not match.
+    """
+    if not Path(path).is_dir():
+        raise InputError(f"no checkpoint at {path}; give the folder that was written by a training run")
+    # A checkpoint remembers where its arrays lay; here they all go to one device, whatever machine wrote it.
+    place = SingleDeviceSharding(jax.local_devices()[0])
+    here = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+    try:
+        with _checkpointer() as checkpointer:
+            return checkpointer.restore(Path(path).absolute(), jax.tree.map(here, like))
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise InputError(f"the checkpoint at {path} does not fit the model: {str(error).splitlines()[0]}") from error
+
+
+def _checkpointer():
+    import orbax.checkpoint as ocp
+
+    me = jax.process_index()
+    # Of several processes each reads and writes for itself, without waiting for the others.
+    alone = ocp.options.MultiprocessingOptions(me, {me}, f"process{me}") if jax.process_count() > 1 else None
+    return ocp.StandardCheckpointer(**({"multiprocessing_options": alone} if alone else {}))

@@ -1,0 +1,132 @@
+"""The one type that flows between the stages: a weighted point cloud."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdd.ground.errors import InputError
+
+
+class Measure(NamedTuple):
+    r"""A finite measure :math:`\nu = \sum_j w_j \, \delta(z_j)`.
+
+    A point of weight zero carries nothing: ragged classes are padded with such points, so that one `vmap`
+    over the leading axis serves all classes, and no result depends on where they lie.
+
+    Attributes:
+      points: the support z, float, [..., m, d]; the leading axis, where there is one, is the class.
+      weights: the masses w, float, [..., m], non-negative, summing to one over the last axis.
+    """
+
+    points: jax.Array
+    weights: jax.Array
+
+
+def are_masses(weights: np.ndarray) -> np.ndarray:
+    """Whether weights [..., m] are finite, non-negative and sum to one but for rounding, [...]."""
+    weights = np.asarray(weights, np.float64)
+    return np.isfinite(weights).all(-1) & (weights >= 0).all(-1) & (np.abs(weights.sum(-1) - 1) < 1e-4)
+
+
+class Groups(NamedTuple):
+    """The rows of each class of a data set, found without copying a point.
+
+    Attributes:
+      order: row indices sorted by class, within a class as they came, [n].
+      counts: rows of each class, [C].
+    """
+
+    order: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, points: np.ndarray, labels: np.ndarray, num_classes: int | None = None) -> "Groups":
+        """Group the rows of points [n, d] by their labels [n], once both are sound.
+
+        Raises:
+          InputError: shapes that disagree, a label that is no integer or outside [0, num_classes), a class without
+            points or with NaN or infinite ones; num_classes defaults to the largest label plus one.
+        """
+        labels = np.asarray(labels)
+        if np.ndim(points) != 2 or labels.shape != np.shape(points)[:1]:
+            raise InputError(f"points {np.shape(points)} and labels {labels.shape}; give [n, d] and [n]")
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise InputError(f"labels have dtype {labels.dtype}; give integer class indices")
+        if num_classes is None:
+            num_classes = int(labels.max(initial=-1)) + 1
+        stray = labels[(labels < 0) | (labels >= num_classes)]
+        if stray.size:
+            raise InputError(f"label {stray[0]} outside [0, {num_classes}); raise num_classes")
+        counts = np.bincount(labels, minlength=num_classes)
+        if num_classes < 1 or not counts.all():
+            empty = int(np.argmin(counts)) if num_classes else 0
+            raise InputError(f"class {empty} has no points; lower num_classes or add some")
+        for first in range(0, len(labels), 2**16):
+            finite = np.isfinite(np.asarray(points[first : first + 2**16])).all(axis=1)
+            if not finite.all():
+                row = first + int(np.argmin(finite))
+                raise InputError(f"class {labels[row]} has NaN or inf in row {row}; drop that row")
+        return cls(np.argsort(labels, kind="stable"), counts)
+
+    def padded(self, points: np.ndarray, classes: np.ndarray, rows: int) -> Measure:
+        """The empirical measures of some classes [k]: points float32 [k, rows, d], weights float32 [k, rows]."""
+        padded = np.zeros((len(classes), rows, np.shape(points)[1]), np.float32)
+        weights = np.zeros(padded.shape[:2], np.float32)
+        starts = np.cumsum(self.counts) - self.counts
+        for k, c in enumerate(classes):
+            own = self.order[starts[c] : starts[c] + self.counts[c]]
+            padded[k, : len(own)] = points[own]
+            weights[k, : len(own)] = 1.0 / len(own)
+        return Measure(padded, weights)
+
+
+def from_labels(points: np.ndarray, labels: np.ndarray, num_classes: int | None = None) -> Measure:
+    r"""The empirical measure of each class, :math:`\mu_c = \frac{1}{n_c} \sum_{i : y_i = c} \delta(x_i)`.
+
+    Runs on the host. Points keep their order; shorter classes end in zero-weight points at the origin.
+
+    Args:
+      points: the data x, finite, [n, d].
+      labels: integer classes y in [0, num_classes), [n].
+      num_classes: the number of classes C; default: the largest label plus one.
+
+    Returns:
+      A Measure with points float32 [C, n_max, d] and weights float32 [C, n_max].
+
+    Raises:
+      InputError: see `Groups.of`.
+    """
+    points = np.asarray(points, np.float32)
+    groups = Groups.of(points, labels, num_classes)
+    padded = groups.padded(points, np.arange(len(groups.counts)), int(groups.counts.max()))
+    return jax.tree.map(jnp.asarray, padded)
+
+
+def real_points(mu: Measure) -> jax.Array:
+    """The points [n, d] of one measure, those without weight at the origin: a NaN there must reach no sum."""
+    return jnp.where(mu.weights[:, None] > 0, mu.points, 0.0)
+
+
+def standardise(mu: Measure) -> tuple[Measure, jax.Array, jax.Array]:
+    r"""Moves a measure to mean zero and total variance one: :math:`x \mapsto (x - b) / s`.
+
+    Every tolerance then means the same on any data, and squared distances lose no digits to a far mean.
+    Zero-weight points are put on the real point nearest the mean: never a farthest point, never NaN.
+
+    Args:
+      mu: one measure, points [n, d], weights [n].
+
+    Returns:
+      The standardised measure, the shift b, [d], and the scale s, a positive scalar (1 for constant data).
+    """
+    real = mu.weights > 0
+    points = real_points(mu)
+    shift = jnp.einsum("n,nd->d", mu.weights, points, precision="highest")
+    points = points - shift
+    norms = jnp.sum(points**2, axis=1)
+    variance = jnp.sum(jnp.where(real, mu.weights * norms, 0.0))
+    scale = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 1.0)
+    central = points[jnp.argmin(jnp.where(real, norms, jnp.inf))]
+    return Measure(jnp.where(real[:, None], points, central) / scale, mu.weights), shift, scale

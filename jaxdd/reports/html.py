@@ -1,0 +1,361 @@
+"""Building blocks of a report: pure functions that return HTML, and `document`, which makes one file of them.
+
+The file stands alone: style and pictures are inside it, nothing is fetched and no script runs. All text is escaped.
+"""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from math import ceil, floor, isqrt, log10
+
+import numpy as np
+from PIL import Image
+
+from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground.normalise import denormalise
+
+# Beyond these a page is neither read nor sent.
+CLASSES, PIXELS = 50, 2_560_000
+
+_STYLE = """
+:root {
+  --paper: #fdfdfc; --panel: #f4f5f5; --ink: #1b2126; --quiet: #59636c; --rule: #dcdfe1; --accent: #20608f;
+  --c0: #20608f; --c1: #b8501f; --c2: #2f7d55; --c3: #7a4f9e; --c4: #8a6a00; --c5: #59636c;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --paper: #15181b; --panel: #1e2327; --ink: #e3e6e8; --quiet: #9aa5ad; --rule: #333a40; --accent: #78b2dc;
+    --c0: #78b2dc; --c1: #ec9463; --c2: #74c397; --c3: #bd9be0; --c4: #d8b54a; --c5: #9aa5ad;
+  }
+}
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; }
+body {
+  margin: 0 auto; max-width: 72rem; padding: 3rem clamp(1rem, 4vw, 3rem) 5rem;
+  background: var(--paper); color: var(--ink); overflow-wrap: break-word;
+  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
+}
+h1 { margin: 0; font-size: clamp(1.6rem, 4vw, 2.2rem); line-height: 1.2; letter-spacing: -0.015em; font-weight: 650; }
+h2 {
+  margin: 3.2rem 0 1.1rem; padding-top: 1.1rem; border-top: 1px solid var(--rule);
+  font-size: 1.3rem; line-height: 1.3; font-weight: 650;
+}
+h3 { margin: 2rem 0 0.7rem; font-size: 1.05rem; font-weight: 650; }
+p { margin: 0 0 1rem; max-width: 44rem; }
+.subtitle { margin: 0.5rem 0 0; color: var(--quiet); font-size: 1.1rem; }
+.note, figcaption { color: var(--quiet); font-size: 0.875rem; }
+.note { margin-top: 0.8rem; }
+figure { margin: 1rem 0 1.5rem; }
+figcaption { margin-top: 0.5rem; max-width: 44rem; }
+img.wide { display: block; max-width: 100%; height: auto; border-radius: 3px; background: #fff; }
+
+.facts { display: flex; flex-wrap: wrap; gap: 1rem 2.6rem; margin: 2rem 0 0; }
+.facts dt { color: var(--quiet); font-size: 0.8rem; }
+.facts dd { margin: 0; font-variant-numeric: tabular-nums; }
+
+.scroll { overflow-x: auto; margin: 0 0 1rem; }
+table { border-collapse: collapse; font-size: 0.925rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.4rem 1.6rem 0.4rem 0; text-align: left; vertical-align: baseline; white-space: nowrap; }
+th { font-weight: 400; }
+thead th {
+  color: var(--quiet); font-size: 0.8rem; border-bottom: 1px solid var(--quiet);
+  white-space: normal; vertical-align: bottom;
+}
+tbody tr + tr > * { border-top: 1px solid var(--rule); }
+.number { text-align: right; padding: 0.4rem 0 0.4rem 1.2rem; }
+strong { font-weight: 700; color: var(--accent); }
+
+.grid .name, .bars .name { color: var(--quiet); font-size: 0.875rem; overflow-wrap: anywhere; line-height: 1.3; }
+.grid { display: grid; grid-template-columns: fit-content(9rem) 1fr; gap: 0.9rem 1.2rem; }
+.grid > div { display: contents; }
+.grid ul { display: flex; flex-wrap: wrap; gap: 8px; margin: 0; padding: 0; list-style: none; }
+.grid li { font-size: 0.7rem; line-height: 1.3; color: var(--quiet); font-variant-numeric: tabular-nums; }
+.grid img { display: block; background: var(--panel); border-radius: 2px; max-width: 100%; height: auto; }
+.grid .pixels { image-rendering: pixelated; }
+.grid i { display: block; height: 4px; margin: 3px 0 1px; background: var(--accent); border-radius: 1px; }
+.grid.single { display: flex; flex-wrap: wrap; gap: 1.1rem 0.9rem; }
+.grid.single > div { display: flex; flex-direction: column-reverse; justify-content: flex-end; gap: 0.25rem; }
+
+.bars, .plot { max-width: 54rem; }
+.bars { display: grid; grid-template-columns: fit-content(9rem) 1fr max-content; gap: 0.45rem 1rem; }
+.bars { align-items: center; }
+.bars > div { display: contents; }
+.bars .bar { display: flex; height: 0.8rem; min-width: 0; }
+.bars i { background: var(--accent); border-right: 1px solid var(--paper); }
+.bars .end { font-size: 0.875rem; text-align: right; font-variant-numeric: tabular-nums; }
+
+.plot { margin-right: 1rem; }
+.legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.4rem; margin: 0 0 0.8rem; padding: 0; list-style: none; }
+.legend li { font-size: 0.875rem; }
+.mark { width: 1.75rem; height: 0.625rem; margin-right: 0.5rem; }
+.up, .across { margin: 0; color: var(--quiet); font-size: 0.8rem; }
+.up { margin-bottom: 0.5rem; }
+.across { text-align: right; max-width: none; }
+.area { position: relative; height: 17rem; margin: 0 0 1.6rem 3.2rem; border-bottom: 1px solid var(--quiet); }
+.area svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
+.area span { position: absolute; color: var(--quiet); font-size: 0.75rem; line-height: 1; }
+.area .y { right: calc(100% + 0.5rem); transform: translateY(50%); }
+.area .x { top: calc(100% + 0.4rem); transform: translateX(-50%); }
+path { fill: none; vector-effect: non-scaling-stroke; }
+.rule { stroke: var(--rule); stroke-width: 1px; }
+.line { stroke-width: 2px; stroke-linejoin: round; stroke-linecap: round; }
+.dot { stroke-width: 7px; }
+.c0 { stroke: var(--c0); }
+.c1 { stroke: var(--c1); stroke-dasharray: 8 5; }
+.c2 { stroke: var(--c2); stroke-dasharray: 2 5; }
+.c3 { stroke: var(--c3); stroke-dasharray: 10 4 2 4; }
+.c4 { stroke: var(--c4); stroke-dasharray: 5 4; }
+.c5 { stroke: var(--c5); stroke-dasharray: 1 4; }
+
+pre {
+  margin: 0 0 1rem; padding: 0.9rem 1.1rem; overflow-x: auto; background: var(--panel); border-radius: 4px;
+  font: 0.85rem/1.6 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+}
+pre code { font: inherit; user-select: all; }
+details { margin: 1rem 0; }
+summary { cursor: pointer; color: var(--accent); margin-bottom: 0.8rem; }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+
+@media (max-width: 40rem) {
+  body { padding-top: 1.5rem; }
+  img.wide { max-width: max(100%, 44rem); }
+  .grid:not(.single) { grid-template-columns: 1fr; gap: 0.3rem; }
+  .grid:not(.single) ul { margin-bottom: 0.6rem; }
+  .bars { grid-template-columns: fit-content(6rem) 1fr max-content; gap: 0.45rem 0.6rem; }
+  .area { height: 13rem; margin-left: 2.8rem; }
+  th, td { padding-right: 1rem; }
+  .number { padding-left: 1rem; padding-right: 0; }
+}
+"""
+
+
+def document(title: str, blocks: Iterable[str], subtitle: str = "") -> str:
+    """A whole HTML file: the title, a line below it, and the blocks that the other functions return."""
+    below = f'<p class="subtitle">{escape(subtitle)}</p>\n' if subtitle else ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="color-scheme" content="light dark">\n<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n'
+        f"</head>\n<body>\n<header>\n<h1>{escape(title)}</h1>\n{below}</header>\n<main>\n"
+        + "\n".join(blocks)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def heading(text: str, level: int = 2) -> str:
+    """The head of a section; level 1 is the document's title."""
+    return f"<h{level}>{escape(text)}</h{level}>"
+
+
+def paragraph(text: str, note: bool = False) -> str:
+    """Running text, or a small ``note`` to what is above it."""
+    return f'<p class="note">{escape(text)}</p>' if note else f"<p>{escape(text)}</p>"
+
+
+def facts(pairs: Mapping[str, str]) -> str:
+    """Names and values, side by side where there is room."""
+    items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in pairs.items())
+    return f'<dl class="facts">{items}</dl>'
+
+
+def details(summary: str, blocks: Iterable[str]) -> str:
+    """Blocks that are folded away until the reader asks for them."""
+    return f"<details>\n<summary>{escape(summary)}</summary>\n" + "\n".join(blocks) + "\n</details>"
+
+
+def code(text: str) -> str:
+    """A command to copy: one click selects all of it."""
+    return f'<pre tabindex="0"><code>{escape(text)}</code></pre>'
+
+
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, best: Iterable[tuple[int, int]] = ()
+) -> str:
+    """A table that scrolls in its own box where it is too wide.
+
+    Args:
+      left: so many columns are text, flush left; the others are numbers, flush right.
+      best: places (row, column) of cells to emphasise.
+    """
+    best = set(best)
+    side = lambda j: "" if j < left else ' class="number"'
+
+    def cell(i: int, j: int, text: str) -> str:
+        text = f"<strong>{escape(str(text))}</strong>" if (i, j) in best else escape(str(text))
+        return f'<th scope="row">{text}</th>' if j == 0 and left else f"<td{side(j)}>{text}</td>"
+
+    first = "".join(f'<th scope="col"{side(j)}>{escape(text)}</th>' for j, text in enumerate(head))
+    body = "\n".join(
+        f"<tr>{''.join(cell(i, j, text) for j, text in enumerate(row))}</tr>" for i, row in enumerate(rows)
+    )
+    return (
+        f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{first}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody>\n</table></div>"
+    )
+
+
+def figure(picture: bytes, caption: str, alt: str) -> str:
+    """A PNG, or an SVG, as wide as the page lets it be; on a narrow screen it scrolls in its own box."""
+    kind = "png" if picture.startswith(b"\x89PNG") else "svg+xml"
+    return (
+        f'<figure><div class="scroll" tabindex="0"><img class="wide" src="{_data(picture, kind)}" alt="{escape(alt)}">'
+        f"</div><figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _data(picture: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+def grid(dataset: DistilledDataset, most: int = 20) -> str:
+    """The images, a row a class with its name, the heaviest first and the weight of each below it.
+
+    At most ``most`` images a class and fifty classes. Small images are magnified, without smoothing; large ones are
+    shrunk where all of them together would pass 2.56 million pixels. Whatever is left out or shrunk is said.
+    """
+    shown = dataset.class_names[:CLASSES]
+    height, width = dataset.images.shape[1:3]
+    count = min(most, dataset.ipc)
+    scale = min(1.0, 160 / max(height, width), isqrt(PIXELS // (len(shown) * count)) / max(height, width))
+    size = max(1, round(scale * width)), max(1, round(scale * height))
+    zoom = max(1, (96 if dataset.ipc == 1 else 64) // max(size))
+    side, single = zoom * size[0], dataset.ipc == 1
+    box = f'width="{side}" height="{zoom * size[1]}"{" class=pixels" if max(size) < 64 else ""}'
+    weighted, heaviest = uneven(dataset), float(dataset.weights.max())
+    rows = []
+    for c, name in enumerate(shown):
+        own = np.flatnonzero(dataset.labels == c)
+        own = own[np.argsort(-dataset.weights[own], kind="stable")][:count]
+        tiles = []
+        for i, pixels in zip(own, np.asarray(denormalise(dataset.norm, dataset.images[own]))):
+            picture = _data(_png(pixels, size))
+            percent = f"{100 * dataset.weights[i]:.1f}"
+            alt = f"class {name}" + (f", weight {percent} %" if weighted else "")
+            bar = f'<i style="width:{100 * dataset.weights[i] / heaviest:.0f}%"></i>{percent}' if weighted else ""
+            tiles.append(f'<li><img src="{picture}" {box} alt="{escape(alt)}">{bar}</li>')
+        widths = (f' style="width:{side}px"', "") if single else ("", f' style="max-width:{10 * side + 73}px"')
+        rows.append(
+            f'<div{widths[0]}><span class="name">{escape(name)}</span><ul{widths[1]}>{"".join(tiles)}</ul></div>'
+        )
+    notes = []
+    if weighted:
+        notes.append("The heaviest image of each class comes first; below each is its share of the class in percent.")
+    if len(shown) < len(dataset.class_names):
+        notes.append(f"The first {len(shown)} of {len(dataset.class_names)} classes.")
+    if count < dataset.ipc:
+        notes.append(f"{count} of the {dataset.ipc} images of each class.")
+    if scale < 1:
+        notes.append(f"Shown at {size[0]} × {size[1]} pixels; the images have {width} × {height}.")
+    # A few classes of one image stand five to a row.
+    few = f' style="max-width:{5 * side + 80}px"' if single and len(shown) <= 10 else ""
+    below = paragraph(" ".join(notes), note=True) if notes else ""
+    return f'<div class="grid{" single" if single else ""}"{few}>\n' + "\n".join(rows) + f"\n</div>{below}"
+
+
+def uneven(dataset: DistilledDataset) -> bool:
+    """Whether the images of some class differ in weight."""
+    return not np.allclose(dataset.weights, 1 / dataset.ipc, rtol=1e-4)
+
+
+def _png(pixels: np.ndarray, size: tuple[int, int]) -> bytes:
+    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    file = io.BytesIO()
+    (image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def bars(rows: Iterable[tuple[str, Sequence[float], str]], what: str) -> str:
+    """A bar a row: its name, the parts it is made of side by side, and a text at its end.
+
+    Args:
+      rows: (name, parts, text); the longest bar, the sum of its parts, fills the width.
+      what: the parts in words, for those who cannot see them.
+    """
+    rows = list(rows)
+    longest = max((sum(parts) for _, parts, _ in rows), default=0) or 1
+    lines = []
+    for name, parts, text in rows:
+        inside = "".join(f'<i style="width:{100 * part / longest:.2f}%"></i>' for part in parts)
+        said = f"{what}: " + ", ".join(f"{part:.3g}" for part in parts)
+        lines.append(
+            f'<div><span class="name">{escape(name)}</span><span class="bar" role="img" aria-label="{escape(said)}">'
+            f'{inside}</span><span class="end">{escape(text)}</span></div>'
+        )
+    return '<div class="bars">\n' + "\n".join(lines) + "\n</div>"
+
+
+def curve(x: Sequence[float], lines: Mapping[str, Sequence[float]], across: str, up: str, log: bool = False) -> str:
+    """Lines over one axis, as SVG; the letters keep their size at any width.
+
+    Args:
+      x: [n].
+      lines: name -> values [n]. Values that are not finite, or with ``log`` not positive, are left out, and so is a
+        line that has no others.
+      across, up: what the axes show.
+      log: whether the upright axis is logarithmic.
+    """
+    x = np.asarray(x, float)
+    lines = {name: np.asarray(values, float) for name, values in lines.items()}
+    there = {name: np.isfinite(values) & ((values > 0) | (not log)) for name, values in lines.items()}
+    lines = {name: values for name, values in lines.items() if there[name].any()}
+    if not lines:
+        return paragraph(f"There is no {up} to show.", note=True)
+    every = np.concatenate([values[there[name]] for name, values in lines.items()])
+    scale = np.log10 if log else lambda values: np.asarray(values, float)
+    low, high = (float(scale(value)) for value in (every.min(), every.max()))
+    flat = high - low <= 1e-6 * abs(high)
+    margin = (0.1 * abs(high) or 0.1) if flat else 0.06 * (high - low)
+    low, high = low - margin, high + margin
+    left, right = float(x.min()), float(x.max()) if x.max() > x.min() else float(x.min()) + 1
+    place_x = lambda value: 100 * (value - left) / (right - left)
+    place_y = lambda value: 100 * (float(scale(value)) - low) / (high - low)
+    uprights = _log_ticks(10**low, 10**high) if log else _ticks(low, high)
+    drawn, labels, legend = [], [], []
+    for tick, text in zip(uprights, [f"{tick:.6g}" for tick in uprights] if log else _alike(uprights)):
+        drawn.append(f'<path class="rule" d="M0 {100 - place_y(tick):.2f}H100"/>')
+        labels.append(f'<span class="y" style="bottom:{place_y(tick):.2f}%">{text}</span>')
+    for tick, text in zip(_ticks(left, right), _alike(_ticks(left, right))):
+        labels.append(f'<span class="x" style="left:{place_x(tick):.2f}%">{text}</span>')
+    for k, (name, values) in enumerate(lines.items()):
+        points = [(place_x(a), 100 - place_y(b)) for a, b, ok in zip(x, values, there[name]) if ok]
+        # A stroke of no length with round ends is a dot.
+        path = "L".join(f"{a:.2f} {b:.2f}" for a, b in (points if len(points) > 1 else 2 * points))
+        drawn.append(f'<path class="line c{k % 6}{"" if len(points) > 1 else " dot"}" d="M{path}"/>')
+        mark = f'<path class="line c{k % 6}" d="M1 5H27"/>'
+        mark = f'<svg class="mark" aria-hidden="true" viewBox="0 0 28 10">{mark}</svg>'
+        legend.append(f"<li>{mark}{escape(name)}</li>")
+    ends = "; ".join(
+        f"{name} from {values[there[name]][0]:.3g} to {values[there[name]][-1]:.3g}" for name, values in lines.items()
+    )
+    said = f"{up} over {across}: {ends}"
+    note = ", logarithmic" if log else ""
+    return (
+        f'<figure class="plot"><ul class="legend">{"".join(legend)}</ul><p class="up">{escape(up)}{note}</p>\n'
+        f'<div class="area" role="img" aria-label="{escape(said)}">\n'
+        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{"".join(drawn)}</svg>\n'
+        f'{"".join(labels)}\n</div><p class="across">{escape(across)}</p></figure>'
+    )
+
+
+def _ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """Round numbers from ``low`` to ``high``, at most ``most`` of them."""
+    unit = 10.0 ** floor(log10((high - low) / most))
+    step = next(k * unit for k in (1, 2, 5, 10, 20) if floor(high / (k * unit)) - ceil(low / (k * unit)) < most)
+    return [k * step for k in range(ceil(low / step), floor(high / step) + 1)]
+
+
+def _log_ticks(low: float, high: float, most: int = 7) -> list[float]:
+    decades = range(floor(log10(low)), ceil(log10(high)) + 1)
+    for digits in ((1, 2, 3, 5), (1, 2, 5), (1,)):
+        ticks = [k * 10.0**n for n in decades for k in digits if low <= k * 10.0**n <= high]
+        if len(ticks) <= most:
+            break
+    return ticks[:: ceil(len(ticks) / most)] if len(ticks) > 1 else _ticks(low, high)
+
+
+def _alike(ticks: list[float]) -> list[str]:
+    """The numbers with as many decimals each."""
+    texts = [f"{tick:.6g}" for tick in ticks]
+    decimals = max(len(text.partition(".")[2]) for text in texts)
+    return texts if any("e" in text for text in texts) else [f"{tick:.{decimals}f}" for tick in ticks]

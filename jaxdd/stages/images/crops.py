@@ -1,0 +1,186 @@
+"""Stage 3c: real images -> images, by cropping alone (RDED, Sun et al. 2024, section 4).
+
+Of each class a pool of real images is drawn, and K random boxes on each of them. A crop A_k x_i is as realistic as the
+teacher finds it,
+
+    score(i, k) = CE(logits(A_k x_i), c),
+
+low being realistic. The best crop of each image is kept, of these the m N best, and image j is a grid of N of them: of
+ranks j, m + j, 2 m + j ... so that every image has its share of the best.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdd import nn
+from jaxdd.data import augment
+from jaxdd.ground import losses, parallel
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.memory import forward_bytes
+from jaxdd.ground.progress import progress
+from jaxdd.nn.classifier import Apply, Variables
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """Which crops; the defaults are RDED's."""
+
+    pool: int = 300  # real images of a class that are looked at; more where more crops are wanted
+    crops: int = 5  # boxes on each of them
+    parts: int | None = None  # crops in an image, a square number; None: 1 up to 32 pixels, above that 4
+    min_scale: float = 0.08  # smallest share of the area that a box keeps
+
+
+def check(settings: CropSettings) -> None:
+    """Raise InputError for settings that make no crops."""
+    for name in ("pool", "crops"):
+        if getattr(settings, name) < 1:
+            raise InputError(f"--crops.{name} {getattr(settings, name)} leaves nothing to choose from; use 1 or more")
+    if settings.parts is not None and (settings.parts < 1 or math.isqrt(settings.parts) ** 2 != settings.parts):
+        raise InputError(f"--crops.parts {settings.parts} fill no square; use 1, 4, 9 ...")
+    if not 0 < settings.min_scale <= 1:
+        raise InputError(f"--crops.min-scale {settings.min_scale} is no share of an image; use one in (0, 1]")
+
+
+def condenser(
+    key: jax.Array,
+    apply: Apply,
+    variables: Variables,
+    settings: CropSettings,
+    ipc: int,
+    image_shape: tuple[int, int, int],
+    memory_bytes: int = 4 * 2**30,
+    local: Mesh | None = None,
+) -> Callable[[int, np.ndarray, Callable[[np.ndarray], np.ndarray]], np.ndarray]:
+    """A function ``condense(c, rows, read)`` of class c, its rows and their images -> its images.
+
+    As its authors do, a crop is shrunk to the size that it will have in the image, and seen by the teacher in the
+    middle of an image that is zero elsewhere. A class of fewer images than the m N crops wanted gives the best crop of
+    each of its images, then the second best of each, and so on, from as many boxes as that takes.
+
+    Args:
+      key: every draw comes from it, folded with the class: its images are the same whichever others are made.
+      ipc: images of a class, m.
+      memory_bytes: what a device may hold while it scores.
+      local: this process's devices, in one row, which share the crops to be scored; default: all.
+
+    Returns:
+      ``condense``: c, rows [n] and read, rows [k] -> float32 [k, H, W, ch] in normalised space, to float32
+      [m, H, W, ch]. It raises InputError for a class without rows.
+
+    Raises:
+      InputError: settings that make no crops, or more parts to a side than pixels.
+    """
+    check(settings)
+    parts = settings.parts or (1 if max(image_shape[:2]) <= 32 else 4)
+    grid = math.isqrt(parts)
+    if grid > min(image_shape[:2]):
+        raise InputError(f"--crops.parts {parts} do not fit into images {list(image_shape)}; use fewer")
+    shape, wanted = (image_shape[0] // grid, image_shape[1] // grid), ipc * parts
+    most = max(settings.pool, wanted)
+    local = local or parallel.mesh(jax.local_devices())
+    devices = local.devices.size
+    # Only logits are asked of the teacher, and it gives them sooner without BatchNorm.
+    folded = jax.jit(nn.fold)(variables) if nn.foldable(apply, variables, image_shape) else variables
+    same = parallel.put(folded, local, parallel.SAME)
+    score = _scorer(apply, shape, local)
+    logits = lambda variables, image: apply(variables, image).logits
+    one = forward_bytes(logits, folded, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+
+    def scores(c, images, boxes):
+        each = boxes[0].shape[1]
+        fits = 20 if parallel.is_cpu(local) else memory_bytes // one
+        size = max(1, min(fits // each, -(-most // devices))) * devices
+        found = []
+        for places in progress(parallel.chunks(len(boxes[0]), size), f"score crops of class {c}"):
+            rows = np.maximum(places, 0)
+            batch = parallel.put((images(rows), *(part[rows] for part in boxes)), local)
+            found.append(np.asarray(score(same, *batch, np.int32(c)))[places >= 0])
+        return np.concatenate(found)
+
+    def condense(c, rows, read):
+        if not len(rows):
+            raise InputError(f"class {c} has no real images to crop; add some")
+        k_pool, k_boxes = jax.random.split(jax.random.fold_in(key, c))
+        if len(rows) > most:
+            rows = rows[np.asarray(jax.random.choice(k_pool, len(rows), (most,), replace=False))]
+        each = max(settings.crops, -(-wanted // len(rows)))
+        boxes = [np.asarray(part)[: len(rows)] for part in _boxes(k_boxes, most, each, settings.min_scale)]
+        values = scores(c, lambda places: read(rows[places]), boxes)
+        image, crop = np.divmod(ranked(values)[:wanted], each)
+        # The parts of image j are j, m + j, 2 m + j ...
+        image, crop = (places.reshape(parts, ipc).T for places in (image, crop))
+        real = read(rows[image.ravel()]).reshape(ipc, parts, *image_shape)
+        return np.asarray(_collage(shape)(real, *(part[image, crop] for part in boxes)))
+
+    return condense
+
+
+def ranked(scores: np.ndarray) -> np.ndarray:
+    """Flat indices of scores [n, K]: the best of each row from low to high, then the second best of each, and so on."""
+    rounds = scores.argsort(1, kind="stable").argsort(1)
+    return np.lexsort((scores.ravel(), rounds.ravel()))
+
+
+def cut(image: jax.Array, origin: jax.Array, size: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """The box (shares of the side) of [H, W, ch], resized to ``shape`` bilinearly and without aliasing."""
+    scale = jnp.array(shape) / (size * jnp.array(image.shape[:2]))
+    shift = -origin * jnp.array(shape) / size
+    return jax.image.scale_and_translate(image, (*shape, image.shape[2]), (0, 1), scale, shift, "linear")
+
+
+def stitch(parts: jax.Array, image_shape: tuple[int, int, int]) -> jax.Array:
+    """Parts [m, N, h, w, ch] -> images [m, *image_shape], the parts in rows from the top left; N is a square."""
+    m, grid = len(parts), math.isqrt(parts.shape[1])
+    # Sides that do not divide evenly: the parts differ by a pixel.
+    heights, widths = (np.diff(np.arange(grid + 1) * side // grid) for side in image_shape[:2])
+    fitted = lambda i, j: jax.image.resize(
+        parts[:, i * grid + j], (m, heights[i], widths[j], image_shape[2]), "linear", antialias=True
+    )
+    return jnp.concatenate([jnp.concatenate([fitted(i, j) for j in range(grid)], 2) for i in range(grid)], 1)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _boxes(key: jax.Array, count: int, each: int, min_scale: float) -> tuple[jax.Array, jax.Array]:
+    """Origins and sizes [count, each, 2], those of an image whatever others there are."""
+    draw = lambda place: augment.random_box(jax.random.fold_in(key, place), min_scale, 1.0)
+    drawn = jax.vmap(draw)(jnp.arange(count * each))
+    return jax.tree.map(lambda x: x.reshape(count, each, 2), drawn)
+
+
+def _cuts(images: jax.Array, origins: jax.Array, sizes: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """`cut` over two leading axes of all three."""
+    return jax.vmap(jax.vmap(partial(cut, shape=shape)))(images, origins, sizes)
+
+
+@lru_cache(maxsize=8)
+def _collage(shape: tuple[int, int]):
+    """Images [m, N, H, W, ch] and a box on each, [m, N, 2] -> images [m, H, W, ch] of the N crops."""
+    return jax.jit(lambda images, *boxes: stitch(_cuts(images, *boxes, shape), images.shape[2:]))
+
+
+@lru_cache(maxsize=8)
+def _scorer(apply: Apply, shape: tuple[int, int], local: Mesh):
+    """Images [B, H, W, ch], their boxes [B, K, 2] and a class -> the cross-entropy of each crop to it, [B, K]."""
+
+    def score(variables, images, origins, sizes, label):
+        every = jnp.broadcast_to(images[:, None], (*origins.shape[:2], *images.shape[1:]))
+        crops = _cuts(every, origins, sizes, shape).reshape(-1, *shape, images.shape[-1])
+        logits = apply(variables, centred(crops, images.shape[1:3])).logits
+        return losses.cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1])).reshape(origins.shape[:2])
+
+    return jax.jit(parallel.sharded(score, local, (parallel.SAME, *[parallel.EACH] * 3, parallel.SAME)))
+
+
+def centred(images: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Images [N, h, w, ch] in the middle of ones of ``shape`` that are zero elsewhere."""
+    before = [(side - small) // 2 for side, small in zip(shape, images.shape[1:3])]
+    after = [side - small - low for side, small, low in zip(shape, images.shape[1:3], before)]
+    return jnp.pad(images, ((0, 0), *zip(before, after), (0, 0)))

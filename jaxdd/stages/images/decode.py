@@ -1,0 +1,139 @@
+"""Stage 3b: atoms -> images, through a latent-diffusion model (D4M, Su et al. 2024; DDOQ, Tan and Slade 2025).
+
+An atom z is a latent. It is noised to a share of the schedule, denoised given its class, and decoded:
+
+    x_j = decode( denoise_{t -> 0}( sqrt(a_t) z_j + sqrt(1 - a_t) e_j ; class ) ).
+
+With strength 0 nothing is noised, and the image is the autoencoder's alone: a mean of latents decodes to a blur, which
+the denoiser moves back to where images of the class lie.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdd.ground import parallel
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.memory import forward_bytes
+from jaxdd.ground.normalise import Normalisation
+from jaxdd.ground.progress import progress
+from jaxdd.latent import diffusion
+from jaxdd.latent.diffusion import Denoiser, Sampling, Schedule
+from jaxdd.latent.vae import RANGE, Autoencoder
+from jaxdd.nn.classifier import Apply, Output, Variables
+
+
+class LatentModel(NamedTuple):
+    """An autoencoder and, where there is one, a denoiser of its latents, with their variables."""
+
+    autoencoder: Autoencoder
+    vae_variables: Variables
+    image_shape: tuple[int, int, int]  # of the images that the autoencoder sees
+    denoiser: Denoiser | None = None
+    variables: Variables = None
+    schedule: Schedule = Schedule()
+    labels: np.ndarray | None = None  # the denoiser's class of each class of the data, [C]; default: the same
+
+
+def encoder(model: LatentModel) -> Apply:
+    """The autoencoder as stage 1 knows encoders: its features are the flattened latents (their mean)."""
+
+    def apply(variables, images):
+        latents = model.autoencoder.encode(variables, images).mean
+        return Output(jnp.zeros((len(images), 0)), latents.reshape(len(images), -1), {})
+
+    return apply
+
+
+def decode(
+    key: jax.Array,
+    model: LatentModel,
+    settings: Sampling,
+    latents: jax.Array,
+    norm: Normalisation,
+    image_shape: tuple[int, int, int],
+    batch_size: int = 64,
+    memory_bytes: int = 4 * 2**30,
+    classes: np.ndarray | None = None,
+    local: Mesh | None = None,
+) -> np.ndarray:
+    """All atoms of all classes to images, a batch at a time in one jitted function, sharded over the devices.
+
+    An atom's noise comes from its class and its place in it, so the batch size changes nothing but rounding.
+
+    Args:
+      latents: atoms, float32 [C, m, h w c], flattened as `encoder` does.
+      norm, image_shape: of the images to return: [0, 1] is normalised, sides are resized, colours made grey or grey
+        repeated where they differ from the autoencoder's.
+      batch_size: atoms decoded at a time on a device, fewer where the autoencoder would take more than
+        ``memory_bytes`` for them.
+      classes: the classes of the rows of ``latents``, [C]; default: 0 to C - 1.
+      local: this process's devices, in one row; default: all.
+
+    Returns:
+      float32 [C, m, *image_shape], normalised space, within the valid range.
+
+    Raises:
+      InputError: settings that do not exist, or noise without a denoiser.
+    """
+    count, m = latents.shape[:2]
+    diffusion.check(settings, model.schedule)
+    if settings.strength > 0 and model.denoiser is None:
+        raise InputError(f"strength {settings.strength} of noise, but no denoiser; give one, or strength 0")
+    side = latent_shape(model)
+    owner = np.repeat(np.arange(count) if classes is None else classes, m)
+    keys = jax.vmap(lambda c, j: jax.random.fold_in(jax.random.fold_in(key, c), j))(owner, np.tile(np.arange(m), count))
+    labels = owner if model.labels is None else np.asarray(model.labels)[owner]
+    flat = np.asarray(latents, np.float32).reshape(-1, *side)
+
+    denoiser = model.denoiser if settings.strength > 0 else None
+    local = local or parallel.mesh(jax.local_devices())
+    devices = local.devices.size
+    pictures = _pictures(model.autoencoder, denoiser, model.schedule, settings, image_shape, local)
+    same = (model.vae_variables, model.variables if denoiser else None, Normalisation(*map(jnp.asarray, norm)))
+    same = parallel.put(same, local, parallel.SAME)
+    one = jax.ShapeDtypeStruct((1, *side), jnp.float32)
+    fits = memory_bytes // forward_bytes(model.autoencoder.decode, model.vae_variables, one)
+    # On a core some ten atoms of whole classes: the images are the same bytes whichever classes are decoded here.
+    most = m * max(1, 10 // m) if parallel.is_cpu(local) else -(-len(flat) // devices)
+    size, made = max(1, min(batch_size, most, fits)) * devices, []
+    for places in progress(parallel.chunks(len(flat), size), "decode"):
+        rows = np.maximum(places, 0)
+        made.append(np.asarray(pictures(*same, *parallel.put((keys[rows], flat[rows], labels[rows]), local))))
+    return np.concatenate(made)[: len(flat)].reshape(count, m, *image_shape)
+
+
+@lru_cache(maxsize=8)
+def _pictures(
+    autoencoder: Autoencoder, denoiser: Denoiser | None, schedule: Schedule, settings: Sampling, shape, local: Mesh
+):
+    """One batch of latents to images, compiled once for these settings."""
+
+    def pictures(vae_variables, variables, norm, keys, z, labels):
+        if denoiser is not None:
+            z = diffusion.sample(denoiser, variables, schedule, settings, keys, z, labels)
+        return fitted(autoencoder.decode(vae_variables, z), norm, shape)
+
+    return jax.jit(parallel.sharded(pictures, local, (*[parallel.SAME] * 3, *[parallel.EACH] * 3)))
+
+
+def latent_shape(model: LatentModel) -> tuple[int, int, int]:
+    """(h, w, c) of the latents."""
+    image = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
+    return jax.eval_shape(model.autoencoder.encode, model.vae_variables, image).mean.shape[1:]
+
+
+def fitted(images: jax.Array, norm: Normalisation, image_shape: tuple[int, int, int]) -> jax.Array:
+    """Images [N, H, W, C] in [-1, 1] -> normalised ones [N, *image_shape], clipped and, without aliasing, resized."""
+    pixels = jnp.clip(images * RANGE.std + RANGE.mean, 0.0, 1.0)
+    if pixels.shape[1:3] != image_shape[:2]:
+        shape = (len(pixels), *image_shape[:2], pixels.shape[3])
+        pixels = jnp.clip(jax.image.resize(pixels, shape, "bilinear", antialias=True), 0.0, 1.0)
+    if pixels.shape[3] != image_shape[2]:
+        grey = pixels.mean(-1, keepdims=True)
+        pixels = jnp.repeat(grey, image_shape[2], -1)
+    return (pixels - norm.mean) / norm.std

@@ -1,0 +1,141 @@
+"""One supervised trainer, for teachers on real images and for students on distilled ones.
+
+`init` and `step` are pure, the state is a pytree: a checkpoint is that state saved. Batch k is a function of the seed
+and k alone, and so is every augmentation, so a resumed run sees what the uninterrupted one would have seen.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdd.data import augment as augmentation
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.normalise import Normalisation, normalise
+from jaxdd.ground.progress import progress
+from jaxdd.nn.classifier import Classifier, Variables
+from jaxdd.stages.relabel.criteria import Criterion
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a classifier is trained."""
+
+    epochs: int = 300
+    batch_size: int = 100  # never more than there are images
+    optimizer: str = "adamw"  # or "sgd": Nesterov momentum 0.9, weight decay added to the gradient
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.0  # share of the steps with a linearly rising rate, before the cosine to zero
+    augment: augmentation.Augment = field(default_factory=augmentation.Augment)
+
+    def steps(self, images: int) -> int:
+        """Steps in which each of ``images`` images is seen ``epochs`` times, up to the last partial batch."""
+        if self.epochs < 1 or self.batch_size < 1:
+            raise InputError(f"epochs {self.epochs} and batch size {self.batch_size}: give 1 or more of both")
+        return -(-self.epochs * images // min(self.batch_size, images))
+
+
+class TrainState(NamedTuple):
+    """Everything a run needs to go on."""
+
+    variables: Variables
+    opt_state: optax.OptState
+    step: jax.Array  # int32
+
+
+class Trainer(NamedTuple):
+    """``init(key, image_shape) -> TrainState`` and the jitted ``step``.
+
+    step(state, key, images [N, H, W, C], targets [N, K], weights [N], context) -> (state, loss). The state is donated.
+    ``prepare(context)`` is what a step needs of a context, made once before the first; a step takes either.
+    ``cycle``: step t augments as step t mod cycle, if it is given.
+    """
+
+    init: Callable[[jax.Array, tuple[int, int, int]], TrainState]
+    step: Callable[..., tuple[TrainState, jax.Array]]
+    prepare: Callable[[Any], Any] = lambda context: context
+    cycle: int | None = None
+
+
+def optimizer(settings: TrainSettings, steps: int) -> optax.GradientTransformation:
+    """AdamW or SGD under a cosine to zero over ``steps``."""
+    warmup = round(settings.warmup * steps)
+    rate = optax.warmup_cosine_decay_schedule(
+        settings.learning_rate / 10 if warmup else settings.learning_rate,
+        settings.learning_rate,
+        warmup,
+        steps,
+    )
+    if settings.optimizer == "adamw":
+        return optax.adamw(rate, weight_decay=settings.weight_decay)
+    if settings.optimizer == "sgd":
+        return optax.chain(
+            optax.add_decayed_weights(settings.weight_decay), optax.sgd(rate, momentum=0.9, nesterov=True)
+        )
+    raise InputError(f"unknown optimizer {settings.optimizer!r}; use adamw or sgd")
+
+
+def trainer(
+    model: Classifier,
+    settings: TrainSettings,
+    steps: int,
+    criterion: Criterion,
+    norm: Normalisation,
+    cycle: int | None = None,
+) -> Trainer:
+    """Build the trainer; keep it and reuse it, since a new one is compiled anew.
+
+    The loss is sum_j w_j l_j / N, with l_j the criterion's loss of image j: weights of mean 1 over the data set
+    leave the learning rate meaning what it means without them.
+    """
+    tx = optimizer(settings, steps)
+    augment = augmentation.pipeline(settings.augment)
+
+    def init(key, image_shape):
+        variables = model.init(key, image_shape)
+        return TrainState(variables, tx.init(variables["params"]), jnp.zeros((), jnp.int32))
+
+    def step(state, key, images, targets, weights, context):
+        drawn = state.step if cycle is None else state.step % cycle
+        images, targets = augment(jax.random.fold_in(key, drawn), normalise(norm, images), targets)
+
+        def loss(params):
+            logits, variables = model.apply_train({**state.variables, "params": params}, images)
+            return (weights * criterion(logits, images, targets, context)).mean(), variables
+
+        (value, variables), grads = jax.value_and_grad(loss, has_aux=True)(state.variables["params"])
+        updates, opt_state = tx.update(grads, state.opt_state, state.variables["params"])
+        params = optax.apply_updates(state.variables["params"], updates)
+        return TrainState({**variables, "params": params}, opt_state, state.step + 1), value
+
+    return Trainer(init, jax.jit(step, donate_argnums=0), cycle=cycle)
+
+
+def fit(
+    step: Callable,
+    state: TrainState,
+    key: jax.Array,
+    batches: Iterable[tuple[Any, Any, Any]],
+    steps: int,
+    context: Any = None,
+    title: str = "train",
+) -> tuple[TrainState, np.ndarray]:
+    """Run ``steps`` steps on (images, targets, weights) batches; the state and the loss curve [steps].
+
+    A Python loop by intent: XLA on CPU runs a convolution inside a scan tens of times slower.
+    """
+    curve = []
+    batches = iter(batches)
+    for _ in progress(range(steps), title):
+        state, loss = step(state, key, *next(batches), context)
+        curve.append(loss)
+    return state, np.array(jax.device_get(curve), np.float32)
+
+
+def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    return np.eye(num_classes, dtype=np.float32)[labels]

@@ -1,0 +1,142 @@
+"""The class axis over devices: who owns what, and eight devices against one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxdd.ground import parallel
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 4), st.integers(1, 7))
+def test_processes_own_all_classes_once_in_whole_groups_and_even_shares(count, processes, devices, together):
+    names = [SimpleNamespace(process_index=p, id=100 * p + d) for p in range(processes) for d in range(devices)]
+    whole = SimpleNamespace(devices=np.array(names))
+    owned = []
+    with pytest.MonkeyPatch.context() as patch:
+        for p in range(processes):
+            patch.setattr(jax, "process_index", lambda p=p: p)
+            owned.append(parallel.own(count, whole, together))
+    np.testing.assert_array_equal(np.concatenate(owned), np.arange(count))
+    groups = [set(rows // together) for rows in owned]
+    assert sum(map(len, groups)) == len(set().union(*groups))
+    assert max(map(len, groups)) - min(map(len, groups)) <= devices
+
+
+@given(st.integers(1, 50), st.integers(1, 12))
+def test_chunks_hold_every_place_once_and_have_one_shape(count, size):
+    found = parallel.chunks(count, size)
+    assert {len(places) for places in found} == {size}
+    everything = np.concatenate(found)
+    np.testing.assert_array_equal(everything[everything >= 0], np.arange(count))
+    assert len(everything) - count < size
+    taken = parallel.take({"x": np.arange(count) * 2}, everything)["x"]
+    np.testing.assert_array_equal(taken, np.where(everything >= 0, everything, 0) * 2)
+
+
+def test_a_mesh_keeps_the_devices_of_a_host_side_by_side():
+    (device,) = set(parallel.mesh().devices.flat) & set(jax.local_devices()[:1])
+    names = [(1, 5), (0, 3), (1, 2), (0, 1)]
+
+    class Named:
+        def __init__(self, process, number):
+            self.process_index, self.id, self.platform = process, number, device.platform
+
+    found = parallel.mesh([Named(*name) for name in names]).devices.flat
+    assert [(x.process_index, x.id) for x in found] == [(0, 1), (0, 3), (1, 2), (1, 5)]
+
+
+# On eight devices: every stage on all of them and on the first alone; the programs' text.
+EIGHT = """
+import numpy as np, jax, jax.numpy as jnp
+from jaxdd import chunked, encode, nn, parallel, recover
+from jaxdd.ground.measure import Measure
+from jaxdd.normalise import Normalisation
+from jaxdd.stages.images.recover.descent import Goal, RecoverSettings
+
+assert jax.device_count() == 8
+eight, one = parallel.mesh(), parallel.mesh(jax.devices()[:1])
+model = nn.get("convnet3", 13, 8, width=4)
+variables = model.init(jax.random.key(0), (8, 8, 1))
+norm = Normalisation(np.array([0.5], np.float32), np.array([0.25], np.float32))
+rng = np.random.default_rng(0)
+M, STEPS = 2, 4
+
+def close(a, b, atol):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=1e-4, atol=atol), a, b)
+
+images = rng.integers(0, 256, (3, 21, 8, 8, 1), np.uint8)
+labels = rng.integers(0, 13, (3, 21)).astype(np.int32)
+valid = np.ones((3, 21), np.float32)
+valid[2, 15:] = 0
+pair = [encode.encode(model.apply, variables, norm, zip(images, labels, valid), 13, mesh=m) for m in (eight, one)]
+assert pair[0].features.shape == (57, 4)
+close(*pair, 1e-5)
+encoded = pair[1]
+
+def goal(count):
+    atoms = Measure(rng.normal(size=(count, M, 4)).astype(np.float32), np.full((count, M), 1 / M, np.float32))
+    moments = jax.tree.map(lambda x: x[:count] + 0.1, encoded.moments)
+    means = rng.normal(size=(count, 4)).astype(np.float32)
+    return Goal(np.arange(count, dtype=np.int32), atoms, means, moments, np.float32(1.0))
+
+def recovered(local, settings, goal, count):
+    group = 3 if settings.moments == "global" else 1
+    start = lambda rows: recover.noise(jax.random.key(1), jnp.asarray(goal.classes[rows]), (M, 8, 8, 1))
+    key = jax.random.key(2)
+    parts = list(chunked.run(model.apply, variables, key, norm, settings, goal, start, 2**30, group, local))
+    assert sorted(np.concatenate([part.places for part in parts])) == list(range(count))
+    return {int(c): (part.images[k], *(term[:, k] for term in part.terms))
+            for part in parts for k, c in enumerate(part.places)}
+
+used, recovery = [], chunked.recovery
+chunked.recovery = lambda *given: used.append(given[-1].devices.size) or recovery(*given)
+
+settings = RecoverSettings(steps=STEPS, flip=False, mean_weight=1.0)
+for count in (10, 13):
+    found = goal(count)
+    a, b = (recovered(local, settings, found, count) for local in (eight, one))
+    close(a, b, 1e-5)
+    print("largest difference of", count, "classes:", max(np.abs(a[c][0] - b[c][0]).max() for c in a))
+# Global moments: groups of three classes, which stay whole, the last one filled up.
+bound = RecoverSettings(steps=STEPS, flip=False, moments="global", weighted_moments=False, start="noise")
+found = goal(13)._replace(moments=encode.global_moments(encoded))
+close(*(recovered(local, bound, found, 13) for local in (eight, one)), 1e-5)
+# The two images of each class apart: ten groups, all eight devices at work.
+start = lambda rows: recover.noise(jax.random.key(1), jnp.asarray(rows), (M, 8, 8, 1))
+
+def apart(local):
+    run = lambda *part: chunked.run(model.apply, variables, jax.random.key(2), norm, bound, *part, 2**30, 3, local)
+    return [done.images for done in chunked.in_slices(run, bound, found, start, 3, 1)]
+
+close(*(apart(local) for local in (eight, one)), 1e-5)
+print("devices used:", used)
+
+solver = recover.recovery(model.apply, jax.random.key(2), norm, settings, 1, eight)
+state_at, goal_at = chunked.shardings(solver, settings, eight)
+state = jax.device_put(solver.init(jnp.zeros((8, M, 8, 8, 1))), state_at)
+part = jax.device_put(chunked.rows_of(goal(13), np.arange(8), settings), goal_at)
+for count in (1, 2):
+    print(solver.lower(variables, state, part, count=count).compile().as_text())
+"""
+
+
+def test_eight_devices_recover_what_one_does_without_communication():
+    root = Path(__file__).parents[2]
+    # Unoptimised code compiles faster, and runs on little data.
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", EIGHT], env=env, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    # Ten and thirteen classes alone; five groups, which leave three devices out; ten groups of slices.
+    assert "devices used: [8, 1, 8, 1, 5, 1, 8, 1]" in done.stdout
+    assert done.stdout.count("HloModule") == 2 and "num_partitions=8" in done.stdout
+    for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
+        assert word not in done.stdout
