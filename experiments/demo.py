@@ -9,9 +9,23 @@ import shutil
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from experiments import cli, distill, evaluate, teachers
-from jaxdd import methods
-from jaxdd.reports import tables as report
+from jaxdd import commands
+from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground import settings
+from jaxdd.ground.files import write_json
+from jaxdd.reports import preview, run_page, tables
+from jaxdd.students.protocol import named
+from jaxdd.workspace import (
+    Comparison,
+    TeacherConfig,
+    Workspace,
+    compare,
+    config_of,
+    distillation,
+    makers_for,
+    open_workspace,
+    runs,
+)
 
 
 @dataclass(frozen=True)
@@ -22,43 +36,37 @@ class DemoConfig:
     steps: int = 500
     """Of the recover stage."""
     seeds: int = 3
-    teacher: teachers.TeacherConfig = field(default_factory=teachers.TeacherConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+
+
+def distil(name: str, config: DemoConfig, workspace: Workspace) -> DistilledDataset:
+    """One image a class by a method, with its run folder and page."""
+    same = {item.name: getattr(config.teacher, item.name) for item in fields(config.teacher)}
+    run = config_of(name, **same, out=config.out / name)
+    run = replace(run, recipe=settings.changed(run.recipe, {"imager.steps": config.steps}, name))
+    dataset, result = distillation.make(name, run.recipe, 1, 0, workspace)
+    run.out.mkdir()
+    distillation.save_run(run, workspace.teacher_folder, dataset, result)
+    run_page.write(run.out)
+    return dataset
 
 
 def main(config: DemoConfig) -> None:
     if (config.out / "evaluation.json").is_file():
         shutil.rmtree(config.out)
-    with cli.run_folder(config.out) as out:
-        source, norm, flip = teachers.open_data(config.teacher)
-        teacher, place = teachers.find_or_train(config.teacher, source, norm, flip, out / "teachers")
-        classes = distill.encode_real(teacher, source)
-        made = {}
-        for name in config.methods:
-            recipe = methods.with_flip(methods.recipe(name), flip)
-            recipe = replace(recipe, recover=replace(recipe.recover, steps=config.steps))
-            same = {item.name: getattr(config.teacher, item.name) for item in fields(config.teacher)}
-            run = distill.DistillConfig(**same, method=name, recipe=recipe, ipc=1, out=out / name)
-            dataset, result = distill.make(name, recipe, 1, 0, source, teacher, classes, run.memory_gib)
-            run.out.mkdir()
-            distill.save_run(run.out, run, place, dataset, result)
-            made[name] = dataset
-        report.preview(made[config.methods[-1]], out / "preview.png")
-
-        asked = evaluate.EvaluateConfig(seeds=config.seeds, full=config.seeds)
-        makers = evaluate.makers_for(made, asked.baselines, 1, source, teacher, classes)
-        rows = evaluate.compare(
-            makers,
-            asked,
-            (config.teacher.model,),
-            source,
-            teacher,
-            flip,
-            lambda rows: cli.write_json(out / "evaluation.json", rows),
-            config.teacher.teacher_train,
+    with runs.run_folder(config.out) as out:
+        workspace = open_workspace(config.teacher, out)
+        datasets = {name: distil(name, config, workspace) for name in config.methods}
+        preview.preview(datasets[config.methods[-1]], out / "preview.png")
+        protocols = {name: named(name) for name in ("hard", "soft")}
+        comparison = Comparison(
+            workspace, protocols, (config.teacher.model,), config.seeds, config.seeds, config.teacher.teacher_train
         )
-    print(report.table(rows))
+        makers = makers_for(datasets, ("random", "medoid"), 1, workspace)
+        rows = compare(makers, comparison, lambda rows: write_json(out / "evaluation.json", rows))
+    print(tables.table(rows))
     print(f"\nthe ten images of {config.methods[-1]}: {config.out / 'preview.png'}")
 
 
 if __name__ == "__main__":
-    cli.run(main, lambda arguments: DemoConfig())
+    commands.run(main, lambda arguments: DemoConfig())

@@ -2,8 +2,8 @@
 
     python -m experiments.relabel runs/x --form int8 --epochs 300
 
-Writes runs/x/labels, goes on there if it was cut off, and prints what labels and images take on the disk. Labels belong
-to the images, the augmentation and the batch size of a protocol; any student may learn from them, for any time.
+Writes runs/x/labels, resumes there if it was interrupted, and prints what labels and images take on the disk. Labels
+belong to the images, the augmentation and the batch size of a protocol; any student may learn from them, for any time.
 """
 
 import os
@@ -13,15 +13,18 @@ from typing import Annotated
 
 import tyro
 
-from experiments import cli, evaluate, teachers
+from jaxdd import commands
 from jaxdd.data import distilled
 from jaxdd.ground.errors import InputError
-from jaxdd.stages.relabel import stored as labels
+from jaxdd.reports.tables import label_sizes
+from jaxdd.stages.relabel import stored
 from jaxdd.stages.relabel.stored import LabelSettings
+from jaxdd.workspace import comparison, workspace_of
+from jaxdd.workspace.protocols import ProtocolConfig
 
 
 @dataclass(frozen=True)
-class RelabelConfig(evaluate.ProtocolConfig):
+class RelabelConfig(ProtocolConfig):
     run: tyro.conf.Positional[Path] = Path("runs/distilled")
     """A run folder of experiments.distill."""
     form: str = LabelSettings.form
@@ -42,31 +45,20 @@ class RelabelConfig(evaluate.ProtocolConfig):
 
 def main(config: RelabelConfig) -> None:
     protocol = config.protocol(config.protocol_name)
-    if protocol.labels != "soft":
+    if not protocol.labels.asks_teacher:
         raise InputError(f"protocol {config.protocol_name!r} has hard labels, which need no teacher; use a soft one")
     dataset = distilled.load(config.run)
-    teacher = teachers.load_teacher(config.run / "teacher", config.compute)
-    _, flip = evaluate.open_real(config.run, teacher)
-    protocol = evaluate.flipped(protocol, flip)
+    workspace = workspace_of(config.run, config.compute)
+    protocol = comparison.with_flip(protocol, workspace.real.flip)
     epochs = protocol.train.epochs if config.epochs is None else config.epochs
     settings = LabelSettings(config.form, config.top, epochs)
     out = config.out or config.run / "labels"
     if not os.access(out.parent, os.W_OK):
-        raise InputError(f"cannot write to {out.parent}; give --out a place in a folder that is there and yours")
-    made = labels.materialise(out, dataset, protocol, teacher.model.apply, teacher.variables, settings, config.seed)
-    print(sizes(made, config.run))
-
-
-def sizes(made: labels.Labels, run: Path) -> str:
-    """What labels and images of a run folder take on the disk, as a table."""
-    folder = run / "distilled" if (run / "distilled").is_dir() else run
-    pictures = sum(place.stat().st_size for place in folder.glob("train/*/*.png"))
-    exact, kept = (folder / "distilled.npz").stat().st_size, made.settings
-    form = f"top {kept.top}" if kept.form == "topk" else kept.form
-    rows = [(f"labels, {form}, {kept.epochs} epochs", made.nbytes), ("images, PNG", pictures)]
-    rows.append(("images, exact (npz)", exact))
-    return "\n".join(f"{name:32} {size:14,d} bytes {size / pictures:9.2f} x PNG" for name, size in rows)
+        raise InputError(f"cannot write to {out.parent}; give `out` a place in a folder that is there and yours")
+    stream = protocol.stream(len(dataset.labels))
+    labels = stored.materialise(out, dataset, stream, workspace.teacher, settings, config.seed)
+    print(label_sizes(labels, config.run))
 
 
 if __name__ == "__main__":
-    cli.run(main, lambda arguments: RelabelConfig())
+    commands.run(main, lambda arguments: RelabelConfig())

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import tyro
 
-from experiments import cli, distill, run_page
+from jaxdd import commands
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import write_text
+from jaxdd.reports import run_page
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,11 @@ def main(config: ReportConfig) -> None:
     if not config.runs:
         raise InputError("no run folder given; use: python -m experiments.report runs/x")
     # All of them before one is written: a folder that is no run leaves nothing behind.
-    pages = {folder: run_page.run_page(folder, distill.default) for folder in config.runs}
+    pages = {folder: run_page.run_page(folder) for folder in config.runs}
     for folder, text in pages.items():
-        cli.write_text(folder / "report.html", text)
+        write_text(folder / "report.html", text)
         print(folder / "report.html")
 
 
 if __name__ == "__main__":
-    cli.run(main, lambda arguments: ReportConfig())
+    commands.run(main, lambda arguments: ReportConfig())

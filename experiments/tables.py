@@ -5,7 +5,7 @@
 `wmdd-main`, `wmdd-ablation`, `wmdd-cross-architecture`, `ddoq-main`, `ddoq-weights` and `scores` are grids of
 experiments/configs, whose files say what each reproduces, the published figures, the cost and the command; `--grid`
 takes another of them, or any file like them, and every field is a flag. `ot` is what weights are worth, see
-experiments/ot_table.py. A run that was cut off goes on with the same command.
+jaxdd/reports/ot_rates.py. An interrupted run resumes with the same command.
 """
 
 import os
@@ -16,9 +16,13 @@ from pathlib import Path
 
 import jax
 
-from experiments import cli, grid, gridfile, ot_table, results, table_page, teachers
+from jaxdd import commands
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import write_text
+from jaxdd.reports import grid_page, grid_tables, ot_rates
+from jaxdd.workspace import grid_file, grid_runner
 
+CONFIGS = Path(__file__).parent / "configs"
 GRIDS = ("wmdd-main", "wmdd-ablation", "wmdd-cross-architecture", "ddoq-main", "ddoq-weights", "scores")
 
 
@@ -28,46 +32,41 @@ def main() -> None:
         print(__doc__)
         return
     if name == "ot":
-        cli.run(ot_table.ot_table, lambda _: ot_table.OtConfig(), arguments)
+        commands.run(ot_rates.table, lambda _: ot_rates.OtConfig(), arguments)
         return
     command = shlex.join(["python", "-m", "experiments.tables", name, *arguments])
-    cli.run(lambda config: table(name, config, command), lambda asked: default(name, asked), arguments)
+    commands.run(lambda config: table(name, config, command), lambda asked: default(name, asked), arguments)
 
 
-def default(name: str, arguments: list[str]) -> gridfile.GridConfig:
+def default(name: str, arguments: list[str]) -> grid_file.GridConfig:
     """What the file of the grid says, which flags then change."""
     if name not in GRIDS:
         raise InputError(f"unknown table {name!r}; use: python -m experiments.tables {'|'.join(('ot', *GRIDS))}")
-    path = None
-    for flag, value in zip(arguments, [*arguments[1:], None]):
-        if flag == "--grid" and value is not None:
-            path = value
-        elif flag.startswith("--grid="):
-            path = flag.removeprefix("--grid=")
-    return gridfile.read(name, path and Path(path)).config
+    path = commands.flag_value(arguments, "--grid")
+    return grid_file.read(name, path and Path(path), CONFIGS).config
 
 
-def table(name: str, config: gridfile.GridConfig, command: str) -> None:
-    with grid.alone(config.out):
-        _table(gridfile.read(name, config.grid), config, command)
+def table(name: str, config: grid_file.GridConfig, command: str) -> None:
+    with grid_runner.alone(config.out):
+        write(grid_file.read(name, config.grid, CONFIGS), config, command)
 
 
-def _table(said: gridfile.Grid, config: gridfile.GridConfig, command: str) -> None:
-    work = grid.opened(said, config)
-    out = work.config.out / said.name
+def write(grid: grid_file.Grid, config: grid_file.GridConfig, command: str) -> None:
+    """Run what is missing of a grid, then write the table in every form and print it."""
+    work = grid_runner.opened(grid, config)
+    out = work.config.out / grid.name
     out.mkdir(exist_ok=True)
-    rows = grid.run(work, lambda rows: cli.write_text(out / "table.txt", results.text(said, rows) + "\n"))
+    rows = grid_runner.run(work, lambda rows: write_text(out / "table.txt", grid_tables.text(grid, rows) + "\n"))
     device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}, {date.today()}"
-    record = f"{teachers.short_name(work.source)}; {device}."
     for name, text in (
-        ("table.txt", results.text(said, rows) + "\n"),
-        ("table.md", results.as_markdown(said, rows, command, record)),
-        ("table.csv", results.as_csv(said, rows)),
-        ("table.tex", results.as_latex(said, rows)),
+        ("table.txt", grid_tables.text(grid, rows) + "\n"),
+        ("table.md", grid_tables.as_markdown(grid, rows, command, f"{work.workspace.real.name}; {device}.")),
+        ("table.csv", grid_tables.as_csv(grid, rows)),
+        ("table.tex", grid_tables.as_latex(grid, rows)),
     ):
-        cli.write_text(out / name, text)
-    page = table_page.write(out, work, rows, command)
-    print(results.text(said, rows))
+        write_text(out / name, text)
+    page = grid_page.write(out, work, rows, command)
+    print(grid_tables.text(grid, rows))
     print(f"\nreport: {page}")
 
 

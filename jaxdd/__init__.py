@@ -6,45 +6,96 @@ function at each stage:
     images --encode--> class measures --summarize--> atoms and weights --recover | decode--> --relabel--> --train-->
 """
 
-from jaxdd import data, ground, latent, methods, nn, ot, pretrained, reports, stages, students
+from jaxdd import data, ground, latent, methods, nn, ot, pretrained, reports, stages, students, workspace
+from jaxdd.data import SOURCES, Source, from_arrays
 from jaxdd.data.distilled import DistilledDataset, load, save
 from jaxdd.ground import checkpoint, hosts, losses, parallel
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.measure import Measure, from_labels
+from jaxdd.ground.memory import Resources
 from jaxdd.ground.normalise import Normalisation, denormalise, normalise
-from jaxdd.latent import Sampling
-from jaxdd.methods import RECIPES, Classes, Recipe, Result, distill, distill_parts, recipe
-from jaxdd.stages.encode import Encoded
-from jaxdd.stages.images.crops import CropSettings
-from jaxdd.stages.images.decode import LatentModel
-from jaxdd.stages.images.recover.descent import RecoverSettings
+from jaxdd.latent.decoding import LatentModel
+from jaxdd.methods import RECIPES, Recipe, Result, distill, distill_parts
+from jaxdd.nn import MODELS
+from jaxdd.stages.context import Classes, Context, Problem, Teacher
+from jaxdd.stages.encode import Encoded, encode
+from jaxdd.stages.images import IMAGERS, Crops, Diffusion, Imager, Images, Nearest, Recover, Vae
+from jaxdd.stages.relabel.labelling import LABELLINGS, HardLabels, Labelling, SoftLabels
 from jaxdd.stages.relabel.stored import Labels, LabelSettings, materialise, open_labels
-from jaxdd.stages.summarize.solve import summarize
-from jaxdd.students.evaluation import accuracies, accuracy, student_trainer, train_student, train_students
+from jaxdd.stages.summarize import (
+    SUMMARIZERS,
+    Barycenter,
+    Clvq,
+    Coreset,
+    Herding,
+    KCenter,
+    NoAtoms,
+    Quantization,
+    Random,
+    Solver,
+    Summarizer,
+    Summary,
+    summarize,
+)
+from jaxdd.students.evaluation import Lane, accuracies, accuracy, student_trainer, train_student, train_students
 from jaxdd.students.protocol import HARD, PROTOCOLS, SOFT, Protocol, named
 from jaxdd.students.train import TrainSettings
+from jaxdd.workspace import DistillConfig, LatentConfig, TeacherConfig, Workspace, open_workspace
 
 __all__ = [
     "HARD",
+    "IMAGERS",
+    "LABELLINGS",
+    "MODELS",
     "PROTOCOLS",
     "RECIPES",
     "SOFT",
+    "SOURCES",
+    "SUMMARIZERS",
+    "Barycenter",
     "Classes",
-    "CropSettings",
+    "Clvq",
+    "Context",
+    "Coreset",
+    "Crops",
+    "Diffusion",
+    "DistillConfig",
     "DistilledDataset",
     "Encoded",
+    "HardLabels",
+    "Herding",
+    "Imager",
+    "Images",
     "InputError",
+    "KCenter",
     "LabelSettings",
+    "Labelling",
     "Labels",
+    "Lane",
+    "LatentConfig",
     "LatentModel",
     "Measure",
+    "Nearest",
+    "NoAtoms",
     "Normalisation",
+    "Problem",
     "Protocol",
+    "Quantization",
+    "Random",
     "Recipe",
-    "RecoverSettings",
+    "Recover",
+    "Resources",
     "Result",
-    "Sampling",
+    "SoftLabels",
+    "Solver",
+    "Source",
+    "Summarizer",
+    "Summary",
+    "Teacher",
+    "TeacherConfig",
     "TrainSettings",
+    "Vae",
+    "Workspace",
     "accuracies",
     "accuracy",
     "checkpoint",
@@ -52,6 +103,8 @@ __all__ = [
     "denormalise",
     "distill",
     "distill_parts",
+    "encode",
+    "from_arrays",
     "from_labels",
     "ground",
     "hosts",
@@ -64,10 +117,10 @@ __all__ = [
     "nn",
     "normalise",
     "open_labels",
+    "open_workspace",
     "ot",
     "parallel",
     "pretrained",
-    "recipe",
     "reports",
     "save",
     "stages",
@@ -76,4 +129,5 @@ __all__ = [
     "summarize",
     "train_student",
     "train_students",
+    "workspace",
 ]

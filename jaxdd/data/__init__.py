@@ -1,7 +1,9 @@
 """Labelled image datasets with random access: the embedded digits, folders of images, TFDS."""
 
 import os
+import re
 
+from jaxdd.data.arrays import from_arrays
 from jaxdd.data.digits import load_digits
 from jaxdd.data.folder import load_folder
 from jaxdd.data.source import (
@@ -15,11 +17,14 @@ from jaxdd.data.source import (
     statistics,
 )
 from jaxdd.data.tfds import is_builder, load_tfds
+from jaxdd.ground.registry import Registry
 
 __all__ = [
+    "SOURCES",
     "Source",
     "batches",
     "class_indices",
+    "from_arrays",
     "hold_out",
     "in_memory",
     "load",
@@ -32,6 +37,13 @@ __all__ = [
 ]
 
 
+SOURCES = Registry("dataset")
+"""Functions (image_size, channels) -> `Source`, by the name of a dataset."""
+SOURCES.register("digits", load_digits)
+
+_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
 def load(
     name: str | os.PathLike,
     image_size: int | None = None,
@@ -40,8 +52,8 @@ def load(
 ) -> Source:
     """Open a dataset by name or path.
 
-    name: "digits" (scikit-learn's, see `load_digits`), a path to a folder (see `load_folder`), or a TFDS name
-    (see `load_tfds`). A path is whatever is absolute, starts with "." or "~", exists as a folder, or contains a
+    name: one of `SOURCES`, such as "digits" (scikit-learn's, see `load_digits`), a path to a folder (see `load_folder`),
+    or a TFDS name (see `load_tfds`). A path is whatever is absolute, starts with "." or "~", exists as a folder, or contains a
     separator and is no TFDS name with a config ("imagenette/160px"); for a folder that is called digits, write
     "./digits".
     image_size, channels: the images come out as uint8 [image_size, image_size, channels]; None takes what
@@ -51,8 +63,8 @@ def load(
     Raises InputError as those three do.
     """
     name = os.fspath(name)
-    if name == "digits":
-        return load_digits(image_size, channels)
+    if name in SOURCES or _IMPORT_PATH.fullmatch(name):
+        return SOURCES.find(name)(image_size, channels)
     if name.startswith((os.sep, ".", "~")) or os.path.isdir(name) or (os.sep in name and not is_builder(name)):
         return load_folder(name, image_size, channels)
     return load_tfds(name, image_size, channels, data_dir)

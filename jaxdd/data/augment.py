@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxdd.ground.errors import InputError
+from jaxdd.ground.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -107,26 +107,34 @@ def cutmix(key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float) 
     return jnp.where(inside[..., None], images[pi], images), t * targets + (1 - t) * targets[pi]
 
 
+CROPS = Registry("crop")
+"""Functions (key, images, settings) -> images."""
+CROPS.register("resized", lambda key, images, settings: random_resized_crop(key, images, settings.min_scale))
+CROPS.register(
+    "pad", lambda key, images, settings: pad_crop(key, images, max(1, round(settings.pad * images.shape[1])))
+)
+CROPS.register("none", lambda key, images, settings: images)
+
+MIXES = Registry("mix")
+"""Functions (key, images, targets, alpha) -> (images, targets)."""
+MIXES.register("cutmix", cutmix)
+MIXES.register("mixup", mixup)
+MIXES.register("none", lambda key, images, targets, alpha: (images, targets))
+
+
 def pipeline(settings: Augment) -> Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """(key, images [N, H, W, C], targets [N, K]) -> the same, augmented; the composition that ``settings`` names."""
-    if settings.crop not in ("resized", "pad", "none") or settings.mix not in ("cutmix", "mixup", "none"):
-        raise InputError(
-            f"unknown crop {settings.crop!r} or mix {settings.mix!r}; "
-            "use resized, pad or none, and cutmix, mixup or none"
-        )
+    """(key, images [N, H, W, C], targets [N, K]) -> the same, augmented; the composition that ``settings`` names.
+
+    Raises:
+      InputError: an unknown crop or mix.
+    """
+    crop, mix = CROPS.find(settings.crop), MIXES.find(settings.mix)
 
     def augment(key, images, targets):
         k_crop, k_flip, k_mix = jax.random.split(key, 3)
-        if settings.crop == "resized":
-            images = random_resized_crop(k_crop, images, settings.min_scale)
-        elif settings.crop == "pad":
-            images = pad_crop(k_crop, images, max(1, round(settings.pad * images.shape[1])))
+        images = crop(k_crop, images, settings)
         if settings.flip:
             images = flip(k_flip, images)
-        if settings.mix == "mixup":
-            images, targets = mixup(k_mix, images, targets, settings.alpha)
-        elif settings.mix == "cutmix":
-            images, targets = cutmix(k_mix, images, targets, settings.alpha)
-        return images, targets
+        return mix(k_mix, images, targets, settings.alpha)
 
     return augment

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +10,9 @@ import numpy as np
 from PIL import Image
 
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import aside
-from jaxdd.ground.normalise import Normalisation, denormalise
-
-# Powers of the weights.
-TEMPERS = {"w": 1.0, "sqrt": 0.5, "uniform": 0.0}
+from jaxdd.ground.files import atomic
+from jaxdd.ground.measure import power
+from jaxdd.ground.normalise import Normalisation, denormalise, normalise
 
 
 @dataclass(frozen=True)
@@ -45,28 +44,80 @@ class DistilledDataset:
         """The images as uint8."""
         return np.asarray(denormalise(self.norm, self.images))
 
-    def loss_weights(self, temper: str = "w") -> np.ndarray:
-        r"""The weight of each image's loss, :math:`\propto w^p` and of mean 1 over the data set, [n] float32.
+    @classmethod
+    def from_arrays(
+        cls,
+        images: np.ndarray,
+        labels: np.ndarray,
+        weights: np.ndarray | None = None,
+        class_names: Sequence[str] | None = None,
+        norm: Normalisation | None = None,
+    ) -> "DistilledDataset":
+        """A distilled dataset from arrays in memory.
+
+        Args:
+          images: [n, H, W, ch] or [n, H, W]: uint8 pixels, or floats in the normalised space of ``norm``.
+          labels: integer classes, [n], with equally many images of each class.
+          weights: non-negative, [n], made to sum to one within each class; default: equal.
+          class_names: one a class; default: the numbers.
+          norm: default: mean and standard deviation of the pixels; floating images need one.
+
+        Raises:
+          InputError: shapes that disagree, labels that are no classes, or weights that are no masses.
+        """
+        images, labels = np.asarray(images), np.asarray(labels)
+        images = images[..., None] if images.ndim == 3 else images
+        if images.ndim != 4 or labels.shape != images.shape[:1] or not len(labels):
+            raise InputError(f"images {images.shape} and labels {labels.shape}; give [n, H, W, ch] and [n]")
+        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+            raise InputError(f"labels of dtype {labels.dtype} from {labels.min()}; give class indices from 0 on")
+        names = tuple(class_names or map(str, range(int(labels.max()) + 1)))
+        counts = np.bincount(labels.astype(np.int64), minlength=len(names))
+        if len(counts) != len(names) or len(set(counts.tolist())) != 1:
+            raise InputError(f"{counts.tolist()} images in {len(names)} classes; give equally many of each")
+        order = np.argsort(labels, kind="stable")
+        weights = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
+        if weights.shape != labels.shape or not np.isfinite(weights).all() or (weights < 0).any():
+            raise InputError(f"weights {weights.shape}; give [{len(labels)}] finite, non-negative ones")
+        grouped = weights[order].reshape(len(names), -1)
+        if not (grouped.sum(1) > 0).all():
+            raise InputError("the weights of a class are all zero; give it one positive weight or more")
+        if np.issubdtype(images.dtype, np.floating):
+            if norm is None:
+                raise InputError("floating images have no meaning without their normalisation; give norm, or uint8")
+        else:
+            norm = norm or _pixel_statistics(images)
+            images = np.asarray(normalise(norm, images.astype(np.uint8)))
+        grouped = (grouped / grouped.sum(1, keepdims=True)).astype(np.float32)
+        pixels = images[order].astype(np.float32)
+        return cls(pixels, labels[order].astype(np.int32), grouped.reshape(-1), names, norm, {"method": "arrays"})
+
+    def loss_weights(self, kind: str = "free") -> np.ndarray:
+        r"""The weight of each image's loss, :math:`\propto w^p` and of mean 1 over the dataset, [n] float32.
 
         Cell masses spread widely, and the more they do the fewer images a gradient is made of; a power below one
         lies between that and forgetting them (Tan and Slade 2025, section 4).
 
         Args:
-          temper: "w" (p = 1), "sqrt" (p = 1/2) or "uniform" (p = 0).
+          kind: "free" (p = 1), "sqrt" (p = 1/2) or "uniform" (p = 0), see `ground.measure.POWERS`.
 
         Raises:
           InputError: another value.
         """
-        if temper not in TEMPERS:
-            raise InputError(f"unknown weights {temper!r}; use {', '.join(TEMPERS)}")
-        tempered = self.weights.astype(np.float64) ** TEMPERS[temper]
+        tempered = power(self.weights.astype(np.float64), kind)
         return (tempered / tempered.mean()).astype(np.float32)
+
+
+def _pixel_statistics(images: np.ndarray) -> Normalisation:
+    pixels = images.astype(np.float64) / 255
+    mean, std = pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))
+    return Normalisation(mean.astype(np.float32), np.maximum(std, 1 / 255).astype(np.float32))
 
 
 def save(dataset: DistilledDataset, folder: Path | str) -> None:
     """Write ``folder``: an ImageFolder tree train/<class>/<nnn>.png, and distilled.npz with the exact arrays.
 
-    Written aside and renamed, so that ``folder`` is whole or absent. Nothing in it is pickled.
+    Written atomically, so that ``folder`` is whole or absent. Nothing in it is pickled.
 
     Raises:
       InputError: the folder exists.
@@ -74,7 +125,7 @@ def save(dataset: DistilledDataset, folder: Path | str) -> None:
     folder = Path(folder)
     if folder.exists():
         raise InputError(f"{folder} exists; choose another folder or remove it")
-    with aside(folder) as place:
+    with atomic(folder) as place:
         _write(dataset, place)
 
 

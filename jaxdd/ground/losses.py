@@ -1,12 +1,9 @@
-"""Per-image losses of logits; every function returns [N], so that weights and means stay with the caller."""
+"""Losses of logits an image; every function returns [N], so that weights and means stay with the caller."""
 
 import jax
-import jax.numpy as jnp
+import optax
 
-
-def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """-sum_k t_k log softmax(logits)_k for target distributions [N, K]."""
-    return -(targets * jax.nn.log_softmax(logits)).sum(-1)
+cross_entropy = optax.losses.softmax_cross_entropy
 
 
 def distillation(logits: jax.Array, teacher_logits: jax.Array, temperature: float) -> jax.Array:
@@ -16,4 +13,4 @@ def distillation(logits: jax.Array, teacher_logits: jax.Array, temperature: floa
     """
     log_p = jax.nn.log_softmax(teacher_logits / temperature)
     log_q = jax.nn.log_softmax(logits / temperature)
-    return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
+    return temperature**2 * optax.losses.kl_divergence_with_log_targets(log_q, log_p)

@@ -30,16 +30,51 @@ def are_masses(weights: np.ndarray) -> np.ndarray:
     return np.isfinite(weights).all(-1) & (weights >= 0).all(-1) & (np.abs(weights.sum(-1) - 1) < 1e-4)
 
 
+# The power that each kind of weights raises the masses of a summary to.
+POWERS = {"free": 1.0, "sqrt": 0.5, "uniform": 0.0}
+
+
+def power(weights: np.ndarray, kind: str) -> np.ndarray:
+    """Weights raised to the power that a kind of `POWERS` names, not normalised.
+
+    Raises:
+      InputError: an unknown kind.
+    """
+    if kind not in POWERS:
+        raise InputError(f"unknown `weights` {kind!r}; use {' or '.join(POWERS)}")
+    return weights ** POWERS[kind]
+
+
+def temper(weights: np.ndarray, kind: str) -> np.ndarray:
+    r"""Masses [..., m] raised to a power, :math:`w_j^p / \sum_k w_k^p`: as they are, their roots, or all equal.
+
+    Tempering trades the fidelity of the masses for a lower variance of the students' loss (Tan and Slade 2025, section
+    4). ``kind`` is one of `POWERS`; InputError if it is not.
+    """
+    tempered = power(weights, kind)
+    return tempered / tempered.sum(-1, keepdims=True)
+
+
 class Groups(NamedTuple):
-    """The rows of each class of a data set, found without copying a point.
+    """The rows of each class of a dataset, sorted once; no point is copied.
 
     Attributes:
-      order: row indices sorted by class, within a class as they came, [n].
+      order: row indices sorted by class, in their original order within a class, [n].
       counts: rows of each class, [C].
     """
 
     order: np.ndarray
     counts: np.ndarray
+
+    @classmethod
+    def by_label(cls, labels: np.ndarray, num_classes: int) -> "Groups":
+        """The groups of labels [n] in [0, num_classes), which are not checked; a class may be empty."""
+        return cls(np.argsort(labels, kind="stable"), np.bincount(labels, minlength=num_classes))
+
+    def rows(self, label: int) -> np.ndarray:
+        """The rows of a class, ascending."""
+        first = int(self.counts[:label].sum())
+        return self.order[first : first + self.counts[label]]
 
     @classmethod
     def of(cls, points: np.ndarray, labels: np.ndarray, num_classes: int | None = None) -> "Groups":
@@ -68,17 +103,16 @@ class Groups(NamedTuple):
             if not finite.all():
                 row = first + int(np.argmin(finite))
                 raise InputError(f"class {labels[row]} has NaN or inf in row {row}; drop that row")
-        return cls(np.argsort(labels, kind="stable"), counts)
+        return cls.by_label(labels, num_classes)
 
     def padded(self, points: np.ndarray, classes: np.ndarray, rows: int) -> Measure:
         """The empirical measures of some classes [k]: points float32 [k, rows, d], weights float32 [k, rows]."""
         padded = np.zeros((len(classes), rows, np.shape(points)[1]), np.float32)
         weights = np.zeros(padded.shape[:2], np.float32)
-        starts = np.cumsum(self.counts) - self.counts
         for k, c in enumerate(classes):
-            own = self.order[starts[c] : starts[c] + self.counts[c]]
-            padded[k, : len(own)] = points[own]
-            weights[k, : len(own)] = 1.0 / len(own)
+            members = self.rows(c)
+            padded[k, : len(members)] = points[members]
+            weights[k, : len(members)] = 1.0 / len(members)
         return Measure(padded, weights)
 
 

@@ -2,8 +2,34 @@
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
+from jax.sharding import Mesh
+
+from jaxdd.ground import parallel
+
+
+class Resources(NamedTuple):
+    """What a stage may use of this process's machine.
+
+    Attributes:
+      memory_bytes: of the host's memory; an accelerator's own memory is measured.
+      devices: default: all devices of this process.
+    """
+
+    memory_bytes: int = 4 * 2**30
+    devices: tuple[jax.Device, ...] | None = None
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices in one row."""
+        return parallel.mesh(self.devices or jax.local_devices())
+
+    @property
+    def bytes_per_device(self) -> int:
+        """What each device may hold, see `budget`."""
+        return budget(list(self.mesh.devices.flat), self.memory_bytes)
 
 
 def values(function: Callable, *arguments) -> Iterator[tuple[str, int]]:

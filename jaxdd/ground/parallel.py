@@ -22,7 +22,7 @@ def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.array(devices), (AXIS,))
 
 
-def own(count: int, whole: Mesh, together: int = 1) -> np.ndarray:
+def local_classes(count: int, whole: Mesh, together: int = 1) -> np.ndarray:
     """The classes of this process among ``count``, ascending; runs of ``together`` classes are never parted.
 
     The runs are as equal as can be: with fewer classes than devices some devices own none.

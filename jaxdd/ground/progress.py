@@ -25,3 +25,9 @@ def progress(iterable: Iterable, title: str, total: int | None = None) -> Iterab
         maxinterval=max(10, interval),
         disable=not hosts.is_first(),
     )
+
+
+def log(message: str) -> None:
+    """A line about progress, on stderr: stdout is for results. Of several processes the first speaks."""
+    if hosts.is_first():
+        print(message, file=sys.stderr, flush=True)

@@ -3,7 +3,7 @@
 from jaxdd.nn.batchnorm import BatchNorm, Moments, image_moments, merge, pool, pool_by_label
 from jaxdd.nn.classifier import Apply, Classifier, Output, Variables, from_linen, remat
 from jaxdd.nn.fold import fold, foldable
-from jaxdd.nn.zoo import MODELS, get
+from jaxdd.nn.zoo import MODELS, Size, get
 
 __all__ = [
     "MODELS",
@@ -12,6 +12,7 @@ __all__ = [
     "Classifier",
     "Moments",
     "Output",
+    "Size",
     "Variables",
     "fold",
     "foldable",

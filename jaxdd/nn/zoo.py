@@ -1,12 +1,14 @@
 """From a model's name to its pure functions."""
 
-import difflib
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.registry import Registry
 from jaxdd.nn import swin, vit
 from jaxdd.nn.classifier import Classifier, from_linen
 from jaxdd.nn.convnet import ConvNet
@@ -14,17 +16,35 @@ from jaxdd.nn.efficientnet import EfficientNet
 from jaxdd.nn.mobilenet import MobileNet
 from jaxdd.nn.resnet import BasicBlock, Bottleneck, ResNet
 
-_RESNETS = {
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
-    "resnet101": (Bottleneck, (3, 4, 23, 3)),
-}
-_CONVNETS = {f"convnet{depth}": depth for depth in (3, 4, 5, 6)}
-_MOBILENETS = {"mobilenet_v2": MobileNet, "efficientnet_b0": EfficientNet}
-_VITS = {"vit_tiny": 192, "vit_small": 384}
-MODELS = (*_CONVNETS, *_RESNETS, *_MOBILENETS, *_VITS, "swin_tiny")
+MODELS = Registry("model")
+"""Functions of a `Size` that return a Linen module, whose call gives (logits, features), or a `Classifier`."""
+
 _DTYPES = {None: None, "bfloat16": jnp.bfloat16}
+
+
+class Size(NamedTuple):
+    """What a network is to be made for.
+
+    Attributes:
+      name: of the model, for messages.
+      num_classes: number of logits.
+      image_size: side of the images in pixels.
+      width: channels, see `get`; None for the model's own.
+      stem: "auto", "imagenet" or "small", see `get`.
+      dtype: what activations are computed in; None for float32.
+    """
+
+    name: str
+    num_classes: int
+    image_size: int
+    width: int | None = None
+    stem: str = "auto"
+    dtype: Any = None
+
+    @property
+    def small(self) -> bool:
+        """Whether the network should keep its resolution at first."""
+        return self.stem == "small" or (self.stem == "auto" and self.image_size <= 64)
 
 
 def get(
@@ -62,50 +82,74 @@ def get(
         raise InputError(f"unknown dtype {dtype!r} for {name}; use bfloat16, or None for float32")
     if width is not None and width < 1:
         raise InputError(f"width {width} of {name} is not a number of channels; use 1 or more")
-    return _wrapped(_module(name, num_classes, image_size, width, stem, _DTYPES[dtype]))
+    return _built(MODELS.find(name), Size(name, num_classes, image_size, width, stem, _DTYPES[dtype]))
+
+
+@cache
+def _built(builder: Callable[[Size], nn.Module | Classifier], size: Size) -> Classifier:
+    """Made once for equal sizes, so that equal networks share their compilation."""
+    network = builder(size)
+    return network if isinstance(network, Classifier) else _wrapped(network)
 
 
 # Equal modules are one classifier, however their arguments were said.
 _wrapped = cache(from_linen)
 
 
-def _module(name, num_classes, image_size, width, stem, dtype) -> nn.Module:
-    small = stem == "small" or (stem == "auto" and image_size <= 64)
-    if name in _CONVNETS:
-        depth = _CONVNETS[name]
-        _can_halve(name, image_size, depth, "a shallower convnet")
-        return ConvNet(num_classes, depth, width or 128, dtype)
-    if name in _RESNETS:
-        block, blocks = _RESNETS[name]
-        return ResNet(num_classes, blocks, block, "small" if small else "imagenet", width or 64, dtype)
-    if name in _MOBILENETS:
-        _can_halve(name, image_size, 3 if small else 5, "a resnet" if small else "stem small")
-        stem = "small" if small else "imagenet"
-        return _MOBILENETS[name](num_classes, stem=stem, width=width or 32, dtype=dtype)
-    if name in _VITS:
-        patch, width = 16 if stem == "imagenet" else vit.patch_size(image_size), width or _VITS[name]
-        if image_size < patch:
-            raise InputError(f"{name} cuts patches of {patch} pixels, but images are only {image_size} pixels wide; "
-                             "use stem auto or a larger --image-size")  # fmt: skip
-        return vit.ViT(num_classes, patch, width, 12, _heads(name, width, width, 64), dtype)
-    if name == "swin_tiny":
-        patch, width = swin.patch_size(image_size, small), width or 96
-        _can_halve(name, image_size, 2 + patch.bit_length(), "a vit" if small else "stem small")
-        for group in range(4):
-            _heads(name, width, width * 2**group, 32)
-        return swin.Swin(num_classes, patch, width, dtype=dtype)
-    near = difflib.get_close_matches(name, MODELS, 3, 0.3)
-    raise InputError(f"unknown model {name!r}; nearest: {', '.join(near or MODELS)}")
+def _convnet(depth: int, size: Size) -> nn.Module:
+    _can_halve(size, depth, "a shallower convnet")
+    return ConvNet(size.num_classes, depth, size.width or 128, size.dtype)
 
 
-def _can_halve(name, image_size, times, remedy):
-    if image_size < 2**times:
-        raise InputError(f"{name} halves the image {times} times, but images are only {image_size} pixels wide; "
-                         f"use {remedy} or a larger --image-size")  # fmt: skip
+def _resnet(block: type, blocks: tuple[int, ...], size: Size) -> nn.Module:
+    return ResNet(size.num_classes, blocks, block, "small" if size.small else "imagenet", size.width or 64, size.dtype)
 
 
-def _heads(name, width, channels, head):
+def _mobilenet(kind: type, size: Size) -> nn.Module:
+    _can_halve(size, 3 if size.small else 5, "a resnet" if size.small else "stem small")
+    stem = "small" if size.small else "imagenet"
+    return kind(size.num_classes, stem=stem, width=size.width or 32, dtype=size.dtype)
+
+
+def _vit(default_width: int, size: Size) -> nn.Module:
+    width = size.width or default_width
+    patch = 16 if size.stem == "imagenet" else vit.patch_size(size.image_size)
+    if size.image_size < patch:
+        raise InputError(f"{size.name} cuts patches of {patch} pixels, but images are only {size.image_size} pixels "
+                         "wide; use stem auto or a larger `image_size`")  # fmt: skip
+    return vit.ViT(size.num_classes, patch, width, 12, _heads(size, width, 64), size.dtype)
+
+
+def _swin(size: Size) -> nn.Module:
+    patch, width = swin.patch_size(size.image_size, size.small), size.width or 96
+    _can_halve(size, 2 + patch.bit_length(), "a vit" if size.small else "stem small")
+    for group in range(4):
+        _heads(size._replace(width=width), width * 2**group, 32)
+    return swin.Swin(size.num_classes, patch, width, dtype=size.dtype)
+
+
+for _depth in (3, 4, 5, 6):
+    MODELS.register(f"convnet{_depth}", partial(_convnet, _depth))
+MODELS.register("resnet18", partial(_resnet, BasicBlock, (2, 2, 2, 2)))
+MODELS.register("resnet34", partial(_resnet, BasicBlock, (3, 4, 6, 3)))
+MODELS.register("resnet50", partial(_resnet, Bottleneck, (3, 4, 6, 3)))
+MODELS.register("resnet101", partial(_resnet, Bottleneck, (3, 4, 23, 3)))
+MODELS.register("mobilenet_v2", partial(_mobilenet, MobileNet))
+MODELS.register("efficientnet_b0", partial(_mobilenet, EfficientNet))
+MODELS.register("vit_tiny", partial(_vit, 192))
+MODELS.register("vit_small", partial(_vit, 384))
+MODELS.register("swin_tiny", _swin)
+
+
+def _can_halve(size: Size, times: int, remedy: str) -> None:
+    if size.image_size < 2**times:
+        raise InputError(f"{size.name} halves the image {times} times, but images are only {size.image_size} pixels "
+                         f"wide; use {remedy} or a larger `image_size`")  # fmt: skip
+
+
+def _heads(size: Size, channels: int, head: int) -> int:
     heads = max(1, channels // head)
     if channels % heads:
-        raise InputError(f"width {width} of {name} has no whole heads of {head} channels; use a multiple of {head}")
+        raise InputError(f"width {size.width} of {size.name} has no whole heads of {head} channels; use a multiple of "
+                         f"{head}")  # fmt: skip
     return heads

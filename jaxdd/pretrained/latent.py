@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import aside
+from jaxdd.ground.files import atomic
 from jaxdd.latent import clip
 from jaxdd.latent import dit as transformer
 from jaxdd.latent import unet as unet_2d
@@ -271,5 +271,5 @@ def _save(folder, config, like, variables, naming):
 
 
 def _write_json(path, record):
-    with aside(path) as place:
+    with atomic(path) as place:
         place.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")

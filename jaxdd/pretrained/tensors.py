@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import aside
+from jaxdd.ground.files import atomic
 from jaxdd.nn.classifier import Variables
 from jaxdd.pretrained.hub import read_json
 
@@ -147,7 +147,7 @@ def write(file: Path, like: Any, variables: Variables, naming: Naming) -> None:
         name = naming.of(path)
         tensor = _from_leaf(np.asarray(leaf, np.float32), path, published(name, path, leaf.shape, naming))
         stored |= dict.fromkeys(naming.copies(name), tensor)
-    with aside(file) as place:
+    with atomic(file) as place:
         place.write_bytes(save(stored, metadata={"format": "pt"}))
 
 

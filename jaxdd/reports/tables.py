@@ -1,12 +1,9 @@
-"""Tables and pictures of results."""
+"""Tables of results as text."""
 
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-
-from jaxdd.data.distilled import DistilledDataset
-from jaxdd.ground.files import aside
+from jaxdd.stages.relabel.stored import Labels
+from jaxdd.students.rows import cell
 
 
 def table(rows: list[dict]) -> str:
@@ -50,59 +47,12 @@ def columns(head: list[str], body: list[list[str]], left: int = 0) -> str:
     return "\n".join([text(head), "  ".join("-" * w for w in widths), *map(text, body)])
 
 
-def cell(accuracies: list[float]) -> str:
-    """Mean and sample standard deviation in percent."""
-    percent = 100 * np.asarray(accuracies)
-    return f"{percent.mean():.1f}" + (f" ± {percent.std(ddof=1):.1f}" if len(percent) > 1 else "")
-
-
-def preview(dataset: DistilledDataset, path: Path | str, most: int = 20) -> None:
-    """Write a PNG grid: a row a class with its name, at most ``most`` images of it, small ones magnified.
-
-    Beyond fifty classes the first fifty are shown. One image a class is laid out five classes to a row.
-    """
-    pixels = dataset.pixels()
-    if pixels.shape[-1] == 1:
-        pixels = np.repeat(pixels, 3, -1)
-    side = pixels.shape[1]
-    zoom = max(1, 96 // side) if dataset.ipc == 1 else max(1, 64 // side)
-    cell_side, pad = side * zoom, 4
-    text_size = max(13, cell_side // 9)
-    font = ImageFont.load_default(text_size)
-    shown = dataset.class_names[:50]
-    if dataset.ipc == 1:
-        columns, label = min(5, len(shown)), text_size + 5
-        cells = [(i // columns, i % columns, i) for i in range(len(shown))]
-        width, height = cell_side + pad, cell_side + label + pad
-        size = (columns * width + pad, -(-len(shown) // columns) * height + pad)
-    else:
-        columns, label = min(most, dataset.ipc), 0
-        left = max(int(font.getlength(name)) for name in shown) + 2 * pad
-        cells = []
-        width, height = cell_side + pad, cell_side + pad
-        size = (left + columns * width + pad, len(shown) * height + pad)
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-
-    def paste(image, x, y):
-        tile = Image.fromarray(image).resize((cell_side, cell_side), Image.Resampling.NEAREST)
-        sheet.paste(tile, (x, y))
-
-    for row, column, c in cells:
-        x, y = pad + column * width, pad + row * height
-        draw.text((x, y), _fitted(shown[c], font, cell_side), fill="black", font=font)
-        paste(pixels[np.flatnonzero(dataset.labels == c)[0]], x, y + label)
-    if not cells:
-        for c, name in enumerate(shown):
-            y = pad + c * height
-            draw.text((pad, y + (cell_side - text_size) // 2 - 2), name, fill="black", font=font)
-            for column, i in enumerate(np.flatnonzero(dataset.labels == c)[:columns]):
-                paste(pixels[i], left + column * width, y)
-    with aside(Path(path)) as place:
-        sheet.save(place, "PNG")
-
-
-def _fitted(name: str, font, width: int) -> str:
-    while name and font.getlength(name) > width:
-        name = name[:-1]
-    return name
+def label_sizes(labels: Labels, run: Path) -> str:
+    """What stored labels and the images of a run folder take on the disk, as a table."""
+    folder = run / "distilled" if (run / "distilled").is_dir() else run
+    pictures = sum(place.stat().st_size for place in folder.glob("train/*/*.png"))
+    exact, kept = (folder / "distilled.npz").stat().st_size, labels.settings
+    form = f"top {kept.top}" if kept.form == "topk" else kept.form
+    rows = [(f"labels, {form}, {kept.epochs} epochs", labels.nbytes), ("images, PNG", pictures)]
+    rows.append(("images, exact (npz)", exact))
+    return "\n".join(f"{name:32} {size:14,d} bytes {size / pictures:9.2f} x PNG" for name, size in rows)

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,34 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxdd.ground import hosts, parallel
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.measure import Groups
 from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.ground.progress import progress
+from jaxdd.ground.registry import Registry
+from jaxdd.latent.decoding import LatentModel, encoder
+from jaxdd.latent.vae import RANGE
 from jaxdd.nn.batchnorm import Moments, merge, pool, pool_by_label
 from jaxdd.nn.classifier import Apply, Variables
+
+
+class Space(NamedTuple):
+    """Where classes can be summarized, and what encodes their images.
+
+    Attributes:
+      needs: the models that it uses, of "teacher", "autoencoder" and "denoiser".
+      encoder: (teacher or None, latent model or None) -> (apply, variables, normalisation of the images that it takes).
+    """
+
+    needs: frozenset[str]
+    encoder: Callable[[Any, LatentModel | None], tuple[Apply, Variables, Normalisation]]
+
+
+SPACES = Registry("space")
+SPACES.register("features", Space(frozenset({"teacher"}), lambda teacher, latent: teacher[:3]))
+SPACES.register(
+    "latents",
+    Space(frozenset({"autoencoder"}), lambda teacher, latent: (encoder(latent), latent.vae_variables, RANGE)),
+)
 
 
 class MomentState(NamedTuple):
@@ -155,9 +179,9 @@ def global_moments(encoded: Encoded) -> dict[str, Moments]:
     return {name: pool(layer, encoded.counts) for name, layer in encoded.moments.items()}
 
 
-def class_means(encoded: Encoded, classes: np.ndarray) -> np.ndarray:
+def class_means(encoded: Encoded, groups: Groups, classes: np.ndarray) -> np.ndarray:
     """Mean features of the real images of some classes [k] whose features are here, float32 [k, d]."""
-    mean = lambda c: encoded.features[encoded.labels == c].mean(0, dtype=np.float64)
+    mean = lambda c: encoded.features[groups.rows(c)].mean(0, dtype=np.float64)
     return np.stack([mean(c) for c in classes]).astype(np.float32)
 
 

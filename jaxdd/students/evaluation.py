@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,25 @@ from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.ground.progress import progress
 from jaxdd.nn.classifier import Apply, Classifier, Variables
-from jaxdd.stages.relabel import criteria as relabel
 from jaxdd.stages.relabel.stored import Labels, check_fits, decode
-from jaxdd.students import lanes as students
-from jaxdd.students import train
-from jaxdd.students.lanes import Pool, Trained
+from jaxdd.students import lanes, train
+from jaxdd.students.lanes import Limits, Pool, Trained
 from jaxdd.students.protocol import Protocol
 from jaxdd.students.train import Trainer
+
+
+class Lane(NamedTuple):
+    """One student: what it learns from, and its seed.
+
+    Attributes:
+      dataset: its images.
+      seed: of its first weights, its batches and augmentations.
+      labels: stored soft labels of these images; None to ask the teacher, or nobody.
+    """
+
+    dataset: DistilledDataset
+    seed: int
+    labels: Labels | None = None
 
 
 def student_trainer(
@@ -41,11 +53,11 @@ def student_trainer(
       labels: stored labels like those that its students will learn from.
     """
     n, image_shape = len(dataset.labels), dataset.images.shape[1:]
-    asks = protocol.labels == "soft" and labels is None
+    asks = protocol.labels.asks_teacher and labels is None
     if labels is not None:
-        criterion = relabel.stored(partial(decode, num_classes=labels.num_classes), protocol.temperature)
+        criterion = protocol.labels.stored_criterion(partial(decode, num_classes=labels.num_classes))
     else:
-        criterion = relabel.soft(teacher_apply, protocol.temperature) if asks else relabel.hard()
+        criterion = protocol.labels.criterion(teacher_apply)
     settings = replace(protocol.train, batch_size=min(protocol.train.batch_size, n))
     trainer = train.trainer(model, settings, settings.steps(n), criterion, dataset.norm, labels and labels.steps)
 
@@ -61,77 +73,71 @@ def student_trainer(
 def side_by_side(
     trainer: Trainer,
     protocol: Protocol,
-    datasets: Sequence[DistilledDataset],
-    seeds: Sequence[int],
+    students: Sequence[Lane],
     context: Any,
-    local: Mesh | None = None,
-    title: str = "students",
-    labels: Sequence[Labels] | None = None,
-    **limits: int | None,
+    limits: Limits = Limits(),  # noqa: B008
 ) -> Iterator[Trained]:
-    """Train a student from scratch on each dataset with the seed beside it; some at a time, as they are finished.
+    """Train students from scratch, each on its dataset with its seed; some at a time, as they are finished.
 
     A student is the same whatever others are trained beside it, up to rounding. Of a dataset (with its stored labels)
     that occurs several times the devices hold one copy.
 
     Args:
-      datasets, seeds: one of each a student; datasets of one shape.
+      students: of datasets of one shape, and stored labels of one form and length, or none.
       context: the teacher's variables; None where nobody asks it.
-      labels: stored labels, one a student and of one form and length, for a trainer that was made with such.
-      local: this process's devices, in one row; default: all, but no more than there are students.
-      limits: ``together``, ``launch``, ``resident_bytes`` and ``memory_bytes`` of `students.run`.
+      limits: devices, memory, and how much is done at a time.
 
     Raises:
-      InputError: datasets that are not of one shape, or not as many as seeds, or labels that are not theirs.
+      InputError: no student, datasets that are not of one shape, or labels that are not theirs.
     """
-    if len(datasets) != len(seeds) or not len(seeds):
-        raise InputError(f"{len(datasets)} datasets and {len(seeds)} seeds: give one of each a student")
-    shapes = {(dataset.images.shape, len(dataset.class_names)): None for dataset in datasets}
+    _check_shapes(students)
+    stored = [lane.labels for lane in students if lane.labels is not None]
+    if len(stored) not in (0, len(students)) or bool(stored) != (trainer.cycle is not None):
+        raise InputError("stored labels need a trainer that was made for them, and it needs them: give labels to both "
+                         "student_trainer and all of its students, or to none")  # fmt: skip
+    distinct = {(id(lane.dataset), id(lane.labels)): lane for lane in students}
+    which = [list(distinct).index((id(lane.dataset), id(lane.labels))) for lane in students]
+    n = len(students[0].dataset.labels)
+    for lane in distinct.values() if stored else ():
+        check_fits(lane.labels, lane.dataset, protocol.stream(n))
+        if (lane.labels.settings, lane.labels.steps) != (stored[0].settings, trainer.cycle):
+            raise InputError(f"stored labels as {lane.labels.settings} of {lane.labels.steps} steps cannot be learnt "
+                             f"beside those as {stored[0].settings} of {trainer.cycle}; train their students "
+                             "apart")  # fmt: skip
+    datasets = [lane.dataset for lane in distinct.values()]
+    pool = Pool(
+        [dataset.images for dataset in datasets],
+        [train.one_hot(dataset.labels, len(dataset.class_names)) for dataset in datasets],
+        [dataset.loss_weights(protocol.weights) for dataset in datasets],
+        [lane.labels for lane in distinct.values()] if stored else None,
+    )
+    batch_size, steps = min(protocol.train.batch_size, n), protocol.train.steps(n)
+    work = lanes.Lanes(which, [lane.seed for lane in students], batch_size, steps)
+    return lanes.run(trainer, pool, work, trainer.prepare(context), limits)
+
+
+def _check_shapes(students: Sequence[Lane]) -> None:
+    """Raise InputError unless there are students, of datasets of one shape."""
+    if not students:
+        raise InputError("no students to train; give one or more")
+    shapes = {(lane.dataset.images.shape, len(lane.dataset.class_names)): None for lane in students}
     if len(shapes) > 1:
         (one, classes), (other, others) = list(shapes)[:2]
         raise InputError(
             f"datasets {list(one)} of {classes} classes and {list(other)} of {others} cannot be learnt side by side; "
             "train their students apart"
         )
-    if (labels is None) != (trainer.cycle is None):
-        raise InputError("stored labels need a trainer that was made for them, and it needs them: give labels to both "
-                         "student_trainer and its students, or to neither")  # fmt: skip
-    told = [None] * len(datasets) if labels is None else list(labels)
-    if len(told) != len(datasets):
-        raise InputError(f"{len(datasets)} students and stored labels for {len(told)}: give one of each a student")
-    asked = {(id(dataset), id(part)): (dataset, part) for dataset, part in zip(datasets, told)}
-    which = [list(asked).index((id(dataset), id(part))) for dataset, part in zip(datasets, told)]
-    for dataset, part in asked.values() if labels is not None else ():
-        check_fits(part, dataset, protocol)
-        if (part.settings, part.steps) != (told[0].settings, trainer.cycle):
-            raise InputError(f"stored labels as {part.settings} of {part.steps} steps cannot be learnt beside those as "
-                             f"{told[0].settings} of {trainer.cycle}; train their students apart")  # fmt: skip
-    distinct = [dataset for dataset, _ in asked.values()]
-    pool = Pool(
-        [dataset.images for dataset in distinct],
-        [train.one_hot(dataset.labels, len(dataset.class_names)) for dataset in distinct],
-        [dataset.loss_weights(protocol.weights) for dataset in distinct],
-        None if labels is None else [part for _, part in asked.values()],
-    )
-    n = len(datasets[0].labels)
-    batch_size, steps = min(protocol.train.batch_size, n), protocol.train.steps(n)
-    context = trainer.prepare(context)
-    return students.run(trainer, pool, which, seeds, batch_size, steps, context, local, title, **limits)
 
 
 def train_students(
     trainer: Trainer,
     protocol: Protocol,
-    datasets: Sequence[DistilledDataset],
-    seeds: Sequence[int],
+    students: Sequence[Lane],
     context: Any,
-    local: Mesh | None = None,
-    title: str = "students",
-    labels: Sequence[Labels] | None = None,
-    **limits: int | None,
+    limits: Limits = Limits(),  # noqa: B008
 ) -> tuple[Variables, np.ndarray]:
     """All students of `side_by_side` at once: variables, [S, ...] every array, and loss curves [S, steps]."""
-    parts = list(side_by_side(trainer, protocol, datasets, seeds, context, local, title, labels, **limits))
+    parts = list(side_by_side(trainer, protocol, students, context, limits))
     variables = jax.tree.map(lambda *parts: np.concatenate(parts), *(part.variables for part in parts))
     return variables, np.concatenate([part.losses for part in parts])
 
@@ -142,12 +148,17 @@ def train_student(
     dataset: DistilledDataset,
     seed: int,
     context: Any,
-    title: str = "student",
     labels: Labels | None = None,
 ) -> tuple[Variables, np.ndarray]:
-    """Train one student from scratch: its variables and loss curve. ``context``: the teacher's variables."""
-    labels = None if labels is None else [labels]
-    variables, losses = train_students(trainer, protocol, [dataset], [seed], context, title=title, labels=labels)
+    """Train one student from scratch: its variables and loss curve [steps].
+
+    Args:
+      context: the teacher's variables; None where nobody asks it.
+      labels: stored soft labels, which then take the teacher's place.
+    """
+    variables, losses = train_students(
+        trainer, protocol, [Lane(dataset, seed, labels)], context, Limits(title="student")
+    )
     return jax.tree.map(lambda x: jnp.asarray(x[0]), variables), losses[0]
 
 
@@ -171,7 +182,7 @@ def accuracies(
     norm = parallel.put(Normalisation(*map(np.asarray, norm)), local, parallel.SAME)
     chunks = parallel.chunks(count, local.devices.size)
     parts, counts = None, [parallel.put(np.zeros((len(places), 2), np.int32), local) for places in chunks]
-    for batch in students.ahead(progress(batches, "test"), local, parallel.SAME):
+    for batch in lanes.ahead(progress(batches, "test"), local, parallel.SAME):
         if parts is None:
             one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), variables)
             fold = _folding(local) if nn.foldable(apply, one, batch[0].shape[1:]) else lambda part: part
@@ -214,20 +225,3 @@ def recognised(apply: Apply, variables: Variables, dataset: DistilledDataset, ba
     source = Source("distilled", dataset.class_names, dataset.images.shape[1:], {"train": dataset.labels}, read)
     chunks = data.batches(source, "train", min(batch_size, len(dataset.labels)))
     return accuracy(apply, variables, dataset.norm, chunks)
-
-
-def row(
-    method: str,
-    dataset: str,
-    ipc: int | None,
-    student: str,
-    labels: str,
-    accuracies: list[float],
-    **more: Any,
-) -> dict:
-    """A row of evaluation.json; accuracies in [0, 1], standard deviation over the seeds (0 for a single one)."""
-    spread = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0
-    return {
-        "method": method, "dataset": dataset, "ipc": ipc, "student": student, "labels": labels,
-        "accuracies": accuracies, "mean": float(np.mean(accuracies)), "std": spread, **more,
-    }  # fmt: skip

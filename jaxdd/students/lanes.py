@@ -44,97 +44,64 @@ class Trained(NamedTuple):
     losses: np.ndarray  # [k, steps] float32
 
 
-def run(
-    trainer: Trainer,
-    pool: Pool,
-    which: Sequence[int],
-    seeds: Sequence[int],
-    batch_size: int,
-    steps: int,
-    context: Any = None,
-    local: Mesh | None = None,
-    title: str = "train",
-    together: int | None = None,
-    launch: int | None = None,
-    resident_bytes: int = 4 * 2**30,
-    memory_bytes: int | None = None,
-) -> Iterator[Trained]:
-    """Lane s trains on dataset ``which[s]`` of the pool with seed ``seeds[s]``; chunks of lanes as they are finished.
+class Lanes(NamedTuple):
+    """What is trained: lane s learns dataset ``which[s]`` of a pool with seed ``seeds[s]``."""
 
-    With k = `jax.random.key` of the seed a lane starts from ``trainer.init(fold_in(k, 0))``, steps with fold_in(k, 1),
-    and sees the batches of `data.permutations` of the seed. Images, targets, weights and the order of all batches are
-    on the devices before the first step, unless they take too much memory: then batches come from the host.
+    which: Sequence[int]
+    seeds: Sequence[int]
+    batch_size: int
+    steps: int
 
-    Args:
-      context: the trainer's, the same for all lanes.
+
+class Limits(NamedTuple):
+    """How much is done at a time.
+
+    Attributes:
       local: this process's devices, in one row; default: all, but no more than there are lanes.
+      title: of the progress bar.
       together: lanes that a device trains at a time, at most; default: 16, on CPU one.
       launch: steps a launch, at most; default: 20, on CPU one. Batches from the host are launched one by one.
       resident_bytes: what the pool, the order of the batches and stored labels may take on each device.
       memory_bytes: what a device may hold in all while it steps: fewer lanes are trained at a time where the compiled
         program takes more. Default: most of what is free on an accelerator, on CPU no limit.
     """
-    seeds, which = list(seeds), np.asarray(which, np.int32)
-    local = local or parallel.mesh(jax.local_devices()[: len(seeds)])
-    cpu, devices = parallel.is_cpu(local), local.devices.size
-    if memory_bytes is None and not cpu:
-        memory_bytes = budget(list(local.devices.flat), resident_bytes)
-    n, *image_shape = pool.images[0].shape
-    stored, distinct = pool.labels, steps if pool.labels is None else min(steps, trainer.cycle)
-    streams = seeds if stored is None else [stored[d].seed for d in which]
-    orders = {seed: _order(n, batch_size, distinct, seed) for seed in streams}
-    size = sum(x.nbytes for part in pool[:3] for x in part) + len(seeds) * distinct * batch_size * 4
-    resident = size <= resident_bytes
-    at_hand = stored is not None and resident and size + sum(labels.nbytes for labels in stored) <= resident_bytes
-    launches = parallel.launches(steps, (launch or (1 if cpu else 20)) if resident else 1)
-    spec = parallel.SAME if resident else parallel.EACH
-    program = lambda each: programs(trainer, tuple(image_shape), local, each > 1, spec)
+
+    local: Mesh | None = None
+    title: str = "students"
+    together: int | None = None
+    launch: int | None = None
+    resident_bytes: int = 4 * 2**30
+    memory_bytes: int | None = None
+
+
+def run(
+    trainer: Trainer,
+    pool: Pool,
+    lanes: Lanes,
+    context: Any = None,
+    limits: Limits = Limits(),  # noqa: B008
+) -> Iterator[Trained]:
+    """Train all lanes; chunks of them as they are finished.
+
+    With k = `jax.random.key` of its seed a lane starts from ``trainer.init(fold_in(k, 0))``, steps with fold_in(k, 1),
+    and sees the batches of `data.permutations` of the seed. Images, targets, weights and the order of all batches are
+    on the devices before the first step, unless they take too much memory: then batches come from the host.
+
+    Args:
+      context: the trainer's, the same for all lanes.
+    """
+    count = len(lanes.seeds)
+    local = limits.local or parallel.mesh(jax.local_devices()[:count])
     context = parallel.put(context, local, parallel.SAME)
-    whole = parallel.put(Pool(*map(np.stack, pool[:3])), local, parallel.SAME) if resident else None
-    if at_hand:
-        whole = whole._replace(labels=parallel.put(_labels(stored, np.arange(distinct)), local, parallel.SAME))
-
-    def begin(places, each):
-        """A chunk's first state, what it draws its batches from, launch by launch, and what all launches are given."""
-        rows = np.maximum(places, 0)
-        keys = lambda chosen, stage: [jax.random.fold_in(jax.random.key(chosen[row]), stage) for row in rows]
-        start, key = jnp.stack(keys(seeds, 0)), jnp.stack(keys(streams, 1))
-        state = program(each).init(parallel.put(start, local))
-        order = np.stack([orders[streams[row]] for row in rows])
-        if resident:
-            drawn = repeat(whole)
-            if stored is not None and not at_hand:
-                # Step t is at t mod L of L labels, which serve a number of launches.
-                step_bytes = sum(labels.nbytes // labels.steps for labels in stored)
-                serve = min(len(launches), max(1, _SENT_BYTES // (launches[0] * step_bytes)))
-                parts = (first + np.arange(serve * launches[0]) for first in range(0, steps, serve * launches[0]))
-                parts = ahead((_labels(stored, part % distinct) for part in parts), local, parallel.SAME)
-                drawn = (whole._replace(labels=part) for part in parts for _ in range(serve))
-            return state, drawn, parallel.put((key, which[rows], order), local)
-        # A batch is a small dataset of its lane's own, in the order in which it comes.
-        own = np.arange(len(rows), dtype=np.int32) % each
-        there = np.broadcast_to(np.arange(batch_size, dtype=np.int32), (len(rows), 1, batch_size))
-        return state, ahead(_batches(pool, which[rows], order, steps), local), parallel.put((key, own, there), local)
-
-    limit = together or (1 if cpu else 16)
-    while True:
-        # As equal as can be, since a chunk that is not full takes as long as one that is.
-        each = -(-len(seeds) // (devices * -(-len(seeds) // (devices * limit))))
-        if each == 1 or memory_bytes is None:
-            break
-        state, drawn, given = begin(np.arange(each * devices) % len(seeds), each)
-        lowered = program(each).launch.lower(state, context, next(drawn), *given, count=launches[0])
-        need = compiled_bytes(lowered.compile())
-        if need <= memory_bytes:
-            break
-        limit = max(1, min(each - 1, each * memory_bytes // need))
-
-    chunks = parallel.chunks(len(seeds), each * devices)
+    feed = _Feed(trainer, pool, lanes, limits, local)
+    size = _lanes_a_device(feed, context, limits)
+    chunks = parallel.chunks(count, size * local.devices.size)
     for i, places in enumerate(chunks):
-        state, drawn, given = begin(places, each)
+        title = limits.title if len(chunks) == 1 else f"{limits.title} {i + 1}/{len(chunks)}"
+        state, batches, inputs = feed.begin(places, size)
         curve = []
-        for count in progress(launches, title if len(chunks) == 1 else f"{title} {i + 1}/{len(chunks)}"):
-            state, losses = program(each).launch(state, context, next(drawn), *given, count=count)
+        for steps in progress(feed.launches, title):
+            state, losses = feed.programs(size).launch(state, context, next(batches), *inputs, count=steps)
             # One launch waits behind the one that runs, no more: batches would pile up, and the bar would run ahead.
             jax.block_until_ready(curve[-1:])
             curve.append(losses)
@@ -142,6 +109,86 @@ def run(
         variables, curve = jax.device_get((state.variables, curve))
         del state
         yield Trained(real(places), jax.tree.map(real, variables), real(np.concatenate(curve, 1)))
+
+
+def _lanes_a_device(feed: "_Feed", context: Any, limits: Limits) -> int:
+    """How many lanes a device trains at a time, as the memory of the compiled program allows."""
+    local, count = feed.local, len(feed.lanes.seeds)
+    cpu, devices = parallel.is_cpu(local), local.devices.size
+    memory_bytes = limits.memory_bytes
+    if memory_bytes is None and not cpu:
+        memory_bytes = budget(list(local.devices.flat), limits.resident_bytes)
+    most = limits.together or (1 if cpu else 16)
+    while True:
+        # As equal as can be, since a chunk that is not full takes as long as one that is.
+        size = -(-count // (devices * -(-count // (devices * most))))
+        if size == 1 or memory_bytes is None:
+            return size
+        state, batches, inputs = feed.begin(np.arange(size * devices) % count, size)
+        lowered = feed.programs(size).launch.lower(state, context, next(batches), *inputs, count=feed.launches[0])
+        need = compiled_bytes(lowered.compile())
+        if need <= memory_bytes:
+            return size
+        most = max(1, min(size - 1, size * memory_bytes // need))
+
+
+class _Feed:
+    """Where the lanes of a chunk draw their batches from: memory of the devices, or the host."""
+
+    def __init__(self, trainer: Trainer, pool: Pool, lanes: Lanes, limits: Limits, local: Mesh):
+        self.trainer, self.pool, self.lanes, self.local = trainer, pool, lanes, local
+        self.which = np.asarray(lanes.which, np.int32)
+        self.seeds, self.stored = list(lanes.seeds), pool.labels
+        self.images, *self.image_shape = pool.images[0].shape
+        # Steps with labels of their own: stored ones are seen again from the first.
+        self.distinct = lanes.steps if self.stored is None else min(lanes.steps, trainer.cycle)
+        self.streams = self.seeds if self.stored is None else [self.stored[d].seed for d in self.which]
+        order = partial(_order, self.images, lanes.batch_size, self.distinct)
+        self.orders = {seed: order(seed) for seed in self.streams}
+        size = sum(x.nbytes for part in pool[:3] for x in part) + len(self.seeds) * self.distinct * lanes.batch_size * 4
+        self.resident = size <= limits.resident_bytes
+        label_bytes = sum(labels.nbytes for labels in self.stored or ())
+        self.labels_resident = self.stored is not None and self.resident and size + label_bytes <= limits.resident_bytes
+        most = limits.launch or (1 if parallel.is_cpu(local) else 20)
+        self.launches = parallel.launches(lanes.steps, most if self.resident else 1)
+        if self.resident:
+            self.whole = parallel.put(Pool(*map(np.stack, pool[:3])), local, parallel.SAME)
+        if self.labels_resident:
+            labels = _labels(self.stored, np.arange(self.distinct))
+            self.whole = self.whole._replace(labels=parallel.put(labels, local, parallel.SAME))
+
+    def programs(self, size: int) -> "Programs":
+        """The compiled programs for so many lanes a device."""
+        spec = parallel.SAME if self.resident else parallel.EACH
+        return programs(self.trainer, tuple(self.image_shape), self.local, size > 1, spec)
+
+    def begin(self, places: np.ndarray, size: int) -> tuple[Any, Iterator, Any]:
+        """A chunk's first state, its batches launch by launch, and what all its launches are given."""
+        rows = np.maximum(places, 0)
+        keys = lambda chosen, stage: [jax.random.fold_in(jax.random.key(chosen[row]), stage) for row in rows]
+        start, key = jnp.stack(keys(self.seeds, 0)), jnp.stack(keys(self.streams, 1))
+        state = self.programs(size).init(parallel.put(start, self.local))
+        order = np.stack([self.orders[self.streams[row]] for row in rows])
+        if self.resident:
+            return state, self._resident(), parallel.put((key, self.which[rows], order), self.local)
+        # A batch is a small dataset of its lane's own, in the order in which it comes.
+        lane = np.arange(len(rows), dtype=np.int32) % size
+        batch_size = self.lanes.batch_size
+        there = np.broadcast_to(np.arange(batch_size, dtype=np.int32), (len(rows), 1, batch_size))
+        batches = ahead(_batches(self.pool, self.which[rows], order, self.lanes.steps), self.local)
+        return state, batches, parallel.put((key, lane, there), self.local)
+
+    def _resident(self) -> Iterator[Pool]:
+        """The pool on the devices, with the stored labels of each launch if they are not there as well."""
+        if self.stored is None or self.labels_resident:
+            return repeat(self.whole)
+        # Step t is at t mod L of L labels, which serve a number of launches.
+        step_bytes = sum(labels.nbytes // labels.steps for labels in self.stored)
+        launch, steps = self.launches[0], self.lanes.steps
+        serve = min(len(self.launches), max(1, _SENT_BYTES // (launch * step_bytes)))
+        parts = (first + np.arange(serve * launch) for first in range(0, steps, serve * launch))
+        parts = ahead((_labels(self.stored, part % self.distinct) for part in parts), self.local, parallel.SAME)
+        return (self.whole._replace(labels=part) for part in parts for _ in range(serve))
 
 
 def ahead(items: Iterable, local: Mesh, spec: PartitionSpec = parallel.EACH, count: int = 2) -> Iterator:

@@ -17,8 +17,9 @@ from jaxdd.data import augment as augmentation
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.ground.progress import progress
+from jaxdd.ground.registry import Registry
 from jaxdd.nn.classifier import Classifier, Variables
-from jaxdd.stages.relabel.criteria import Criterion
+from jaxdd.stages.relabel.labelling import Criterion
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,14 @@ class TrainSettings:
     """How a classifier is trained."""
 
     epochs: int = 300
-    batch_size: int = 100  # never more than there are images
-    optimizer: str = "adamw"  # or "sgd": Nesterov momentum 0.9, weight decay added to the gradient
+    batch_size: int = 100
+    """Never more than there are images."""
+    optimizer: str = "adamw"
+    """One of `OPTIMIZERS`: "adamw", or "sgd" with Nesterov momentum 0.9 and weight decay added to the gradient."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
-    warmup: float = 0.0  # share of the steps with a linearly rising rate, before the cosine to zero
+    warmup: float = 0.0
+    """Share of the steps with a linearly rising rate, before the cosine to zero."""
     augment: augmentation.Augment = field(default_factory=augmentation.Augment)
 
     def steps(self, images: int) -> int:
@@ -62,8 +66,20 @@ class Trainer(NamedTuple):
     cycle: int | None = None
 
 
+OPTIMIZERS = Registry("optimizer")
+"""Functions of a learning rate (an Optax schedule) and a weight decay that return an Optax transformation."""
+OPTIMIZERS.register("adamw", lambda rate, decay: optax.adamw(rate, weight_decay=decay))
+OPTIMIZERS.register(
+    "sgd", lambda rate, decay: optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, 0.9, nesterov=True))
+)
+
+
 def optimizer(settings: TrainSettings, steps: int) -> optax.GradientTransformation:
-    """AdamW or SGD under a cosine to zero over ``steps``."""
+    """The named optimizer under a cosine to zero over ``steps``.
+
+    Raises:
+      InputError: no such optimizer.
+    """
     warmup = round(settings.warmup * steps)
     rate = optax.warmup_cosine_decay_schedule(
         settings.learning_rate / 10 if warmup else settings.learning_rate,
@@ -71,13 +87,7 @@ def optimizer(settings: TrainSettings, steps: int) -> optax.GradientTransformati
         warmup,
         steps,
     )
-    if settings.optimizer == "adamw":
-        return optax.adamw(rate, weight_decay=settings.weight_decay)
-    if settings.optimizer == "sgd":
-        return optax.chain(
-            optax.add_decayed_weights(settings.weight_decay), optax.sgd(rate, momentum=0.9, nesterov=True)
-        )
-    raise InputError(f"unknown optimizer {settings.optimizer!r}; use adamw or sgd")
+    return OPTIMIZERS.find(settings.optimizer)(rate, settings.weight_decay)
 
 
 def trainer(

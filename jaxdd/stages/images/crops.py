@@ -10,9 +10,10 @@ ranks j, m + j, 2 m + j ... so that every image has its share of the best.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,53 +24,83 @@ from jaxdd import nn
 from jaxdd.data import augment
 from jaxdd.ground import losses, parallel
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.memory import forward_bytes
+from jaxdd.ground.memory import Resources, forward_bytes
 from jaxdd.ground.progress import progress
-from jaxdd.nn.classifier import Apply, Variables
+from jaxdd.nn.classifier import Apply
+from jaxdd.stages.context import Context, Problem, Teacher
+from jaxdd.stages.images.base import IMAGERS, Imager, Images, class_chunks
+from jaxdd.stages.summarize.base import Summarizer, Summary
 
 
+@IMAGERS.register("crops")
 @dataclass(frozen=True)
-class CropSettings:
-    """Which crops; the defaults are RDED's."""
+class Crops(Imager):
+    """Grids of the most realistic crops; the defaults are RDED's."""
 
-    pool: int = 300  # real images of a class that are looked at; more where more crops are wanted
-    crops: int = 5  # boxes on each of them
-    parts: int | None = None  # crops in an image, a square number; None: 1 up to 32 pixels, above that 4
-    min_scale: float = 0.08  # smallest share of the area that a box keeps
+    pool: int = 300
+    """Real images of a class that are looked at; more where more crops are wanted."""
+    crops: int = 5
+    """Boxes on each of them."""
+    parts: int | None = None
+    """Crops in an image, a square number; default: 1 up to 32 pixels, above that 4."""
+    min_scale: float = 0.08
+    """Smallest share of the area that a box keeps."""
 
+    spaces: ClassVar[tuple[str, ...]] = ("features",)
+    is_real: ClassVar[bool] = True
 
-def check(settings: CropSettings) -> None:
-    """Raise InputError for settings that make no crops."""
-    for name in ("pool", "crops"):
-        if getattr(settings, name) < 1:
-            raise InputError(f"--crops.{name} {getattr(settings, name)} leaves nothing to choose from; use 1 or more")
-    if settings.parts is not None and (settings.parts < 1 or math.isqrt(settings.parts) ** 2 != settings.parts):
-        raise InputError(f"--crops.parts {settings.parts} fill no square; use 1, 4, 9 ...")
-    if not 0 < settings.min_scale <= 1:
-        raise InputError(f"--crops.min-scale {settings.min_scale} is no share of an image; use one in (0, 1]")
+    @property
+    def needs(self) -> frozenset[str]:
+        """See `Imager.needs`."""
+        return frozenset()
+
+    def check_settings(self) -> None:
+        """Raise InputError for settings that make no crops."""
+        for name in ("pool", "crops"):
+            if getattr(self, name) < 1:
+                raise InputError(f"`imager.{name}` {getattr(self, name)} leaves nothing to choose from; use 1 or more")
+        if self.parts is not None and (self.parts < 1 or math.isqrt(self.parts) ** 2 != self.parts):
+            raise InputError(f"`imager.parts` {self.parts} fill no square; use 1, 4, 9 ...")
+        if not 0 < self.min_scale <= 1:
+            raise InputError(f"`imager.min_scale` {self.min_scale} is no share of an image; use one in (0, 1]")
+
+    def check(self, problem: Problem, summarizer: Summarizer) -> None:
+        """See `Imager.check`."""
+        self.check_settings()
+        if summarizer.has_atoms:
+            raise InputError("`imager` crops are chosen by the teacher, not by atoms; use `summarizer` none")
+        super().check(problem, summarizer)
+
+    def __call__(self, key: jax.Array, context: Context, summary: Summary) -> Iterator[Images]:
+        """A class draws from the key folded with it."""
+        classes, ipc = context.classes, summary.atoms.weights.shape[1]
+        condense = condenser(
+            jax.random.fold_in(key, 0), context.teacher, self, ipc, classes.image_shape, context.resources
+        )
+        for places in class_chunks(context, ipc):
+            labels = context.labels[places]
+            made = [condense(int(label), classes.groups.rows(label), classes.images) for label in labels]
+            yield Images(places, np.stack(made))
 
 
 def condenser(
     key: jax.Array,
-    apply: Apply,
-    variables: Variables,
-    settings: CropSettings,
+    teacher: Teacher,
+    settings: Crops,
     ipc: int,
     image_shape: tuple[int, int, int],
-    memory_bytes: int = 4 * 2**30,
-    local: Mesh | None = None,
+    resources: Resources = Resources(),  # noqa: B008
 ) -> Callable[[int, np.ndarray, Callable[[np.ndarray], np.ndarray]], np.ndarray]:
     """A function ``condense(c, rows, read)`` of class c, its rows and their images -> its images.
 
-    As its authors do, a crop is shrunk to the size that it will have in the image, and seen by the teacher in the
+    As in its authors' code, a crop is shrunk to the size that it will have in the image, and seen by the teacher in the
     middle of an image that is zero elsewhere. A class of fewer images than the m N crops wanted gives the best crop of
     each of its images, then the second best of each, and so on, from as many boxes as that takes.
 
     Args:
       key: every draw comes from it, folded with the class: its images are the same whichever others are made.
       ipc: images of a class, m.
-      memory_bytes: what a device may hold while it scores.
-      local: this process's devices, in one row, which share the crops to be scored; default: all.
+      resources: the devices share the crops to be scored, and memory bounds the batch.
 
     Returns:
       ``condense``: c, rows [n] and read, rows [k] -> float32 [k, H, W, ch] in normalised space, to float32
@@ -78,32 +109,14 @@ def condenser(
     Raises:
       InputError: settings that make no crops, or more parts to a side than pixels.
     """
-    check(settings)
+    settings.check_settings()
     parts = settings.parts or (1 if max(image_shape[:2]) <= 32 else 4)
     grid = math.isqrt(parts)
     if grid > min(image_shape[:2]):
-        raise InputError(f"--crops.parts {parts} do not fit into images {list(image_shape)}; use fewer")
+        raise InputError(f"`imager.parts` {parts} do not fit into images {list(image_shape)}; use fewer")
     shape, wanted = (image_shape[0] // grid, image_shape[1] // grid), ipc * parts
     most = max(settings.pool, wanted)
-    local = local or parallel.mesh(jax.local_devices())
-    devices = local.devices.size
-    # Only logits are asked of the teacher, and it gives them sooner without BatchNorm.
-    folded = jax.jit(nn.fold)(variables) if nn.foldable(apply, variables, image_shape) else variables
-    same = parallel.put(folded, local, parallel.SAME)
-    score = _scorer(apply, shape, local)
-    logits = lambda variables, image: apply(variables, image).logits
-    one = forward_bytes(logits, folded, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
-
-    def scores(c, images, boxes):
-        each = boxes[0].shape[1]
-        fits = 20 if parallel.is_cpu(local) else memory_bytes // one
-        size = max(1, min(fits // each, -(-most // devices))) * devices
-        found = []
-        for places in progress(parallel.chunks(len(boxes[0]), size), f"score crops of class {c}"):
-            rows = np.maximum(places, 0)
-            batch = parallel.put((images(rows), *(part[rows] for part in boxes)), local)
-            found.append(np.asarray(score(same, *batch, np.int32(c)))[places >= 0])
-        return np.concatenate(found)
+    scores = _scores(teacher, image_shape, shape, most, resources)
 
     def condense(c, rows, read):
         if not len(rows):
@@ -111,16 +124,44 @@ def condenser(
         k_pool, k_boxes = jax.random.split(jax.random.fold_in(key, c))
         if len(rows) > most:
             rows = rows[np.asarray(jax.random.choice(k_pool, len(rows), (most,), replace=False))]
-        each = max(settings.crops, -(-wanted // len(rows)))
-        boxes = [np.asarray(part)[: len(rows)] for part in _boxes(k_boxes, most, each, settings.min_scale)]
+        boxes_each = max(settings.crops, -(-wanted // len(rows)))
+        boxes = [np.asarray(part)[: len(rows)] for part in _boxes(k_boxes, most, boxes_each, settings.min_scale)]
         values = scores(c, lambda places: read(rows[places]), boxes)
-        image, crop = np.divmod(ranked(values)[:wanted], each)
+        image, crop = np.divmod(ranked(values)[:wanted], boxes_each)
         # The parts of image j are j, m + j, 2 m + j ...
         image, crop = (places.reshape(parts, ipc).T for places in (image, crop))
         real = read(rows[image.ravel()]).reshape(ipc, parts, *image_shape)
         return np.asarray(_collage(shape)(real, *(part[image, crop] for part in boxes)))
 
     return condense
+
+
+def _scores(
+    teacher: Teacher, image_shape: tuple[int, int, int], shape: tuple[int, int], most: int, resources: Resources
+) -> Callable:
+    """A function of a class, its images and their boxes [n, K, 2] -> the scores of all crops, [n, K]; low is good."""
+    local = resources.mesh
+    devices = local.devices.size
+    # Only logits are asked of the teacher, and it gives them sooner without BatchNorm.
+    foldable = nn.foldable(teacher.apply, teacher.variables, image_shape)
+    folded = jax.jit(nn.fold)(teacher.variables) if foldable else teacher.variables
+    replicated = parallel.put(folded, local, parallel.SAME)
+    score = _scorer(teacher.apply, shape, local)
+    logits = lambda variables, image: teacher.apply(variables, image).logits
+    bytes_each = forward_bytes(logits, folded, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+
+    def scores(c, images, boxes):
+        boxes_each = boxes[0].shape[1]
+        fits = 20 if parallel.is_cpu(local) else resources.bytes_per_device // bytes_each
+        size = max(1, min(fits // boxes_each, -(-most // devices))) * devices
+        parts = []
+        for places in progress(parallel.chunks(len(boxes[0]), size), f"score crops of class {c}"):
+            rows = np.maximum(places, 0)
+            batch = parallel.put((images(rows), *(part[rows] for part in boxes)), local)
+            parts.append(np.asarray(score(replicated, *batch, np.int32(c)))[places >= 0])
+        return np.concatenate(parts)
+
+    return scores
 
 
 def ranked(scores: np.ndarray) -> np.ndarray:

@@ -9,10 +9,11 @@ boxes, flips and mixes are drawn again from the key. FKD (Shen and Xing 2022, se
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +25,27 @@ from jaxdd.data import permutations
 from jaxdd.data.augment import Augment
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import aside
+from jaxdd.ground.files import atomic, write_json
 from jaxdd.ground.normalise import normalise
 from jaxdd.ground.progress import progress
-from jaxdd.nn.classifier import Apply, Variables
-from jaxdd.students.protocol import Protocol
+from jaxdd.nn.classifier import Apply
+from jaxdd.stages.context import Teacher
 
 FORMS = ("float32", "float16", "topk", "int8")
+
+
+class Stream(NamedTuple):
+    """What a student sees of a dataset, whatever its own weights are: how images are augmented and batched.
+
+    Attributes:
+      augment: what the images go through before the teacher sees them.
+      batch_size: B, never more than there are images.
+      temperature: T of the KL divergence, for the form topk; None if the labels have none.
+    """
+
+    augment: Augment
+    batch_size: int
+    temperature: float | None
 
 
 @dataclass(frozen=True)
@@ -161,21 +176,19 @@ class Labels:
 def materialise(
     folder: Path | str,
     dataset: DistilledDataset,
-    protocol: Protocol,
-    teacher_apply: Apply,
-    teacher_variables: Variables,
+    stream: Stream,
+    teacher: Teacher,
     settings: LabelSettings = LabelSettings(),
     seed: int = 0,
     shard_bytes: int = 64 * 2**20,
-    title: str = "relabel",
 ) -> Labels:
     """Ask the teacher about a label stream and keep its answers; a student of the same seed is the one it would teach.
 
     The folder holds `labels.json`, what decided the labels, and shards `00000.npy`, ... of `record`s [S, B], each
-    written aside and renamed when it is full. What was cut off goes on behind the shards that are there.
+    written atomically when it is full. An interrupted call resumes behind the shards that are there.
 
     Args:
-      protocol: its augmentation and batch size make the stream; its temperature is that of topk.
+      stream: augmentation, batch size and temperature of a protocol, `Protocol.stream`.
       seed: the stream's; all students that learn from these labels see the same batches and augmentations.
       shard_bytes: what a shard may take, if it holds more than one step.
 
@@ -183,47 +196,68 @@ def materialise(
       InputError: settings that do not exist, a folder with labels of other settings, images or teacher, or logits that
         are no numbers in this form.
     """
-    folder, num_classes = Path(folder), len(dataset.class_names)
-    kind, n = record(settings, num_classes), len(dataset.labels)
-    batch_size = min(protocol.train.batch_size, n)
-    steps = settings.steps(n, batch_size)
-    each = min(steps, max(1, shard_bytes // (batch_size * kind.itemsize)))
+    folder = Path(folder)
+    kind, n = record(settings, len(dataset.class_names)), len(dataset.labels)
+    steps = settings.steps(n, stream.batch_size)
+    each = min(steps, max(1, shard_bytes // (stream.batch_size * kind.itemsize)))
     header = {
-        "settings": dataclasses.asdict(settings), "seed": seed, "batch_size": batch_size, "steps": steps,
-        "num_classes": num_classes, "temperature": protocol.temperature if settings.form == "topk" else None,
-        "augment": dataclasses.asdict(protocol.train.augment), "images": _fingerprint_images(dataset),
-        "teacher": fingerprint(teacher_variables), "device": jax.devices()[0].device_kind, "steps_a_shard": each,
+        "settings": dataclasses.asdict(settings), "seed": seed, "batch_size": stream.batch_size, "steps": steps,
+        "num_classes": len(dataset.class_names),
+        "temperature": stream.temperature if settings.form == "topk" else None,
+        "augment": dataclasses.asdict(stream.augment), "images": _fingerprint_images(dataset),
+        "teacher": fingerprint(teacher.variables), "device": jax.devices()[0].device_kind, "steps_a_shard": each,
     }  # fmt: skip
     begun = _begun(folder, header)
-
-    if nn.foldable(teacher_apply, teacher_variables, dataset.images.shape[1:]):
-        teacher_variables = jax.jit(nn.fold)(teacher_variables)
-    answer = _answering(teacher_apply, protocol.train.augment, settings, protocol.temperature)
-    given = teacher_variables, dataset.norm, jax.random.fold_in(jax.random.key(seed), 1)
     missing = {k for k in range(-(-steps // each)) if not _shard(folder, k).is_file()}
-    done = []
-    for t in progress([t for t in range(steps) if t // each in missing], title):
-        if t % each == 0:
-            order = permutations(n, batch_size, seed, t)
-        # One batch waits behind the one that is answered, no more: images would pile up.
-        jax.block_until_ready(done[-1:])
-        done.append(answer(*given, dataset.images[next(order)], t))
+    batches = _answers(dataset, stream, teacher, settings, seed, [t for t in range(steps) if t // each in missing])
+    pending = []
+    for t, answer in batches:
+        pending.append(answer)
         if (t + 1) % each == 0 or t + 1 == steps:
-            records = np.empty((len(done), batch_size), kind)
-            for name in kind.names:
-                records[name] = np.stack([part[name] for part in jax.device_get(done)])
-                if not np.isfinite(records[name]).all():
-                    raise InputError(f"labels of steps up to {t} are no numbers as {settings.form}; check the teacher, "
-                                     "or use float32 if its logits are huge")  # fmt: skip
+            records = _records(pending, kind, t)
             if not begun:
                 folder.mkdir(parents=True, exist_ok=True)
-                with aside(folder / "labels.json") as place:
-                    place.write_text(json.dumps(header, indent=2) + "\n")
+                write_json(folder / "labels.json", header)
                 begun = True
-            with aside(_shard(folder, t // each)) as place, place.open("wb") as file:
+            with atomic(_shard(folder, t // each)) as place, place.open("wb") as file:
                 np.save(file, records, allow_pickle=False)
-            done = []
+            pending = []
     return open_labels(folder)
+
+
+def _answers(
+    dataset: DistilledDataset, stream: Stream, teacher: Teacher, settings: LabelSettings, seed: int, steps: list[int]
+) -> Iterator[tuple[int, dict]]:
+    """Each of these steps (ascending) with its encoded answers, one batch computed ahead."""
+    variables = teacher.variables
+    if nn.foldable(teacher.apply, variables, dataset.images.shape[1:]):
+        variables = jax.jit(nn.fold)(variables)
+    answer = _answering(teacher.apply, stream.augment, settings, stream.temperature)
+    shared = variables, dataset.norm, jax.random.fold_in(jax.random.key(seed), 1)
+    previous = None
+    for t, before in zip(progress(steps, "relabel"), [None, *steps]):
+        if before is None or t != before + 1:
+            order = permutations(len(dataset.labels), stream.batch_size, seed, t)
+        # One batch waits behind the one that is answered, no more: images would pile up.
+        jax.block_until_ready(previous)
+        previous = answer(*shared, dataset.images[next(order)], t)
+        yield t, previous
+
+
+def _records(answers: list[dict], kind: np.dtype, step: int) -> np.ndarray:
+    """The answers of several steps as records [S, B].
+
+    Raises:
+      InputError: some are no numbers in this form.
+    """
+    answers = jax.device_get(answers)
+    records = np.empty((len(answers), len(next(iter(answers[0].values())))), kind)
+    for name in kind.names:
+        records[name] = np.stack([part[name] for part in answers])
+        if not np.isfinite(records[name]).all():
+            raise InputError(f"labels of steps up to {step} are no numbers in this form; check the teacher, or use "
+                             "float32 if its logits are huge")  # fmt: skip
+    return records
 
 
 @lru_cache(maxsize=8)
@@ -270,19 +304,17 @@ def open_labels(folder: Path | str) -> Labels:
     return Labels(**told, shards=tuple(shards))
 
 
-def check_fits(labels: Labels, dataset: DistilledDataset, protocol: Protocol) -> None:
-    """Raise InputError unless the labels are those of this dataset's images under this protocol."""
+def check_fits(labels: Labels, dataset: DistilledDataset, stream: Stream) -> None:
+    """Raise InputError unless the labels are those of this dataset's images in this stream."""
     if labels.images != _fingerprint_images(dataset):
         raise InputError("stored labels are those of other images; make them anew with: python -m experiments.relabel")
-    batch_size = min(protocol.train.batch_size, len(dataset.labels))
-    asked = {"labels": (protocol.labels, "soft"), "augment": (protocol.train.augment, labels.augment),
-             "batch size": (batch_size, labels.batch_size)}  # fmt: skip
+    pairs = {"augment": (stream.augment, labels.augment), "batch size": (stream.batch_size, labels.batch_size)}
     if labels.settings.form == "topk":
-        asked["temperature"] = protocol.temperature, labels.temperature
-    for name, (wanted, found) in asked.items():
-        if wanted != found:
-            raise InputError(f"stored labels are for {name} {found}, and the protocol has {wanted}; use that protocol, "
-                             "or make them anew with: python -m experiments.relabel")  # fmt: skip
+        pairs["temperature"] = stream.temperature, labels.temperature
+    for name, (wanted, stored) in pairs.items():
+        if wanted != stored:
+            raise InputError(f"stored labels are for {name} {stored}, and the protocol has {wanted}; use that "
+                             "protocol, or make them anew with: python -m experiments.relabel")  # fmt: skip
 
 
 def fingerprint(tree: Any) -> str:

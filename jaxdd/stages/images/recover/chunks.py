@@ -16,16 +16,9 @@ from jaxdd.ground.memory import compiled_bytes, values
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.progress import progress
 from jaxdd.nn.classifier import Apply, Variables, remat
-from jaxdd.stages.images.recover.descent import (
-    Goal,
-    RecoverSettings,
-    Recovery,
-    State,
-    Terms,
-    goal_specs,
-    recovery,
-    state_specs,
-)
+from jaxdd.stages.context import Teacher
+from jaxdd.stages.images.recover.descent import Recovery, State, goal_specs, recovery, state_specs
+from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, Terms
 
 Start = Callable[[np.ndarray], np.ndarray]  # rows of a goal [k] -> the images to begin with, [k, m, H, W, ch]
 
@@ -38,66 +31,63 @@ class Recovered(NamedTuple):
     terms: Terms  # along the steps, [steps, k] each
 
 
+class Placement(NamedTuple):
+    """Where and how many classes are recovered at a time.
+
+    Attributes:
+      local: this process's devices, in one row.
+      memory_bytes: what a device may hold of a chunk: its pixels, their moments in Adam, and activations.
+      group: classes that are optimised together, see `group_size`.
+      total: classes of all processes together; None: those of the goal.
+    """
+
+    local: Mesh
+    memory_bytes: int
+    group: int = 1
+    total: int | None = None
+
+    def beside(self, classes: int) -> "Placement":
+        """The same for so many classes of this process, without the devices that would have no group to work on."""
+        local = Mesh(self.local.devices[: -(-classes // self.group)], self.local.axis_names)
+        return self._replace(local=local, total=self.total or classes)
+
+    @property
+    def unit(self) -> int:
+        """The classes of one group on each device: chunks hold a multiple of these."""
+        return self.group * self.local.devices.size
+
+
 def run(
-    apply: Apply,
-    variables: Variables,
     key: jax.Array,
-    norm: Normalisation,
+    teacher: Teacher,
     settings: RecoverSettings,
     goal: Goal,
     start: Start,
-    memory_bytes: int,
-    group: int = 1,
-    local: Mesh | None = None,
-    total: int | None = None,
+    image_shape: tuple[int, int, int],
+    placement: Placement,
 ) -> Iterator[Recovered]:
     """All steps for all classes, chunk by chunk, sharded over this process's devices.
 
-    On CPU a chunk has about 10 to 25 images: activations then stay in the cache, and the images come out the same bytes
+    On CPU a chunk has about 10 to 25 images: activations then stay in the cache, and the images are the same bytes
     on any number of devices and hosts. On an accelerator it is as many as fit, and a launch takes many steps.
 
     Args:
       goal: of all classes that this process is to recover.
       start: rows of the goal [k] -> the images to begin with, float32 [k, m, H, W, ch].
-      memory_bytes: what a device may hold of a chunk: its pixels, their moments in Adam, and activations.
-      group: classes that are optimised together, see `group_size`.
-      local: this process's devices, in one row; default: all.
-      total: classes of all processes together; default: those of the goal.
+      image_shape: (H, W, ch).
 
     Raises:
       InputError: one group of classes does not fit, even without activations kept inside the network's blocks; or
         the model does not take images of half the side, where the first steps are to be coarse.
     """
-    local = local or parallel.mesh(jax.local_devices())
-    # A device without a group would work at nothing, which on cores that share their work costs as much as a group.
-    local = Mesh(local.devices[: -(-len(goal.classes) // group)], local.axis_names)
-    norm = Normalisation(*map(np.asarray, norm))
-    same = parallel.put(variables, local, parallel.SAME)
-    image_shape = tuple(start(np.arange(1)).shape[1:])  # [m, H, W, ch]
+    placement = placement.beside(len(goal.classes))
+    local = placement.local
+    variables = parallel.put(teacher.variables, local, parallel.SAME)
     if settings.coarse:
-        _check_coarse(apply, variables, image_shape[1:])
-    unit = group * local.devices.size
-    total = total or len(goal.classes)
-    fused, most = plan(apply, variables, image_shape, group, len(goal.classes), total, local)
-    launches = _launches(settings, fused)
-    # The largest program: steps on whole images.
-    largest = max(launches, key=lambda launch: (not launch[1], launch[0]))
-    fits = partial(_fits, same, goal, image_shape, unit, settings, local, largest, most, memory_bytes)
-    plain = lambda apply: apply
-    for way in {"auto": (plain, remat), "never": (plain,), "always": (remat,)}[settings.remat]:
-        solver = recovery(way(apply), key, norm, settings, group, local)
-        each, need = fits(solver, group * image_shape[0] * bytes_per_image(way(apply), variables, image_shape[1:]))
-        if each:
-            break
-    else:
-        size = "too much" if need == _ENDLESS else f"{need / 2**20:.0f} MiB"
-        raise InputError(
-            f"{group} classes of {image_shape[0]} images {list(image_shape[1:])} take {size} to recover, a device may "
-            f"take {memory_bytes / 2**20:.0f}; raise --memory-gib on a CPU, lower --ipc or --image-size, or use a "
-            "smaller --model"
-        )
-
-    chunks = parallel.chunks(len(goal.classes), each * unit)
+        _check_coarse(teacher.apply, teacher.variables, image_shape)
+    class_shape = (goal.atoms.points.shape[1], *image_shape)
+    solver, size, launches = _fitted(key, teacher, settings, goal, class_shape, placement)
+    chunks = parallel.chunks(len(goal.classes), size * placement.unit)
     state_at, goal_at = shardings(solver, settings, local)
     init = jax.jit(solver.init, out_shardings=state_at)
     for i, places in enumerate(chunks):
@@ -106,23 +96,64 @@ def run(
         part = jax.device_put(rows_of(goal, places, settings), goal_at)
         curve = []
         for count, coarse in progress(launches, f"recover {i + 1}/{len(chunks)}"):
-            state, values = solver.step(same, state, part, count=count, coarse=coarse)
+            state, values = solver.step(variables, state, part, count=count, coarse=coarse)
             # One launch waits behind the one that runs, no more, or the bar would run ahead.
             jax.block_until_ready(curve[-1:])
             curve.append(values)
-            if settings.schedule == "plateau" and len(curve) % max(1, 20 // count) == 0:
+            if settings.stops_early and len(curve) % max(1, 20 // count) == 0:
                 over = np.asarray(state.pace.turned) + settings.anneal <= int(state.step)
                 if over[kept].all():
                     break
         curve = jax.tree.map(lambda *steps: np.concatenate(steps), *jax.device_get(curve))
-        if settings.schedule == "plateau":
-            # A class that is done waits for the others of its chunk, whose number shall not show.
+        if settings.stops_early:
+            # A class that is done waits for the others of its chunk, whose number must not show.
             last = np.asarray(state.pace.turned) + settings.anneal - 1
             held = np.minimum(np.arange(len(curve.feature))[:, None], last)
             curve = jax.tree.map(lambda values, held=held: np.take_along_axis(values, held, 0), curve)
         images = np.asarray(state.images)[kept]
         del state
         yield Recovered(places[kept], images, jax.tree.map(partial(np.compress, kept, axis=1), curve))
+
+
+def _fitted(
+    key: jax.Array,
+    teacher: Teacher,
+    settings: RecoverSettings,
+    goal: Goal,
+    image_shape: tuple[int, ...],
+    placement: Placement,
+) -> tuple[Recovery, int, list[tuple[int, bool]]]:
+    """The compiled recovery, the groups that a device takes at a time, and the steps of every launch.
+
+    Activations are recomputed where they would not fit otherwise.
+
+    Raises:
+      InputError: not even one group fits.
+    """
+    apply, variables, local = teacher.apply, teacher.variables, placement.local
+    norm = Normalisation(*map(np.asarray, teacher.norm))
+    fused, most = plan(apply, variables, image_shape, len(goal.classes), placement)
+    launches = _launches(settings, fused)
+    # The largest program: steps on whole images.
+    largest = max(launches, key=lambda launch: (not launch[1], launch[0]))
+    replicated = NamedSharding(local, parallel.SAME)
+    same = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), variables)
+    plain = lambda apply: apply
+    for wrap in {"auto": (plain, remat), "never": (plain,), "always": (remat,)}[settings.remat]:
+        solver = recovery(wrap(apply), key, norm, settings, placement.group, local)
+        cost = placement.group * image_shape[0] * bytes_per_image(wrap(apply), variables, image_shape[1:])
+        shapes = partial(_shapes, solver, settings, goal, image_shape, placement)
+        lower = partial(solver.lower, same, count=largest[0], coarse=largest[1])
+        need = lambda size, lower=lower, shapes=shapes: _need(lower(*shapes(size)))
+        size, needed = _largest_fit(need, placement.memory_bytes, cost, most)
+        if size:
+            return solver, size, launches
+    text = "too much" if needed == _ENDLESS else f"{needed / 2**20:.0f} MiB"
+    raise InputError(
+        f"{placement.group} classes of {image_shape[0]} images {list(image_shape[1:])} take {text} to recover, a "
+        f"device may take {placement.memory_bytes / 2**20:.0f}; raise `memory_gib` on a CPU, lower `ipc` or "
+        "`image_size`, or use a smaller `model`"
+    )
 
 
 def in_slices(
@@ -180,24 +211,22 @@ def _joined(places: np.ndarray, done: list[Recovered]) -> Recovered:
 
 
 def plan(
-    apply: Apply,
-    variables: Variables,
-    image_shape: tuple[int, ...],
-    group: int,
-    own: int,
-    total: int,
-    local: Mesh,
+    apply: Apply, variables: Variables, image_shape: tuple[int, ...], classes: int, placement: Placement
 ) -> tuple[int, int]:
     """Steps a launch, and the most groups that a device takes at a time.
 
-    image_shape: of a class, [m, H, W, ch]; own: classes of this process, which do not matter on CPU; total: of all.
+    Args:
+      image_shape: of a class, [m, H, W, ch].
+      classes: those of this process, which on CPU do not matter.
+      placement: with a ``total``.
     """
-    if not parallel.is_cpu(local):
-        return 20, -(-own // (group * local.devices.size))
+    group = placement.group
+    if not parallel.is_cpu(placement.local):
+        return 20, -(-classes // placement.unit)
     # Each launch reads all weights again: the larger they are beside the activations, the more images are worth it.
     weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(variables))
     images = np.clip(12 * weights / bytes_per_image(apply, variables, image_shape[1:]), 10, 25)
-    return 1, max(1, min(int(images) // (group * image_shape[0]), -(-total // group)))
+    return 1, max(1, min(int(images) // (group * image_shape[0]), -(-placement.total // group)))
 
 
 def _check_coarse(apply: Apply, variables: Variables, image_shape: tuple[int, ...]) -> None:
@@ -207,7 +236,7 @@ def _check_coarse(apply: Apply, variables: Variables, image_shape: tuple[int, ..
         jax.eval_shape(apply, variables, jax.ShapeDtypeStruct((1, h // 2, w // 2, channels), jnp.float32))
     except (TypeError, ValueError, FlaxError) as error:
         raise InputError(
-            f"the model takes no images of {h // 2} pixels, half of its {h}; use --recover.coarse 0, or a resnet"
+            f"the model takes no images of {h // 2} pixels, half of its {h}; use `imager.coarse` 0, or a resnet"
         ) from error
 
 
@@ -223,7 +252,7 @@ def rows_of(goal: Goal, places: np.ndarray, settings: RecoverSettings) -> Goal:
     atoms = parallel.take(jax.tree.map(np.asarray, goal.atoms), places)
     atoms = atoms._replace(weights=np.where(places[:, None] >= 0, atoms.weights, 0))
     moments = goal.moments
-    if settings.moments == "class":
+    if settings.per_class:
         moments = parallel.take(jax.tree.map(np.asarray, moments), places)
     given = jax.tree.map(np.asarray, (goal.classes, goal.means, goal.slices))
     classes, means, slices = parallel.take(given, places)
@@ -243,42 +272,41 @@ def _at(shapes: Any, places: Any) -> Any:
     return jax.tree.map(lambda sharding, below: jax.tree.map(lambda x: at(x, sharding), below), places, shapes)
 
 
-def _fits(
-    variables: Variables,
+def _shapes(
+    solver: Recovery,
+    settings: RecoverSettings,
     goal: Goal,
     image_shape: tuple[int, ...],
-    unit: int,
-    settings: RecoverSettings,
-    local: Mesh,
-    launch: tuple[int, bool],
-    most: int,
-    memory_bytes: int,
-    solver: Recovery,
-    cost: int,
-) -> tuple[int, int]:
+    placement: Placement,
+    size: int,
+) -> tuple[State, Goal]:
+    """A state and a goal of ``size`` groups on each device, as shapes with shardings."""
+    state_at, goal_at = shardings(solver, settings, placement.local)
+    places = np.zeros(size * placement.unit, int)
+    state = jax.eval_shape(solver.init, jax.ShapeDtypeStruct((len(places), *image_shape), jnp.float32))
+    part = jax.eval_shape(partial(rows_of, goal, places, settings))
+    return _at(state, state_at), _at(part, goal_at)
+
+
+def _largest_fit(need: Callable[[int], int], memory_bytes: int, cost: int, most: int) -> tuple[int, int]:
     """How many groups a device takes at a time, and the bytes they need; 0 groups where even one is too many.
 
-    Begins with what the estimate allows and believes the compiler, which knows before anything runs. More are tried
-    once where less than two thirds of the memory are used; where chunks remain uneven, all get smaller.
+    Begins with what the estimate ``cost`` of one group allows and believes the compiler. More are tried once where
+    less than two thirds of the memory are used; where chunks remain uneven, all get smaller.
     """
-    state_at, goal_at = shardings(solver, settings, local)
-    even = lambda each: -(-most // -(-most // each))
-    each, fitting = even(int(np.clip(memory_bytes // cost, 1, most))), (0, 0)
+    even = lambda size: -(-most // -(-most // size))
+    size, fitting = even(int(np.clip(memory_bytes // cost, 1, most))), (0, 0)
     while True:
-        places = np.zeros(each * unit, int)
-        state = jax.eval_shape(solver.init, jax.ShapeDtypeStruct((len(places), *image_shape), jnp.float32))
-        part = jax.eval_shape(partial(rows_of, goal, places, settings))
-        shapes = _at(state, state_at), _at(part, goal_at)
-        need = _need(solver.lower(variables, *shapes, count=launch[0], coarse=launch[1]))
-        if need <= memory_bytes:
-            more = even(min(most, each * memory_bytes // need))
-            if fitting[0] or more == each or 3 * need > 2 * memory_bytes:
-                return max(fitting, (each, need))
-            fitting, each = (each, need), more
-        elif fitting[0] or each == 1:
-            return fitting if fitting[0] else (0, need)
+        needed = need(size)
+        if needed <= memory_bytes:
+            more = even(min(most, size * memory_bytes // needed))
+            if fitting[0] or more == size or 3 * needed > 2 * memory_bytes:
+                return max(fitting, (size, needed))
+            fitting, size = (size, needed), more
+        elif fitting[0] or size == 1:
+            return fitting if fitting[0] else (0, needed)
         else:
-            each = each // 2 if need == _ENDLESS else max(1, min(each - 1, each * memory_bytes // need))
+            size = size // 2 if needed == _ENDLESS else max(1, min(size - 1, size * memory_bytes // needed))
 
 
 # More bytes than any device has.

@@ -1,10 +1,9 @@
 """Files of grids: which methods, sizes, students and protocols make a table.
 
-A file of `experiments/configs` is TOML. It opens with a comment: what it reproduces, the published figures, the cost,
-the command, a paragraph each. Then ``[grid]`` has fields of `GridConfig`, each ``[methods.NAME]`` a ``recipe`` by name
-with what is ``set`` otherwise and the figures ``published`` for it ({IPC = percent}), and, where they are wanted,
-``[sweep]`` makes a method for each of several values of one setting and ``[[claim]]`` says which method shall pass
-which.
+A file is TOML. It opens with a comment: what it reproduces, the published figures, the cost and the command, a paragraph
+each. Then ``[grid]`` has fields of `GridConfig`. Each ``[methods.NAME]`` has a ``recipe`` by name, the settings that are
+``set`` otherwise, and the figures ``published`` for it ({IPC = percent}). ``[sweep]`` makes a method for each of several
+values of one setting, and ``[[claim]]`` says which method should beat which.
 """
 
 import tomllib
@@ -12,16 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import cli, evaluate, latents, teachers
-from jaxdd import methods
+from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
-from jaxdd.methods import Recipe
-
-CONFIGS = Path(__file__).parent / "configs"
+from jaxdd.methods import RECIPES, Recipe
+from jaxdd.workspace.latent_models import LatentConfig
+from jaxdd.workspace.protocols import ProtocolConfig
+from jaxdd.workspace.teachers import TeacherConfig
 
 
 @dataclass(frozen=True)
-class GridConfig(teachers.TeacherConfig, evaluate.ProtocolConfig):
+class GridConfig(TeacherConfig, ProtocolConfig):
+    """Which sizes, students and protocols, for which data and teacher."""
+
     seed: int = 0
     """Of the teacher and of latent models trained here. Students have the seeds from 0 on, whatever this is; a method
     makes its images once, but random real images are drawn anew for each student."""
@@ -39,8 +40,8 @@ class GridConfig(teachers.TeacherConfig, evaluate.ProtocolConfig):
     only: tuple[str, ...] = ()
     """Run these of the grid's methods; default: all."""
     teacher: Path | None = None
-    """Folder of a teacher that experiments.squeeze wrote; default: one is trained."""
-    latent: latents.LatentConfig = field(default_factory=latents.LatentConfig)
+    """Folder of a teacher that experiments.train wrote; default: one is trained."""
+    latent: LatentConfig = field(default_factory=LatentConfig)
     grid: Path | None = None
     """The file of the grid, or what follows the table's name in the name of one that is here."""
     out: Path = Path("runs/tables")
@@ -77,8 +78,8 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What a file may say beside its methods and claims."""
+class _Head:
+    """What a file may hold beside its methods and claims."""
 
     title: str = ""
     columns: str = "ipc"
@@ -89,7 +90,7 @@ class _Said:
 
 
 class Grid(NamedTuple):
-    """What a file says."""
+    """What a file holds."""
 
     name: str
     head: str  # its opening comment, an empty line between paragraphs
@@ -103,44 +104,58 @@ class Grid(NamedTuple):
     config: GridConfig
 
 
-def read(table: str, path: Path | None = None) -> Grid:
-    """The grid of a table: its own, the one of ``path``, or the one called table-path here.
+def read(table: str, path: Path | None, configs: Path) -> Grid:
+    """The grid of a table: its own, the one of ``path``, or the one called table-path in the folder ``configs``.
 
     Raises:
-      InputError: no such file, or one that does not say what a grid says.
+      InputError: no such file, or one that is no grid.
     """
-    choices = [CONFIGS / f"{table}.toml"] if path is None else [path, CONFIGS / f"{table}-{path}.toml"]
+    choices = [configs / f"{table}.toml"] if path is None else [path, configs / f"{table}-{path}.toml"]
     place = next((choice for choice in choices if choice.is_file()), None)
     if place is None:
-        known = sorted(file.stem.removeprefix(f"{table}-") for file in CONFIGS.glob(f"{table}-*.toml"))
-        raise InputError(f"no grid {choices[0]}; give --grid a file" + (f" or {', '.join(known)}" if known else ""))
+        known = sorted(file.stem.removeprefix(f"{table}-") for file in configs.glob(f"{table}-*.toml"))
+        raise InputError(f"no grid {choices[0]}; give `grid` a file" + (f" or {', '.join(known)}" if known else ""))
     try:
         text = place.read_text(encoding="utf-8")
         parsed = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{place} is no TOML: {error}") from None
-    entries, claims = parsed.pop("methods", None), parsed.pop("claim", [])
-    said = cli.changed(_Said(), parsed, str(place))
-    if not isinstance(entries, dict) or not entries or not isinstance(claims, list):
+    tables, claims = parsed.pop("methods", None), parsed.pop("claim", [])
+    head = settings.changed(_Head(), parsed, str(place))
+    if not isinstance(tables, dict) or not tables or not isinstance(claims, list):
         raise InputError(f"{place}: give it one [methods.NAME] or more, and claims as [[claim]]")
-    entries = [_entry(name, values, place) for name, values in entries.items()]
-    claims = tuple(cli.changed(Claim(), claim, f"{place} [[claim]]") for claim in claims)
-    names = {entry.name: entry for entry in entries}
-    for name, where in [(name, "[[claim]]") for claim in claims for name in (claim.better, claim.worse)] + (
-        [(said.sweep.method, "[sweep]")] if said.sweep != Sweep() else []
-    ):
+    entries = [_entry(name, values, place) for name, values in tables.items()]
+    claims = tuple(settings.changed(Claim(), claim, f"{place} [[claim]]") for claim in claims)
+    _check_names(entries, claims, head.sweep, place)
+    entries += _swept(entries, head.sweep, place)
+    if head.columns not in ("ipc", "student"):
+        raise InputError(f"{place}: unknown columns {head.columns!r}; use ipc or student")
+    comment = "\n".join(line.removeprefix("#").strip() for line in text.split("\n\n")[0].splitlines())
+    title = " ".join(head.title.split()) or place.stem
+    return Grid(place.stem, comment, title, head.columns, head.published, head.scores, head.sweep, tuple(entries),
+                claims, head.grid)  # fmt: skip
+
+
+def _check_names(entries: list[Entry], claims: tuple[Claim, ...], sweep: Sweep, place: Path) -> None:
+    """Raise InputError if a claim or the sweep names a method that the file does not have."""
+    names = [entry.name for entry in entries]
+    used = [(name, "[[claim]]") for claim in claims for name in (claim.better, claim.worse)]
+    used += [(sweep.method, "[sweep]")] if sweep != Sweep() else []
+    for name, where in used:
         if name not in names:
             raise InputError(f"{place} {where}: {name!r} is none of its methods; use {', '.join(names)}")
-    for value in said.sweep.values:
-        base = names[said.sweep.method]
-        recipe = cli.changed(base.recipe, {said.sweep.field: value}, f"{place} [sweep]")
-        entries.append(Entry(f"{base.name}, {value:g}", base.method, recipe, {}, (base.name, value)))
-    if said.columns not in ("ipc", "student"):
-        raise InputError(f"{place}: unknown columns {said.columns!r}; use ipc or student")
-    head = "\n".join(line.removeprefix("#").strip() for line in text.split("\n\n")[0].splitlines())
-    title = " ".join(said.title.split()) or place.stem
-    rest = said.columns, said.published, said.scores, said.sweep
-    return Grid(place.stem, head, title, *rest, tuple(entries), claims, said.grid)
+
+
+def _swept(entries: list[Entry], sweep: Sweep, place: Path) -> list[Entry]:
+    """A method for each value of the sweep."""
+    base = next((entry for entry in entries if entry.name == sweep.method), None)
+    if base is None:
+        return []
+    recipes = [settings.changed(base.recipe, {sweep.field: value}, f"{place} [sweep]") for value in sweep.values]
+    return [
+        Entry(f"{base.name}, {value:g}", base.method, recipe, {}, (base.name, value))
+        for value, recipe in zip(sweep.values, recipes)
+    ]
 
 
 def _entry(name: str, values: Any, place: Path) -> Entry:
@@ -151,7 +166,11 @@ def _entry(name: str, values: Any, place: Path) -> Entry:
     if unknown:
         raise InputError(f"{where}: unknown {unknown[0]!r}; use recipe, set or published")
     method, published = str(values.get("recipe", name)), values.get("published", {})
-    recipe = cli.changed(methods.recipe(method), values.get("set", {}), where)
+    try:
+        recipe = settings.changed(RECIPES.find(method), values.get("set", {}), where)
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if text.startswith(where) else f"{where}: {text}") from None
     try:
         published = {int(ipc): float(figure) for ipc, figure in published.items()}
     except (AttributeError, TypeError, ValueError):

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.gridfile import Claim, Grid
-from jaxdd.reports import tables as report
+from jaxdd.reports import tables
 from jaxdd.students import scores
+from jaxdd.workspace.grid_file import Claim, Grid
 
 
 class Column(NamedTuple):
@@ -45,7 +45,7 @@ def columns(grid: Grid, rows: list[dict]) -> tuple[list[str], list[Column]]:
         group = ", ".join(names)
         for kind in found.kinds:
             cells = {method: found.get(method, ipc, student, kind) for method in found.methods}
-            made.append(Column(group, kind, {name: report.cell(cell) for name, cell in cells.items() if cell}))
+            made.append(Column(group, kind, {name: cell(cell) for name, cell in cells.items() if cell}))
         if grid.scores:
             made += _scores(grid.scores, found, group, ipc, student)
         published = {entry.name: f"{entry.published[ipc]:g}" for entry in grid.entries if ipc in entry.published}
@@ -94,7 +94,7 @@ def text(grid: Grid, rows: list[dict]) -> str:
     elif parts[0].group:
         over = parts[0].group
     body = [[method, *(column.cells.get(method, "") for column in parts)] for method in methods]
-    lines = [*([over.rstrip()] if over else []), report.columns(head, body, left=1)]
+    lines = [*([over.rstrip()] if over else []), tables.columns(head, body, left=1)]
     return "\n".join([*lines, *([""] if grid.claims else []), *claims(grid, rows)])
 
 

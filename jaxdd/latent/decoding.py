@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from jaxdd.ground import parallel
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.memory import forward_bytes
+from jaxdd.ground.memory import Resources, forward_bytes
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.progress import progress
 from jaxdd.latent import diffusion
@@ -49,17 +49,25 @@ def encoder(model: LatentModel) -> Apply:
     return apply
 
 
+class Pixels(NamedTuple):
+    """How decoded images come out: [0, 1] is normalised, sides are resized, colours made grey or grey repeated."""
+
+    norm: Normalisation
+    image_shape: tuple[int, int, int]
+
+
+# Atoms decoded at a time on a device, at most.
+_BATCH = 64
+
+
 def decode(
     key: jax.Array,
     model: LatentModel,
     settings: Sampling,
     latents: jax.Array,
-    norm: Normalisation,
-    image_shape: tuple[int, int, int],
-    batch_size: int = 64,
-    memory_bytes: int = 4 * 2**30,
+    pixels: Pixels,
     classes: np.ndarray | None = None,
-    local: Mesh | None = None,
+    resources: Resources = Resources(),  # noqa: B008
 ) -> np.ndarray:
     """All atoms of all classes to images, a batch at a time in one jitted function, sharded over the devices.
 
@@ -67,15 +75,13 @@ def decode(
 
     Args:
       latents: atoms, float32 [C, m, h w c], flattened as `encoder` does.
-      norm, image_shape: of the images to return: [0, 1] is normalised, sides are resized, colours made grey or grey
-        repeated where they differ from the autoencoder's.
-      batch_size: atoms decoded at a time on a device, fewer where the autoencoder would take more than
-        ``memory_bytes`` for them.
+      pixels: of the images to return.
       classes: the classes of the rows of ``latents``, [C]; default: 0 to C - 1.
-      local: this process's devices, in one row; default: all.
+      resources: up to 64 atoms are decoded at a time on a device, fewer where the autoencoder would take more than its
+        memory for them.
 
     Returns:
-      float32 [C, m, *image_shape], normalised space, within the valid range.
+      float32 [C, m, *pixels.image_shape], normalised space, within the valid range.
 
     Raises:
       InputError: settings that do not exist, or noise without a denoiser.
@@ -91,20 +97,20 @@ def decode(
     flat = np.asarray(latents, np.float32).reshape(-1, *side)
 
     denoiser = model.denoiser if settings.strength > 0 else None
-    local = local or parallel.mesh(jax.local_devices())
+    local = resources.mesh
     devices = local.devices.size
-    pictures = _pictures(model.autoencoder, denoiser, model.schedule, settings, image_shape, local)
-    same = (model.vae_variables, model.variables if denoiser else None, Normalisation(*map(jnp.asarray, norm)))
+    program = _pictures(model.autoencoder, denoiser, model.schedule, settings, pixels.image_shape, local)
+    same = (model.vae_variables, model.variables if denoiser else None, Normalisation(*map(jnp.asarray, pixels.norm)))
     same = parallel.put(same, local, parallel.SAME)
     one = jax.ShapeDtypeStruct((1, *side), jnp.float32)
-    fits = memory_bytes // forward_bytes(model.autoencoder.decode, model.vae_variables, one)
+    fits = resources.bytes_per_device // forward_bytes(model.autoencoder.decode, model.vae_variables, one)
     # On a core some ten atoms of whole classes: the images are the same bytes whichever classes are decoded here.
     most = m * max(1, 10 // m) if parallel.is_cpu(local) else -(-len(flat) // devices)
-    size, made = max(1, min(batch_size, most, fits)) * devices, []
+    size, images = max(1, min(_BATCH, most, fits)) * devices, []
     for places in progress(parallel.chunks(len(flat), size), "decode"):
         rows = np.maximum(places, 0)
-        made.append(np.asarray(pictures(*same, *parallel.put((keys[rows], flat[rows], labels[rows]), local))))
-    return np.concatenate(made)[: len(flat)].reshape(count, m, *image_shape)
+        images.append(np.asarray(program(*same, *parallel.put((keys[rows], flat[rows], labels[rows]), local))))
+    return np.concatenate(images)[: len(flat)].reshape(count, m, *pixels.image_shape)
 
 
 @lru_cache(maxsize=8)

@@ -3,67 +3,57 @@
 What a folder does not hold, such as the accuracies before `experiments.evaluate`, has no section.
 """
 
+import dataclasses
 import json
 import shlex
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import aside
-from jaxdd.reports import html as page
-from jaxdd.reports import tables as report
+from jaxdd.ground.files import read_json, write_text
+from jaxdd.reports import html
+from jaxdd.reports.preview import preview
+from jaxdd.students.rows import cell
+from jaxdd.workspace import config_of
 
-# Said in every command, defaults or not.
+# Part of every command, defaults or not.
 _ALWAYS = ("method", "dataset", "ipc", "out")
 
 
-# The arguments of a command line -> the config of experiments.distill that they begin from: its `default`.
-Default = Callable[[list[str]], Any]
-
-
-def run_page(folder: Path, default: Default) -> str:
+def run_page(folder: Path) -> str:
     """The page of a run folder as HTML.
 
     Raises:
-      InputError: a folder without config.json or without a distilled dataset.
+      InputError: a folder without config.json or without a distilled dataset, or one whose method is not registered.
     """
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} has no config.json; give a run folder of experiments.distill")
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     dataset = distilled.load(folder)
     blocks = [
-        page.facts(_facts(dataset)),
-        page.heading("Images"),
-        page.grid(dataset),
+        html.facts(_facts(dataset)),
+        html.heading("Images"),
+        html.grid(dataset),
         *_accuracies(folder / "evaluation.json"),
         *_weights(dataset),
         *_distances(folder / "atoms.npz", dataset, config),
         *_losses(folder / "metrics.jsonl", config),
-        *_settings(config, default),
+        *_settings(config),
     ]
     title = f"{config['method']} on {dataset.provenance.get('dataset', config['dataset'])}"
     each = "one image" if dataset.ipc == 1 else f"{dataset.ipc} images"
-    return page.document(title, blocks, f"{len(dataset.class_names)} classes, {each} each")
+    return html.document(title, blocks, f"{len(dataset.class_names)} classes, {each} each")
 
 
-def _json(place: Path) -> Any:
-    try:
-        return json.loads(place.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{place} is damaged: {error}; make it again or remove it") from None
-
-
-def write(folder: Path, default: Default) -> Path:
-    """Write report.html into a run folder, in place of an earlier one."""
-    text = run_page(folder, default)
-    with aside(folder / "report.html") as place:
-        place.write_text(text, encoding="utf-8")
+def write(folder: Path) -> Path:
+    """Write report.html and preview.png into a run folder, in place of earlier ones."""
+    write_text(folder / "report.html", run_page(folder))
+    preview(distilled.load(folder), folder / "preview.png")
     return folder / "report.html"
 
 
@@ -100,7 +90,7 @@ def accuracies(rows: list[dict]) -> list[str]:
     for i, ((dataset, student, method, ipc), cells) in enumerate(lines.items()):
         where = {"dataset": dataset, "student": student}
         body.append([method, *(where[name] for name in several), "all" if ipc is None else str(ipc)])
-        body[-1] += [report.cell(cells[kind]) if kind in cells else "" for kind in kinds]
+        body[-1] += [cell(cells[kind]) if kind in cells else "" for kind in kinds]
         for j, kind in enumerate(kinds, left + 1):
             if kind in cells and ipc is not None:
                 contests.setdefault((dataset, student, ipc, kind), []).append((i, j, np.mean(cells[kind])))
@@ -116,21 +106,21 @@ def accuracies(rows: list[dict]) -> list[str]:
         if name not in several:
             text += f" The {name} is {rows[0][name]}."
     return [
-        page.table(["method", *several, "IPC", *named], body, left=left, best=best),
-        page.paragraph(text, note=True),
+        html.table(["method", *several, "IPC", *named], body, left=left, best=best),
+        html.paragraph(text, note=True),
     ]
 
 
 def _accuracies(place: Path) -> list[str]:
-    rows = _json(place) if place.is_file() else []
-    return [page.heading("Accuracy"), *accuracies(rows)] if rows else []
+    rows = read_json(place) if place.is_file() else []
+    return [html.heading("Accuracy"), *accuracies(rows)] if rows else []
 
 
 def _weights(dataset: DistilledDataset) -> list[str]:
     if dataset.ipc == 1:
         return []
-    if not page.uneven(dataset):
-        return [page.heading("Weights"), page.paragraph("All images weigh the same.")]
+    if not html.uneven(dataset):
+        return [html.heading("Weights"), html.paragraph("All images weigh the same.")]
     shares = [np.sort(dataset.weights[dataset.labels == c])[::-1] for c in range(len(dataset.class_names))]
     counts = np.array([share.sum() ** 2 / (share**2).sum() for share in shares])
     text = (
@@ -138,7 +128,7 @@ def _weights(dataset: DistilledDataset) -> list[str]:
         f"{counts.mean():.1f} of {dataset.ipc} on average, from {counts.min():.1f} to {counts.max():.1f}."
     )
     rows = _first((name, share, f"{count:.1f}") for name, share, count in zip(dataset.class_names, shares, counts))
-    return [page.heading("Weights"), page.paragraph(text), page.bars(rows, "weights"), *_only(rows, dataset)]
+    return [html.heading("Weights"), html.paragraph(text), html.bars(rows, "weights"), *_only(rows, dataset)]
 
 
 def _distances(place: Path, dataset: DistilledDataset, config: dict) -> list[str]:
@@ -148,38 +138,39 @@ def _distances(place: Path, dataset: DistilledDataset, config: dict) -> list[str
         costs = file["costs"]
     if not costs.size:
         return []
-    last, where = costs[:, -1], config["recipe"]["space"]
-    # A quantizer's costs are those of its own masses, whatever becomes of them.
-    masses = "its atoms with their cell masses" if config["recipe"]["atoms"] != "barycenter" else "its weighted atoms"
+    last, summarizer = costs[:, -1], config["recipe"].get("summarizer", {})
+    where = summarizer.get("space", "features")
+    # The costs are those of the solver's own masses, whatever becomes of them.
+    masses = "its atoms with the weights that the solver found or held"
     text = (
         f"W2² between the real {where} of a class and {masses}, as attained: "
         f"{last.mean():#.4g} on average, from {last.min():#.4g} to {last.max():#.4g}."
     )
     rows = _first((name, [cost], f"{cost:#.4g}") for name, cost in zip(dataset.class_names, last))
-    blocks = [page.heading("Distances"), page.paragraph(text), page.bars(rows, "W2²"), *_only(rows, dataset)]
+    blocks = [html.heading("Distances"), html.paragraph(text), html.bars(rows, "W2²"), *_only(rows, dataset)]
     if costs.shape[1] > 1:
         lines = {"mean of the classes": costs.mean(0), "largest": costs.max(0), "smallest": costs.min(0)}
         blocks += [
-            page.heading("Along the rounds of the solver", 3),
-            page.curve(np.arange(costs.shape[1]), lines, "round", "W2²"),
+            html.heading("Along the rounds of the solver", 3),
+            html.curve(np.arange(costs.shape[1]), lines, "round", "W2²"),
         ]
     return blocks
 
 
 def _first(rows: Iterable[tuple]) -> list[tuple]:
-    return list(rows)[: page.CLASSES]
+    return list(rows)[: html.CLASSES]
 
 
 def _only(rows: list, dataset: DistilledDataset) -> list[str]:
     count = len(dataset.class_names)
-    return [page.paragraph(f"The first {len(rows)} of {count} classes.", note=True)] if len(rows) < count else []
+    return [html.paragraph(f"The first {len(rows)} of {count} classes.", note=True)] if len(rows) < count else []
 
 
 def _losses(place: Path, config: dict) -> list[str]:
     lines = [json.loads(line) for line in place.read_text().splitlines()] if place.is_file() else []
     if not lines:
         return []
-    weights = config["recipe"].get("recover", {})
+    weights = config["recipe"].get("imager", {})
 
     def said(term: str) -> str:
         watched = weights.get(f"{term}_weight") == 0
@@ -188,38 +179,42 @@ def _losses(place: Path, config: dict) -> list[str]:
     terms = {said(term): [line[term] for line in lines] for term in lines[0] if term != "step"}
     text = "The terms of the loss before they are weighted, means over the classes."
     return [
-        page.heading("Recovery"),
-        page.paragraph(text),
-        page.curve([line["step"] for line in lines], terms, "step", "loss", log=True),
+        html.heading("Recovery"),
+        html.paragraph(text),
+        html.curve([line["step"] for line in lines], terms, "step", "loss", log=True),
     ]
 
 
-def _settings(config: dict, default: Default) -> list[str]:
-    now, usual = _flat(config), _flat(_usual(config["method"], default))
-    asked = command(config, default)
-    rows = [[_flag(name), _said(value), _said(usual[name])] for name, value in now.items() if name in usual]
+def _settings(config: dict) -> list[str]:
+    now, usual = _flat(config), _flat(_usual(config))
+    method = _flat(settings.record(config_of(config["method"])))
+    rows = [[_flag(name), _text(value), _text(method.get(name, usual[name]))] for name, value in now.items()
+            if name in usual]  # fmt: skip
     changed = [(i, 1) for i, (_, value, other) in enumerate(rows) if value != other]
-    blocks = [page.heading("How to make it again"), page.code(asked)]
+    blocks = [html.heading("How to make it again"), html.code(command(config))]
     strange = [name for name in now if name not in usual]
     if strange:
         text = f"This version has no such setting, so the command leaves it out: {', '.join(strange)}."
-        blocks.append(page.paragraph(text, note=True))
-    whole = page.table(["flag", "value", f"default of {config['method']}"], rows, left=3, best=changed)
-    return [*blocks, page.details(f"All {len(rows)} settings", [whole])]
+        blocks.append(html.paragraph(text, note=True))
+    whole = html.table(["flag", "value", f"default of {config['method']}"], rows, left=3, best=changed)
+    return [*blocks, html.details(f"All {len(rows)} settings", [whole])]
 
 
-def command(config: dict, default: Default, width: int = 88) -> str:
+def command(config: dict, width: int = 88) -> str:
     """The command line that asks for what config.json holds: the flags that differ from the method's defaults.
 
     In lines of about ``width`` characters, which a shell reads as one.
 
     Raises:
-      InputError: a method that does not exist.
+      InputError: a method or a choice that is not registered.
     """
-    usual, now = _flat(_usual(config["method"], default)), _flat(config)
+    usual, now = _flat(_usual(config)), _flat(config)
+    method = _flat(settings.record(config_of(config["method"])))
     parts = ["python -m experiments.distill"]
     for name, normal in usual.items():
         value = now.get(name, normal)
+        if name in _CHOICES:
+            normal = method[name]
         if name not in _ALWAYS and value == normal:
             continue
         if isinstance(normal, bool):
@@ -237,8 +232,15 @@ def command(config: dict, default: Default, width: int = 88) -> str:
     return " \\\n".join(lines)
 
 
-def _usual(method: str, default: Default) -> dict:
-    return json.loads(json.dumps(asdict(default(["--method", method])), default=str))
+# Flags whose values are the choices at the stages.
+_CHOICES = ("summarizer", "imager")
+
+
+def _usual(config: dict) -> dict:
+    """The settings of the config's method, with the choices at each stage that the config made."""
+    default, recipe = config_of(config["method"]), config["recipe"]
+    names = {stage: recipe[stage]["name"] for stage in _CHOICES if isinstance(recipe.get(stage), dict)}
+    return settings.record(dataclasses.replace(default, recipe=settings.changed(default.recipe, names, "config.json")))
 
 
 def _flat(config: dict, before: str = "") -> dict:
@@ -247,6 +249,8 @@ def _flat(config: dict, before: str = "") -> dict:
     for name, value in config.items():
         if isinstance(value, dict):
             flat |= _flat(value, before if name == "recipe" else f"{before}{name}.")
+        elif name == "name" and before:
+            flat[before.removesuffix(".")] = value
         elif before or name != "config":
             flat[before + name] = value
     return flat
@@ -256,5 +260,5 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _said(value: object) -> str:
+def _text(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

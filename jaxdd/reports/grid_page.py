@@ -6,11 +6,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments import plots, results, teachers
-from experiments.grid import Work, datasets, folder
-from experiments.gridfile import Grid
-from jaxdd.ground.files import aside
-from jaxdd.reports import html as page
+from jaxdd.ground.files import write_text
+from jaxdd.reports import grid_tables, html, plots
+from jaxdd.workspace.grid_file import Grid
+from jaxdd.workspace.grid_runner import Work, datasets, folder
 
 # Of the sheet that shows a class as every method sees it.
 _CLASSES = 2
@@ -23,29 +22,28 @@ def write(out: Path, work: Work, rows: list[dict], command: str) -> Path:
     ipc = sorted(config.ipc)[len(config.ipc) // 2]
     drawn = list(_plots(out, grid, config.ipc, rows))
     made = {entry.name: dataset for entry, dataset in datasets(work, ipc)}
-    classes = list(range(min(_CLASSES, len(work.source.class_names))))
+    classes = list(range(min(_CLASSES, len(work.workspace.real.source.class_names))))
     if made:
         plots.per_class_sheet(made, classes, out / "classes.png")
-        named = " and ".join(work.source.class_names[c] for c in classes)
+        named = " and ".join(work.workspace.real.source.class_names[c] for c in classes)
         text = f"The classes {named} as each method sees them, at IPC {ipc}, heaviest first."
         drawn.append((out / "classes.png", text))
 
     blocks = [
-        page.facts(_facts(work)),
-        page.heading("Accuracy"),
+        html.facts(_facts(work)),
+        html.heading("Accuracy"),
         *_table(grid, rows),
-        *(page.figure(path.read_bytes(), caption, caption) for path, caption in drawn),
+        *(html.figure(path.read_bytes(), caption, caption) for path, caption in drawn),
         *_differences(grid, rows),
-        page.heading("Images"),
-        *(page.details(f"{name}, IPC {ipc}", [page.grid(dataset)]) for name, dataset in made.items()),
+        html.heading("Images"),
+        *(html.details(f"{name}, IPC {ipc}", [html.grid(dataset)]) for name, dataset in made.items()),
         *_distances(work, ipc),
-        page.heading("How to make it again"),
-        *(page.paragraph(part) for part in grid.head.split("\n\n") if not part.startswith("Command:")),
-        page.code(command),
+        html.heading("How to make it again"),
+        *(html.paragraph(part) for part in grid.head.split("\n\n") if not part.startswith("Command:")),
+        html.code(command),
     ]
-    text = page.document(grid.title, blocks, f"{len(work.entries)} methods, {config.seeds} seeds")
-    with aside(out / "report.html") as place:
-        place.write_text(text, encoding="utf-8")
+    text = html.document(grid.title, blocks, f"{len(work.entries)} methods, {config.seeds} seeds")
+    write_text(out / "report.html", text)
     return out / "report.html"
 
 
@@ -76,10 +74,10 @@ def _plots(out: Path, grid: Grid, sizes: tuple[int, ...], rows: list[dict]) -> I
 
 
 def _facts(work: Work) -> dict[str, str]:
-    info, source = work.teacher.info, work.source
+    info, source = work.workspace.teacher.info, work.workspace.real.source
     height, width, channels = source.image_shape
     return {
-        "Dataset": f"{teachers.short_name(source)}, {len(source.labels['train'])} images",
+        "Dataset": f"{work.workspace.real.name}, {len(source.labels['train'])} images",
         "Image": f"{width} × {height} × {channels}",
         "Tested on": f"{len(source.labels['test'])} real images",
         "Teacher": f"{info['model']}, accuracy {100 * info['accuracy']:.1f} %",
@@ -91,7 +89,7 @@ def _facts(work: Work) -> dict[str, str]:
 
 
 def _table(grid: Grid, rows: list[dict]) -> list[str]:
-    methods, parts = results.columns(grid, rows)
+    methods, parts = grid_tables.columns(grid, rows)
     several = len({column.group for column in parts}) > 1
     head = ["method", *(f"{column.group} {column.name}" if several else column.name for column in parts)]
     body = [[method, *(column.cells.get(method, "") for column in parts)] for method in methods]
@@ -109,12 +107,12 @@ def _table(grid: Grid, rows: list[dict]) -> list[str]:
             " In percent: HLR, what hard-label students lose to the full data; IOR, what soft-label students gain over "
             "random real images; LRS and ARS, label- and augmentation-robust scores, 26.9 where nothing is lost or won."
         )
-    return [page.table(head, body, best=best), page.paragraph(note, note=True)]
+    return [html.table(head, body, best=best), html.paragraph(note, note=True)]
 
 
 def _differences(grid: Grid, rows: list[dict]) -> list[str]:
     """What the grid claims, a column a claim, and where in the table it holds."""
-    said = results.differences(grid, rows)
+    said = grid_tables.differences(grid, rows)
     if not said:
         return []
     head = ["", *(f"{claim.what} ({claim.better} − {claim.worse})" for claim, _ in said)]
@@ -128,7 +126,7 @@ def _differences(grid: Grid, rows: list[dict]) -> list[str]:
         "Percentage points, with the standard error of the difference. Emphasised: the claim holds beyond two of them; "
         "not so: the contrary does; others are undecided, or single runs."
     )
-    return [page.heading("Claims"), page.table(head, body, best=best), page.paragraph(note, note=True)]
+    return [html.heading("Claims"), html.table(head, body, best=best), html.paragraph(note, note=True)]
 
 
 def _distances(work: Work, ipc: int) -> list[str]:
@@ -142,7 +140,7 @@ def _distances(work: Work, ipc: int) -> list[str]:
             costs, weights = file["costs"], file["weights"]
         if costs.size:
             effective = float((1 / np.square(weights / weights.sum(1, keepdims=True)).sum(1)).mean())
-            body.append([entry.name, entry.recipe.space, f"{costs[:, -1].mean():.4g}", f"{effective:.1f}"])
+            body.append([entry.name, entry.recipe.summarizer.space, f"{costs[:, -1].mean():.4g}", f"{effective:.1f}"])
     if not body:
         return []
     note = (
@@ -150,7 +148,7 @@ def _distances(work: Work, ipc: int) -> list[str]:
         "or forgotten and before there are images; mean over the classes, comparable within one space only."
     )
     return [
-        page.heading("Distances"),
-        page.table(["method", "space", "W2² of the atoms", "effective images"], body, left=2),
-        page.paragraph(f"At IPC {ipc}: {note} Effective images: 1/Σw² of the weights that students see.", note=True),
+        html.heading("Distances"),
+        html.table(["method", "space", "W2² of the atoms", "effective images"], body, left=2),
+        html.paragraph(f"At IPC {ipc}: {note} Effective images: 1/Σw² of the weights that students see.", note=True),
     ]

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import aside
+from jaxdd.ground.files import atomic
 
 # Told apart by readers who see no red or green; the marks tell them apart once more.
 _PALETTE = (
@@ -234,7 +234,7 @@ def per_class_sheet(
                 sheet.paste(picture.resize((side, side), how), (left + column * (side + gap), y))
             y += side + gap
     if path:
-        with aside(Path(path)) as place:
+        with atomic(Path(path)) as place:
             sheet.save(place, "PNG")
     return sheet
 
@@ -288,7 +288,7 @@ def _finish(figure: Figure, panels: Mapping[str, Axes], title: str, path: Path |
     )  # fmt: skip
     figure.suptitle(title)
     if path:
-        with aside(Path(path)) as place:
+        with atomic(Path(path)) as place:
             place.write_bytes(png(figure))
     return figure
 

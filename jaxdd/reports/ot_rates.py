@@ -8,7 +8,6 @@ latents of ImageNet-1K. A minute for the digits, which train their own teacher f
 """
 
 import csv
-import dataclasses
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,14 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from experiments import cli, distill, latents, teachers
 from jaxdd import ot, summarize
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import aside
+from jaxdd.ground.files import atomic, write_text
 from jaxdd.ground.measure import Measure
 from jaxdd.ground.progress import progress
-from jaxdd.reports import tables as report
+from jaxdd.reports import tables
+from jaxdd.stages.encode import SPACES
+from jaxdd.workspace import LatentConfig, TeacherConfig, open_workspace
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend is chosen first
@@ -32,12 +32,14 @@ DDOQ = {10: 15.7, 50: 16.1}
 
 
 @dataclass(frozen=True)
-class OtConfig(teachers.TeacherConfig):
+class OtConfig(TeacherConfig):
+    """Which points, and how many atoms."""
+
     teacher: Path | None = None
-    """Folder of a teacher that experiments.squeeze wrote; default: one is trained."""
+    """Folder of a teacher that experiments.train wrote; default: one is trained."""
     space: str = "features"
     """"features" of the teacher, or "latents" of an autoencoder."""
-    latent: latents.LatentConfig = field(default_factory=latents.LatentConfig)
+    latent: LatentConfig = field(default_factory=LatentConfig)
     counts: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200, 500)
     """Atoms a class; those beyond half of the smallest class are left out."""
     exact: int = 10
@@ -121,55 +123,51 @@ def ot_plot(rows: list[dict], title: str, path: Path) -> None:
     right.minorticks_off()
     right.legend(ncols=2, fontsize="small", **below)
     figure.suptitle(title)
-    with aside(path) as place:
+    with atomic(path) as place:
         figure.savefig(place, dpi=130, format="png")
     plt.close(figure)
 
 
-def ot_table(config: OtConfig) -> None:
-    if config.space not in ("features", "latents"):
-        raise InputError(f"unknown --space {config.space!r}; use features or latents")
-    given = teachers.load_teacher(config.teacher, config.compute) if config.teacher else None
-    if given:
-        config = dataclasses.replace(config, **teachers.data_like(given, config))
-    source, norm, flip = teachers.open_data(config)
-    most = int(np.bincount(source.labels["train"]).min()) // 2
+def table(config: OtConfig) -> None:
+    """Make and print the table, and write it beside a plot into ``config.out``."""
+    SPACES.find(config.space)
+    workspace = open_workspace(config, config.out, config.teacher, config.latent)
+    real = workspace.real
+    most = int(np.bincount(real.source.labels["train"]).min()) // 2
     counts = tuple(m for m in config.counts if 1 <= m <= most)
     if len([m for m in counts if m >= 5]) < 2:
-        raise InputError(f"--counts {config.counts}: give two or more from 5 to {most}, half of the smallest class")
-    if config.space == "latents":
-        cache = config.out / "latents"
-        model, _ = latents.find_or_train(config.latent, config, source, flip, cache, denoiser=False)
-        encoded = latents.encode_latents(model, latents.open_source(model, config, source))
-        kind, words = "vae", "latents"
-    else:
-        teacher = given or teachers.find_or_train(config, source, norm, flip, config.out / "teachers")[0]
-        teachers.check_fits(teacher, source, config.teacher or config.out)
-        encoded, kind = distill.encode_real(teacher, source).encoded, teacher.info["model"]
-        words = f"{kind} features"
+        raise InputError(f"`counts` {config.counts}: give two or more from 5 to {most}, half of the smallest class")
+    encoded = workspace.classes(config.space).encoded
+    features = "autoencoder" not in SPACES[config.space].needs
+    kind = workspace.teacher.info["model"] if features else "vae"
+    words = f"{kind} features" if features else "latents"
     rows = ot_rows(encoded.features, encoded.labels, counts, config.exact)
+    name = f"{real.name}, {words} of {encoded.features.shape[1]} dimensions"
+    text = f"{name}\n{as_text(rows)}"
+    stem = config.out / f"ot-{real.name}-{kind}"
+    config.out.mkdir(parents=True, exist_ok=True)
+    sheet = io.StringIO()
+    writer = csv.DictWriter(sheet, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(stem.with_suffix(".csv"), sheet.getvalue())
+    write_text(stem.with_suffix(".txt"), f"{text}\n")
+    ot_plot(rows, name, stem.with_suffix(".png"))
+    print(f"{text}\n\nplot: {stem.with_suffix('.png')}")
 
+
+def as_text(rows: list[dict]) -> str:
+    """The rows as an aligned table, and Zador's rate below."""
     head = ["m", "W2^2 free", "same atoms, equal", "best equal", "held out", "W2 saved", "equal costs", "effective m"]
     body = [
         [str(row["m"]), *(f"{row[name]:.4g}" for name in ("free", "same_uniform", "barycenter_uniform", "held_out")),
          f"{100 * row['weights_save']:.1f} %", f"{100 * row['uniform_costs']:.1f} %", f"{row['effective']:.1f}"]
         for row in rows
     ]  # fmt: skip
-    name = f"{teachers.short_name(source)}, {words} of {encoded.features.shape[1]} dimensions"
-    lines = [report.columns(head, body), ""]
+    lines = [tables.columns(head, body), ""]
     for column, whose in (("free", "the points themselves"), ("held_out", "held-out points")):
         slope, dimension = zador(rows, column)
         lines.append(
             f"log W2 over log m from 5 atoms on, {whose}: slope {slope:.4f}, intrinsic dimension {dimension:.1f}"
         )
-    text = "\n".join(lines)
-    stem = config.out / f"ot-{teachers.short_name(source)}-{kind}"
-    config.out.mkdir(parents=True, exist_ok=True)
-    table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    cli.write_text(stem.with_suffix(".csv"), table.getvalue())
-    cli.write_text(stem.with_suffix(".txt"), f"{name}\n{text}\n")
-    ot_plot(rows, name, stem.with_suffix(".png"))
-    print(f"{name}\n{text}\n\nplot: {stem.with_suffix('.png')}")
+    return "\n".join(lines)

@@ -1,0 +1,197 @@
+"""Flags from typed configs: every field is one, and so is every setting of every choice at a stage.
+
+``--summarizer quantization --summarizer.restarts 8`` chooses a summarizer and sets one of its fields. A choice, a model,
+a dataset or a method of your own is named ``package.module:Name`` and imported. ``--plugin package.module`` imports a
+module that registers names, and ``--plugin package.module:Name`` allows that path where it is read from a file.
+"""
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import tyro
+
+from jaxdd.data import SOURCES
+from jaxdd.ground import settings
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.registry import Registry, trust
+from jaxdd.methods import RECIPES
+from jaxdd.nn import MODELS
+
+# Flags whose values are names of a registry, and may be import paths.
+_NAMED: dict[str, Registry] = {
+    "method": RECIPES,
+    "baselines": RECIPES,
+    "model": MODELS,
+    "students": MODELS,
+    "dataset": SOURCES,
+}
+_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+# Flags of earlier versions, and what they are called now. Those of an imager say which one they belong to.
+_RENAMED = {"atoms": "summarizer", "space": "summarizer.space", "weights": "summarizer.weights", "images": "imager"}
+_RENAMED_VALUES = {"--imager": {"real": "nearest"}, "--weights": {"w": "free"}}
+_IMAGERS = ("recover", "diffusion", "crops")
+
+
+def parse(default: Any, arguments: list[str], description: str | None = None) -> Any:
+    """A config from a command line, beginning from ``default``.
+
+    Raises:
+      InputError: a name that is not registered or cannot be imported, or a flag that has been replaced.
+    """
+    arguments = _modern(default, [part for one in arguments for part in _split(one)])
+    default, arguments = _choose(default, arguments)
+    _load_names(arguments)
+    choices = "\n\n".join(
+        f"--{_flag(path)}: {', '.join(registry)}, or package.module:Name. Its settings: --{_flag(path)}.SETTING."
+        for path, registry, _ in _choices(default)
+    )
+    text = "\n\n".join(part for part in (description, choices) if part)
+    return tyro.cli(type(default), default=default, args=arguments, description=text or None)
+
+
+def load_plugins(arguments: list[str]) -> list[str]:
+    """Import what ``--plugin`` names, any number of times; the other arguments.
+
+    Raises:
+      InputError: no such module, or no path.
+    """
+    rest, values = [], iter([part for one in arguments for part in _split(one)])
+    for value in values:
+        if value != "--plugin":
+            rest.append(value)
+            continue
+        path = next(values, "")
+        try:
+            importlib.import_module(path.partition(":")[0])
+        except (ImportError, ValueError) as error:
+            raise InputError(f"cannot import --plugin {path!r}: {error}; give package.module") from error
+        if ":" in path:
+            trust(path)
+    return rest
+
+
+def flag_value(arguments: list[str], name: str) -> str | None:
+    """The value of a flag that decides the defaults of the others, or None."""
+    parts = [part for one in arguments for part in _split(one)]
+    return next((value for flag, value in zip(parts, [*parts[1:], None]) if flag == name), None)
+
+
+def flags_of(config: Any) -> list[str]:
+    """The dotted names of all flags of a config."""
+    names = []
+    for item in dataclasses.fields(config):
+        value, name = getattr(config, item.name), _public(item.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            inner = flags_of(value)
+            names += [f"{name}.{rest}" if name else rest for rest in inner]
+            names += [name] if settings.registry_of(item) else []
+        else:
+            names.append(name)
+    return names
+
+
+def as_flags(message: str, config: Any) -> str:
+    """A message of the library, which names parameters in backticks, with the flags of a program instead."""
+    known = flags_of(config) if dataclasses.is_dataclass(config) else []
+
+    def flag(match: re.Match) -> str:
+        name = match.group(1)
+        places = [name] if name in known else [one for one in known if one.endswith(f".{name}")]
+        return f"--{_flag(places[0])}" if len(places) == 1 else name
+
+    return re.sub(r"`([a-z_][a-z0-9_.]*)`", flag, message)
+
+
+def _split(argument: str) -> list[str]:
+    """``--flag=value`` as two arguments."""
+    return argument.split("=", 1) if argument.startswith("--") and "=" in argument else [argument]
+
+
+def _public(name: str) -> str:
+    """A field's part of a flag: the fields of a recipe carry no prefix."""
+    return "" if name == "recipe" else name
+
+
+def _flag(path: str) -> str:
+    return path.replace("_", "-")
+
+
+def _choices(config: Any, before: str = "") -> Iterator[tuple[str, Registry, Any]]:
+    """The choices of a config: the dotted name of the flag, its registry, the settings object that is there."""
+    for item in dataclasses.fields(config):
+        value, name = getattr(config, item.name), _public(item.name)
+        path = ".".join(part for part in (before, name) if part)
+        registry = settings.registry_of(item)
+        if registry:
+            yield path, registry, value
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            yield from _choices(value, path)
+
+
+def _choose(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
+    """The config with the choices that the arguments name, and the arguments without them."""
+    registries = {f"--{_flag(path)}": registry for path, registry, _ in _choices(config)}
+    rest, values = [], iter(arguments)
+    for argument in values:
+        if argument not in registries:
+            rest.append(argument)
+            continue
+        name = next(values, "")
+        kind = registries[argument].load(name)
+        config = _switch(config, argument.removeprefix("--").replace("-", "_").split("."), kind)
+    return config, rest
+
+
+def _switch(config: Any, path: list[str], kind: type) -> Any:
+    """The config with another kind of choice at a dotted path."""
+    fields = {_public(item.name): item for item in dataclasses.fields(config)}
+    name, rest = (path[0], path[1:]) if path[0] in fields else ("", path)
+    item = fields[name]
+    value, registry = getattr(config, item.name), settings.registry_of(item)
+    value = settings.switched(registry, value, kind) if registry else _switch(value, rest, kind)
+    return dataclasses.replace(config, **{item.name: value})
+
+
+def _load_names(arguments: list[str]) -> None:
+    """Import the models, datasets and methods that are given as import paths."""
+    registry = None
+    for argument in arguments:
+        if argument.startswith("--"):
+            registry = _NAMED.get(argument.rpartition(".")[2].removeprefix("--"))
+        elif registry is not None and _IMPORT_PATH.fullmatch(argument):
+            registry.load(argument)
+
+
+def _modern(config: Any, arguments: list[str]) -> list[str]:
+    """The arguments with flags of earlier versions under their present names.
+
+    Raises:
+      InputError: a flag of another imager than the one that is chosen.
+    """
+    paths = [path for path, *_ in _choices(config)]
+    if "imager" not in paths:
+        return arguments
+    modern = []
+    for argument in arguments:
+        head, _, rest = argument.removeprefix("--").partition(".")
+        if argument.startswith("--") and not rest and head in _RENAMED:
+            argument = f"--{_RENAMED[head]}"
+        elif modern and argument in _RENAMED_VALUES.get(modern[-1], {}):
+            argument = _RENAMED_VALUES[modern[-1]][argument]
+        modern.append(argument)
+    chosen = flag_value(modern, "--imager") or _name_of_imager(config)
+    for k, argument in enumerate(modern):
+        head, _, rest = argument.removeprefix("--").partition(".")
+        if argument.startswith("--") and rest and head in _IMAGERS:
+            if head != chosen:
+                raise InputError(f"{argument} belongs to --imager {head}, and --imager is {chosen}; it is called "
+                                 f"--imager.{rest} now, use it with --imager {head}")  # fmt: skip
+            modern[k] = f"--imager.{rest}"
+    return modern
+
+
+def _name_of_imager(config: Any) -> str:
+    return next(registry.name_of(value) for path, registry, value in _choices(config) if path == "imager")

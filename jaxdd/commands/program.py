@@ -1,0 +1,55 @@
+"""One way to run a program: parse its flags, call it, end with one line where the input is bad."""
+
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from jaxdd.commands import flags
+from jaxdd.ground import hosts
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.memory import keep_freed
+
+
+def run(
+    main: Callable[[Any], None],
+    default: Callable[[list[str]], Any],
+    arguments: list[str] | None = None,
+    several: bool = False,
+) -> None:
+    """Parse every field of the dataclass that ``default(arguments)`` returns as a flag and call ``main``.
+
+    `InputError` becomes one line on stderr, in which parameters are called by their flags, and exit status 2.
+
+    Args:
+      arguments: default: those of the command line.
+      several: whether ``main`` shares its work among the processes of a run, where there are several.
+    """
+    config = None
+    try:
+        keep_freed()
+        arguments = flags.load_plugins(sys.argv[1:] if arguments is None else arguments)
+        config = default(arguments)
+        config = flags.parse(config, arguments, sys.modules[main.__module__].__doc__)
+        hosts.join()
+        if hosts.count() > 1 and not several:
+            raise InputError(f"this program runs in one process, not in {hosts.count()}; start it once")
+        main(config)
+        # The others would take a process that left earlier for dead.
+        if hosts.count() > 1:
+            hosts.part()
+    except InputError as error:
+        print(f"error: {flags.as_flags(str(error), config)}", file=sys.stderr)
+        _stop(2)
+    except (Exception, KeyboardInterrupt):
+        if hosts.count() == 1:
+            raise
+        traceback.print_exc()
+        _stop(1)
+
+
+def _stop(status: int) -> None:
+    if hosts.count() > 1:
+        # The exit of one of several processes would wait for the others, which never come.
+        hosts.leave(status)
+    sys.exit(status)

@@ -1,0 +1,71 @@
+"""Images and labels that are in memory already."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxdd.data.source import Source, make_source
+from jaxdd.ground.errors import InputError
+
+
+def from_arrays(
+    images: np.ndarray,
+    labels: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    class_names: Sequence[str] | None = None,
+    name: str = "arrays",
+) -> Source:
+    """A dataset of arrays in memory; nothing is copied.
+
+        source = jaxdd.data.from_arrays(x_train, y_train, x_test, y_test)
+        workspace = jaxdd.open_workspace(jaxdd.TeacherConfig(model="convnet3"), source=source)
+
+    Args:
+      images: train images, uint8 [n, H, W] or [n, H, W, C], with C 1 or 3.
+      labels: their classes, integers from 0 on, [n] or [n, 1].
+      test_images: test images of the same size.
+      test_labels: their classes.
+      class_names: one a class; default: the numbers up to the largest label.
+      name: what tables call the dataset.
+
+    Raises:
+      InputError: other dtypes, shapes that disagree, labels outside of the classes, or a class without train images.
+    """
+    pairs = {"train": (images, labels), "test": (test_images, test_labels)}
+    pictures, classes = {}, {}
+    for split, (some, their) in pairs.items():
+        pictures[split] = _checked_images(some, split)
+        classes[split] = _checked_labels(their, len(pictures[split]), split)
+    if pictures["train"].shape[1:] != pictures["test"].shape[1:]:
+        shapes = [list(pictures[split].shape[1:]) for split in pairs]
+        raise InputError(f"train images are {shapes[0]}, test images {shapes[1]}; give images of one size")
+    largest = max(int(part.max(initial=-1)) for part in classes.values())
+    names = tuple(map(str, class_names if class_names is not None else range(largest + 1)))
+    if largest >= len(names):
+        raise InputError(f"label {largest} of {len(names)} classes; name all classes, or none")
+    counts = np.bincount(classes["train"], minlength=len(names))
+    if not counts.all():
+        raise InputError(f"class {names[int(np.argmin(counts))]!r} has no train images; add some, or drop the class")
+    read = lambda split, rows: pictures[split][rows]
+    return make_source(name, names, pictures["train"].shape[1:], classes, read)
+
+
+def _checked_images(images: np.ndarray, split: str) -> np.ndarray:
+    images = np.asarray(images)
+    images = images[..., None] if images.ndim == 3 else images
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
+        raise InputError(f"{split} images are {images.dtype} {list(images.shape)}; give uint8 [n, H, W, 1 or 3]")
+    if images.shape[1] != images.shape[2]:
+        raise InputError(f"{split} images are {images.shape[1]} x {images.shape[2]}; give squares")
+    return images
+
+
+def _checked_labels(labels: np.ndarray, count: int, split: str) -> np.ndarray:
+    labels = np.asarray(labels)
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"{split} labels are {labels.dtype} {list(labels.shape)}; give integers [{count}]")
+    if labels.min(initial=0) < 0:
+        raise InputError(f"{split} label {labels.min()}; give classes from 0 on")
+    return labels.astype(np.int32)

@@ -1,0 +1,118 @@
+"""Names for the choices at a stage, to which any module can add its own."""
+
+import difflib
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from jaxdd.ground.errors import InputError
+
+_Entry = TypeVar("_Entry")
+
+# Import paths that the user of this process allowed.
+_TRUSTED: set[str] = set()
+
+
+def trust(path: str) -> None:
+    """Allow ``package.module:Name`` to be imported where a file names it."""
+    _TRUSTED.add(path)
+
+
+class Registry(Mapping[str, Any]):
+    """The choices of one kind by their names.
+
+        @SUMMARIZERS.register("mean")
+        @dataclass(frozen=True)
+        class Mean(Summarizer): ...
+
+    A command line may name a choice as ``package.module:Name``, which `load` imports. Whatever is read from a file goes
+    through `find`, which imports nothing: a file of somebody else cannot make this process run code.
+
+    Attributes:
+      kind: what the choices are, as error messages call one.
+    """
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._entries: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def register(self, name: str, entry: Any = None) -> Any:
+        """Add an entry under a name; without an entry, a decorator that adds what it decorates.
+
+        Raises:
+          ValueError: the name belongs to another entry, or has a colon, which marks the path of an import.
+        """
+        if entry is None:
+            return lambda entry: self.register(name, entry)
+        if ":" in name:
+            raise ValueError(f"{self.kind} name {name!r} has a colon; leave it out")
+        return self._add(name, entry)
+
+    def find(self, name: str) -> Any:
+        """The entry of a registered name.
+
+        Raises:
+          InputError: no such name; the message lists the nearest ones.
+        """
+        if name in self._entries:
+            return self._entries[name]
+        if name in _TRUSTED:
+            return self._add(name, imported(name))
+        if isinstance(name, str) and ":" in name:
+            raise InputError(
+                f"{self.kind} {name!r} is not registered, and a name that is read is never imported; if you trust it, "
+                f"import it first: --plugin {name}"
+            )
+        near = difflib.get_close_matches(str(name), self._entries, 3, 0.3)
+        raise InputError(f"unknown {self.kind} {name!r}; use {' or '.join(near or self._entries)}")
+
+    def load(self, name: str) -> Any:
+        """`find`, but ``package.module:Name`` is imported and registered under that path. For command lines only.
+
+        Raises:
+          InputError: no such name, module or attribute.
+        """
+        if ":" not in name or name in self._entries:
+            return self.find(name)
+        return self._add(name, imported(name))
+
+    def name_of(self, choice: Any) -> str:
+        """The name of an entry or, where entries are classes, of an instance; ``module:Name`` if not registered."""
+        for name, entry in self._entries.items():
+            if choice is entry or (isinstance(entry, type) and type(choice) is entry):
+                return name
+        kind = choice if isinstance(choice, type) else type(choice)
+        return f"{kind.__module__}:{kind.__qualname__}"
+
+    def _add(self, name: str, entry: _Entry) -> _Entry:
+        known = self._entries.get(name, entry)
+        # A module that is loaded again, as in a notebook, replaces what it registered before.
+        where = lambda one: (getattr(one, "__module__", None), getattr(one, "__qualname__", None))
+        if known is not entry and where(known) != where(entry):
+            raise ValueError(f"{self.kind} {name!r} is registered already; choose another name")
+        self._entries[name] = entry
+        return entry
+
+
+def imported(path: str) -> Any:
+    """What ``package.module:Name`` names, imported now.
+
+    Raises:
+      InputError: no such module or attribute.
+    """
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"cannot import {path!r}: {error}; give package.module:Name") from error
+    except AttributeError:
+        raise InputError(f"module {module} has no {name!r}; give package.module:Name") from None

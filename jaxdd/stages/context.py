@@ -1,0 +1,96 @@
+"""What the stages work on: the teacher, the real data as an encoder sees them, a latent model, a machine."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdd.ground.measure import Groups
+from jaxdd.ground.memory import Resources
+from jaxdd.ground.normalise import Normalisation
+from jaxdd.latent.decoding import LatentModel
+from jaxdd.nn.classifier import Apply, Variables
+from jaxdd.stages.encode import Encoded
+
+
+class Teacher(NamedTuple):
+    """A trained classifier as a pure function of its variables.
+
+    Attributes:
+      apply: (variables, images [N, H, W, ch]) -> `nn.Output`, in evaluation mode.
+      variables: its parameters and statistics.
+      norm: the normalisation of the images that it was trained on.
+      info: what is known of its training; empty for a model that was made elsewhere.
+    """
+
+    apply: Apply
+    variables: Variables
+    norm: Normalisation
+    info: Mapping[str, Any] = {}
+
+
+class Classes(NamedTuple):
+    """Real data as encoded, with their images.
+
+    Attributes:
+      encoded: features, labels, counts and moments.
+      images: indices into the encoded rows [k] -> normalised float32 images [k, H, W, ch].
+      image_shape: (H, W, ch).
+      groups: the encoded rows of each class.
+    """
+
+    encoded: Encoded
+    images: Callable[[np.ndarray], np.ndarray]
+    image_shape: tuple[int, int, int]
+    groups: Groups
+
+    @classmethod
+    def of(cls, encoded: Encoded, images: Callable[[np.ndarray], np.ndarray], image_shape: tuple) -> "Classes":
+        """Group the encoded rows by class."""
+        return cls(encoded, images, tuple(image_shape), Groups.by_label(encoded.labels, len(encoded.counts)))
+
+
+class Context(NamedTuple):
+    """All that a summarizer or an imager may use.
+
+    Attributes:
+      teacher: the classifier that recovers, crops and labels.
+      classes: the real data, encoded in the recipe's space.
+      latent: decodes latents; None for recipes of the feature space.
+      flip: whether a mirrored image still belongs to its class.
+      resources: memory and devices of this process.
+      subset: the classes to distil, ascending; None stands for all. A class comes out the same whichever others are
+        distilled beside it.
+    """
+
+    teacher: Teacher
+    classes: Classes
+    latent: LatentModel | None = None
+    flip: bool = True
+    resources: Resources = Resources()
+    subset: np.ndarray | None = None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The classes to distil, ascending [C]."""
+        return np.arange(len(self.classes.encoded.counts)) if self.subset is None else self.subset
+
+    def points(self, label: int) -> np.ndarray:
+        """The encoded real images of a class, [n, d]."""
+        return self.classes.encoded.features[self.classes.groups.rows(label)]
+
+
+class Problem(NamedTuple):
+    """What is known of a request before anything is computed.
+
+    Attributes:
+      method: what messages call it.
+      ipc: images per class.
+      counts: real images of each class, [C].
+      class_names: the names of the classes.
+    """
+
+    method: str
+    ipc: int
+    counts: np.ndarray
+    class_names: tuple[str, ...]

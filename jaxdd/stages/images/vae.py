@@ -1,0 +1,30 @@
+"""Latent atoms -> images by the autoencoder alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+
+from jaxdd.latent.diffusion import Sampling
+from jaxdd.stages.context import Context
+from jaxdd.stages.images.base import IMAGERS, Imager, Images
+from jaxdd.stages.images.diffusion import decoded
+from jaxdd.stages.summarize.base import Summary
+
+
+@IMAGERS.register("vae")
+@dataclass(frozen=True)
+class Vae(Imager):
+    """The atoms as the autoencoder decodes them. A mean of latents decodes to a blur."""
+
+    spaces: ClassVar[tuple[str, ...]] = ("latents",)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """See `Imager.needs`."""
+        return frozenset({"atoms", "autoencoder"})
+
+    def __call__(self, key: jax.Array, context: Context, summary: Summary) -> Iterator[Images]:
+        """The key is unused."""
+        return decoded(key, context, summary, Sampling(strength=0.0))

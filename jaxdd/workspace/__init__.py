@@ -1,0 +1,26 @@
+"""What outlives a call: teachers and latent models found or trained, run folders that resume, comparisons, grids."""
+
+from jaxdd.workspace.comparison import Comparison, compare, makers_for, workspace_of
+from jaxdd.workspace.distillation import DistillConfig, config_of, distill
+from jaxdd.workspace.latent_models import LatentConfig
+from jaxdd.workspace.real_data import DataConfig, RealData, open_data
+from jaxdd.workspace.teachers import TeacherConfig, load_teacher
+from jaxdd.workspace.workspace import Workspace, open_workspace
+
+__all__ = [
+    "Comparison",
+    "DataConfig",
+    "DistillConfig",
+    "LatentConfig",
+    "RealData",
+    "TeacherConfig",
+    "Workspace",
+    "compare",
+    "config_of",
+    "distill",
+    "load_teacher",
+    "makers_for",
+    "open_data",
+    "open_workspace",
+    "workspace_of",
+]

@@ -1,0 +1,185 @@
+"""Students trained on distilled datasets and tested on real images, beside baselines under the same protocol."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from jaxdd import nn
+from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground import hosts, parallel, settings
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import read_json
+from jaxdd.ground.progress import log
+from jaxdd.methods import RECIPES
+from jaxdd.nn import Classifier
+from jaxdd.stages.relabel.stored import Labels
+from jaxdd.students.evaluation import Lane, accuracies, accuracy, side_by_side, student_trainer
+from jaxdd.students.lanes import Limits
+from jaxdd.students.protocol import Protocol
+from jaxdd.students.rows import cell, row
+from jaxdd.students.train import TrainSettings
+from jaxdd.workspace import teachers
+from jaxdd.workspace.distillation import make
+from jaxdd.workspace.real_data import DataConfig, test_batches
+from jaxdd.workspace.teachers import TeacherConfig
+from jaxdd.workspace.workspace import Workspace, open_workspace
+
+Maker = Callable[[int], DistilledDataset]  # seed -> dataset
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, beside the datasets themselves.
+
+    Attributes:
+      workspace: real data and teacher.
+      protocols: by the names that the rows call them.
+      students: architectures.
+      seeds: students of each architecture, method and protocol.
+      full: students that see all real images; the teacher counts as the first.
+      full_train: how those are trained; default: as the teacher was.
+      stored: soft labels of some methods, which take the teacher's place.
+    """
+
+    workspace: Workspace
+    protocols: dict[str, Protocol]
+    students: tuple[str, ...]
+    seeds: int = 3
+    full: int = 1
+    full_train: TrainSettings | None = None
+    stored: dict[str, Labels] | None = None
+
+    def network(self, student: str) -> Classifier:
+        """An architecture for the images of the workspace."""
+        source, compute = self.workspace.real.source, self.workspace.config.compute
+        return nn.get(student, len(source.class_names), source.image_shape[0], dtype=teachers.dtype_of(compute))
+
+
+def compare(makers: dict[str, Maker], comparison: Comparison, keep: Callable[[list[dict]], None]) -> list[dict]:
+    """Every method under every protocol with every student; ``keep`` is called with the rows so far."""
+    name, ipc = comparison.workspace.real.name, next(iter(makers.values()))(0).ipc
+    rows: list[dict] = []
+
+    def add(*values) -> None:
+        rows.append(row(*values))
+        keep(rows)
+
+    for student in comparison.students:
+        for kind, protocol in comparison.protocols.items():
+            labels = (comparison.stored or {}) if protocol.labels.asks_teacher else {}
+            replayed = {method: maker for method, maker in makers.items() if method not in labels}
+            stored = {method: maker for method, maker in makers.items() if method in labels}
+            for some in (replayed, stored):
+                for method, values in measured(some, comparison, student, kind, labels):
+                    add(method, name, ipc, student, kind, values)
+        if comparison.full:
+            add("full", name, None, student, "hard", full_accuracies(comparison, student))
+    return rows
+
+
+def measured(
+    makers: dict[str, Maker],
+    comparison: Comparison,
+    student: str,
+    kind: str,
+    labels: dict[str, Labels] | None = None,
+) -> Iterator[tuple[str, list[float]]]:
+    """Each method and the accuracies of its students, as soon as those of all seeds are known.
+
+    The students of all methods and seeds are trained side by side, and shared among the processes of a run.
+
+    Args:
+      kind: the name of a protocol of the comparison.
+      labels: stored labels of the methods, which take the teacher's place.
+    """
+    if not makers:
+        return
+    workspace, model, seeds = comparison.workspace, comparison.network(student), comparison.seeds
+    teacher, protocol = workspace.teacher, with_flip(comparison.protocols[kind], workspace.real.flip)
+    names = [method for method in makers for _ in range(seeds)]
+    stored = {method: (labels or {}).get(method) for method in makers}
+    lanes = [Lane(makers[method](seed), seed, stored[method]) for method in makers for seed in range(seeds)]
+    trainer = student_trainer(model, protocol, teacher.apply, lanes[0].dataset, lanes[0].labels)
+    context = None if lanes[0].labels else teacher.variables
+    title = f"{student}, {kind}"
+    mine = parallel.local_classes(len(lanes), parallel.mesh())
+    limits = Limits(title=title)
+    parts = side_by_side(trainer, protocol, [lanes[s] for s in mine], context, limits) if len(mine) else ()
+    scores, finished = np.full((len(makers), seeds), np.nan), set()
+    for part in (*parts, None) if hosts.count() > 1 else parts:
+        if part:
+            scores.flat[mine[part.lanes]] = accuracies(
+                model.apply, part.variables, teacher.norm, test_batches(workspace.real.source)
+            )
+        else:
+            scores = np.nanmax(hosts.everywhere(scores), 0)
+        for method, values in zip(dict.fromkeys(names), scores.tolist()):
+            if method not in finished and not np.isnan(values).any():
+                finished.add(method)
+                log(f"{title}, {method}: {cell(values)}")
+                yield method, values
+
+
+def with_flip(protocol: Protocol, flip: bool) -> Protocol:
+    """The protocol with mirrored images only where the data allow them."""
+    return replace(protocol, train=teachers.with_flip(protocol.train, flip))
+
+
+def full_accuracies(comparison: Comparison, student: str) -> list[float]:
+    """Of students that saw all real images; the teacher is the first where it has their architecture."""
+    workspace, model = comparison.workspace, comparison.network(student)
+    teacher, real = workspace.teacher, workspace.real
+    training = teachers.with_flip(comparison.full_train or teachers.training_of(teacher), real.flip)
+
+    def full(seed: int) -> str:
+        variables, *_ = teachers.fit_full(real, model, training, seed)
+        return str(accuracy(model.apply, variables, teacher.norm, test_batches(real.source)))
+
+    scores = [teacher.info["accuracy"]] if model.apply is teacher.apply else []
+    return scores + [float(str(hosts.first(partial(full, seed)))) for seed in range(len(scores), comparison.full)]
+
+
+def makers_for(
+    datasets: dict[str, DistilledDataset], baselines: tuple[str, ...], ipc: int, workspace: Workspace
+) -> dict[str, Maker]:
+    """Baselines first, then the distilled datasets, each as a function of the seed."""
+    makers: dict[str, Maker] = {}
+    memory: dict[tuple, DistilledDataset] = {}
+
+    def baseline(name: str) -> Maker:
+        recipe = RECIPES.find(name)
+
+        def maker(seed: int) -> DistilledDataset:
+            draw = seed if recipe.is_redrawn else 0
+            if (name, draw) not in memory:
+                dataset, _ = make(name, recipe, ipc, draw, workspace)
+                memory[name, draw] = dataset
+            return memory[name, draw]
+
+        return maker
+
+    for name in baselines:
+        if name not in datasets:
+            makers[name] = baseline(name)
+    for name, dataset in datasets.items():
+        makers[name] = lambda seed, dataset=dataset: dataset
+    return makers
+
+
+def workspace_of(run: Path, compute: str = "auto") -> Workspace:
+    """The real images that a run folder came from, with the folder's own teacher.
+
+    Raises:
+      InputError: no run folder, or settings that this version does not have.
+    """
+    if not (run / "config.json").is_file():
+        raise InputError(f"{run} has no config.json; give a run folder of experiments.distill")
+    saved = read_json(run / "config.json")
+    names = ("dataset", "data_dir", "flip", "memory_gib", "image_size", "channels", "holdout")
+    data = {name: saved[name] for name in names if name in saved}
+    config = settings.changed(DataConfig(), {k: v for k, v in data.items() if v is not None}, str(run / "config.json"))
+    shared = {name: getattr(config, name) for name in names}
+    return open_workspace(TeacherConfig(**shared, compute=compute), run.parent, run / "teacher")

@@ -1,0 +1,186 @@
+"""A method run in a workspace, with a run folder that is resumed where an earlier start was interrupted."""
+
+import dataclasses
+import json
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdd import methods
+from jaxdd.data import Source, distilled
+from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground import hosts, parallel, settings
+from jaxdd.ground.files import atomic, read_json, write_json, write_text
+from jaxdd.ground.progress import log
+from jaxdd.methods import RECIPES, Recipe, Result
+from jaxdd.students.evaluation import recognised
+from jaxdd.workspace import runs, teachers
+from jaxdd.workspace.latent_models import LatentConfig
+from jaxdd.workspace.runs import PARTS
+from jaxdd.workspace.teachers import TeacherConfig
+from jaxdd.workspace.workspace import Workspace, open_workspace
+
+
+@dataclass(frozen=True)
+class DistillConfig(TeacherConfig):
+    """A method, its data and its models."""
+
+    method: str = "wmdd"
+    """wmdd, ce-class, wmdd-global, ce-global, mmd, dm, sre2l, ddoq, d4m, rded, medoid, random, herding, kcenter, or
+    package.module:NAME of a recipe of your own; decides the defaults of the flags below."""
+    ipc: int = 1
+    """Images per class."""
+    out: Path = Path("runs/distilled")
+    """The run folder; must be new or empty, or hold an unfinished run of the same request."""
+    teacher: Path | None = None
+    """Folder of a teacher that experiments.train wrote."""
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    recipe: Recipe = field(default_factory=Recipe)
+
+
+def config_of(method: str, **changes: Any) -> DistillConfig:
+    """The config of a named method, with other fields as given."""
+    return dataclasses.replace(DistillConfig(method=method, recipe=RECIPES.find(method)), **changes)
+
+
+def record(config: DistillConfig) -> dict:
+    """A config as plain values, for JSON."""
+    return {"config": type(config).__name__, **settings.record(config)}
+
+
+def distill(config: DistillConfig, source: Source | None = None) -> DistilledDataset | None:
+    """Distil into ``config.out``, finding or training what is needed beside it, in its parent folder.
+
+    An interrupted run of the same request is resumed. Of several processes, which all call this, those that are not the
+    first return None.
+
+    Args:
+      source: images in memory, in the place of those that ``config.dataset`` names.
+
+    Raises:
+      InputError: settings that do not exist or go together, or a folder that is taken; nothing half-written remains.
+    """
+    with runs.run_folder(config.out, request(config)):
+        workspace = open_workspace(config, config.out.parent, config.teacher, config.latent, source)
+        methods.check(config.recipe, workspace.problem(config.method, config.ipc))
+        # A given teacher decides the architecture and how the data are seen.
+        seen = {item.name: getattr(workspace.config, item.name) for item in dataclasses.fields(TeacherConfig)}
+        return fill(dataclasses.replace(config, **seen), workspace)
+
+
+def request(config: DistillConfig) -> dict:
+    """What decides the bytes of a class: only classes of an equal request are resumed."""
+    parts = record(config)
+    del parts["memory_gib"]
+    info = config.teacher / "teacher.json" if config.teacher else None
+    return parts | machine(config) | {"given teacher": read_json(info) if info and info.is_file() else None}
+
+
+def machine(config: TeacherConfig) -> dict:
+    """What computes, as far as it decides how numbers are rounded."""
+    device = jax.devices()[0].device_kind
+    return {"computes in": teachers.dtype_of(config.compute), "device": device, "jax": jax.__version__}
+
+
+def fill(config: DistillConfig, workspace: Workspace) -> DistilledDataset | None:
+    """Distil into a run folder that is open; of several processes all but the first return None."""
+    parts = config.out / PARTS
+    dataset_and_result = make(config.method, config.recipe, config.ipc, config.seed, workspace, parts)
+    if dataset_and_result is None:
+        return None
+    dataset, result = dataset_and_result
+    for name in ("teacher", "distilled"):
+        # Left behind where an earlier start was interrupted while it wrote the last files.
+        shutil.rmtree(config.out / name, ignore_errors=True)
+    save_run(config, workspace.teacher_folder, dataset, result)
+    shutil.rmtree(parts, ignore_errors=True)
+    return dataset
+
+
+def make(
+    method: str, recipe: Recipe, ipc: int, seed: int, workspace: Workspace, parts: Path | None = None
+) -> tuple[DistilledDataset, Result] | None:
+    """Summarize and make images, with the record of how it was done.
+
+    parts: a folder for finished classes, where those of an earlier start or of another process are found as well. Of
+      several processes each makes its own classes and the first returns all of them, the others None.
+    """
+    started = time.perf_counter()
+    count = len(workspace.real.class_names)
+    mesh = parallel.mesh() if parts else None
+    context = workspace.context(recipe, mesh, ipc)
+    if parts is None:
+        result = methods.joined(methods.distill_parts(_key(seed), recipe, ipc, context))
+    else:
+        together = recipe.imager.group_size(count, ipc)
+        classes = runs.missing_classes(parts, parallel.local_classes(count, parallel.mesh(), together), together)
+        pending = methods.distill_parts(_key(seed), recipe, ipc, context._replace(subset=classes))
+        for part in pending if len(classes) else ():
+            runs.keep_classes(parts, part)
+        hosts.meet()
+        if not hosts.is_first():
+            return None
+        result = methods.joined(runs.kept_class(parts, c) for c in range(count))
+    dataset = _dataset(method, recipe, seed, workspace, result)
+    teacher, seconds = workspace.teacher, time.perf_counter() - started
+    share = recognised(teacher.apply, teacher.variables, dataset)
+    dataset.provenance["recognised"] = share
+    images = len(dataset.labels)
+    log(f"{method}: {images} images in {seconds:.0f} s; the teacher recognises {100 * share:.1f} % of them")
+    return dataset, result
+
+
+def _key(seed: int) -> jax.Array:
+    # The streams of a seed: 0 and 1 are those of students and teachers.
+    return jax.random.fold_in(jax.random.key(seed), 2)
+
+
+def _dataset(method: str, recipe: Recipe, seed: int, workspace: Workspace, result: Result) -> DistilledDataset:
+    """A result with its labels, names and provenance."""
+    teacher, real = workspace.teacher, workspace.real
+    count, ipc = result.atoms.weights.shape
+    provenance = {
+        "method": method,
+        "dataset": real.name,
+        "ipc": ipc,
+        "seed": seed,
+        "flip": real.flip,
+        "recipe": settings.record(recipe),
+        "teacher": {name: teacher.info[name] for name in ("model", "width", "stem", "accuracy", "holdout", "seed")},
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+    }
+    if recipe.needs:
+        provenance["latents"] = workspace.latent_model("denoiser" in recipe.needs)[1]
+    return DistilledDataset(
+        images=result.images.reshape(-1, *result.images.shape[2:]),
+        labels=np.repeat(np.arange(count, dtype=np.int32), ipc),
+        weights=np.asarray(result.atoms.weights, np.float32).reshape(-1),
+        class_names=real.class_names,
+        norm=teacher.norm,
+        provenance=provenance,
+    )
+
+
+def save_run(config: DistillConfig, teacher_folder: Path, dataset: DistilledDataset, result: Result) -> None:
+    """Write config, teacher, atoms, the loss curve and the images into a run folder."""
+    out = config.out
+    write_json(out / "config.json", record(config))
+    with atomic(out / "teacher") as place:
+        shutil.copytree(teacher_folder, place)
+    # An open file, for a bare name would get the ending .npz.
+    with atomic(out / "atoms.npz") as place, open(place, "wb") as file:
+        np.savez(file, points=result.atoms.points, weights=result.atoms.weights, costs=result.costs)
+    lines = []
+    for i, values in enumerate(zip(*result.curve.values())):
+        if i % 10 == 0 or i == len(next(iter(result.curve.values()))) - 1:
+            means = {name: round(float(value.mean()), 6) for name, value in zip(result.curve, values)}
+            lines.append(json.dumps({"step": i, **means}))
+    if lines:
+        write_text(out / "metrics.jsonl", "\n".join(lines) + "\n")
+    distilled.save(dataset, out / "distilled")

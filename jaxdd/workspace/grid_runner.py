@@ -1,0 +1,238 @@
+"""Runs what is missing of a grid of methods, sizes, students and protocols, and keeps what is done."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdd import methods, nn
+from jaxdd.data import distilled
+from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground import settings
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import read_json, write_json
+from jaxdd.students.protocol import Protocol
+from jaxdd.students.rows import row
+from jaxdd.workspace import latent_models, runs, teachers
+from jaxdd.workspace.comparison import Comparison, Maker, full_accuracies, measured
+from jaxdd.workspace.distillation import DistillConfig, fill, machine
+from jaxdd.workspace.grid_file import Entry, Grid, GridConfig
+from jaxdd.workspace.teachers import TeacherConfig
+from jaxdd.workspace.workspace import Workspace, open_workspace
+
+
+@dataclass(frozen=True)
+class Work:
+    """An opened grid, and the workspace whose data are encoded only if a missing method asks for them."""
+
+    grid: Grid
+    config: GridConfig
+    workspace: Workspace
+    entries: tuple[Entry, ...]
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Nobody else makes a table in this folder meanwhile.
+
+    Raises:
+      InputError: somebody does, or the folder cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = open(out / "lock", "w")  # noqa: SIM115  held while the table is made
+    except OSError as error:
+        raise InputError(f"cannot write to {out}: {error.strerror}; give another `out`") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another table is being made in {out}; wait for it, or give another `out`") from None
+        yield
+
+
+def opened(grid: Grid, config: GridConfig) -> Work:
+    """The data and the teacher of a grid, found or trained; bad settings are found before anything is."""
+    names = [entry.name for entry in grid.entries]
+    for name in config.only:
+        if name not in names:
+            raise InputError(f"`only` {name!r} is none of {', '.join(names)}")
+    entries = tuple(entry for entry in grid.entries if not config.only or entry.name in config.only)
+    _check(grid, config, [entry.name for entry in entries])
+    workspace = open_workspace(config, config.out, config.teacher, config.latent)
+    source = workspace.real.source
+    for student in config.students:
+        nn.get(student, len(source.class_names), source.image_shape[0])
+    for entry in entries:
+        for ipc in (min(config.ipc), max(config.ipc)):
+            methods.check(entry.recipe, workspace.problem(entry.method, ipc))
+    if config.latent.place is None and any(entry.recipe.needs for entry in entries):
+        latent_models.check(config.latent, workspace.real)
+    config = replace(config, students=config.students or (workspace.teacher.info["model"],))
+    return Work(grid, config, workspace, entries)
+
+
+def _check(grid: Grid, config: GridConfig, names: list[str]) -> None:
+    for name in ("ipc", "protocols"):
+        if not getattr(config, name):
+            raise InputError(f"`{name}` is empty; give one or more")
+    if config.epochs and (len(config.epochs) != len(config.ipc) or min(config.epochs) < 1):
+        raise InputError(f"`epochs` {config.epochs} for `ipc` {config.ipc}; give 1 or more for each, or no epochs")
+    if config.seeds < 1 or config.full < 0:
+        raise InputError(
+            f"`seeds` {config.seeds} and `full` {config.full}: give 1 or more seeds, and 0 or more of full"
+        )
+    for kind in config.protocols:
+        config.protocol(kind)
+    if grid.scores:
+        needed = {"hard", grid.scores, f"{grid.scores}:plain"}
+        if not needed <= set(config.protocols) or "random" not in names or not config.full:
+            raise InputError(f"scores of {grid.scores!r} need the protocols {', '.join(sorted(needed))}, the method "
+                             "random and `full` 1")  # fmt: skip
+
+
+class _Rows:
+    """The rows of a table in its order, and all that were ever measured in this folder, by their keys."""
+
+    def __init__(self, place: Path, keep: Callable[[list[dict]], None]):
+        self.place, self.keep = place, keep
+        self.known = {row["key"]: row for row in read_json(place)} if place.is_file() else {}
+        self.order: list[tuple[str, str, str]] = []  # method, protocol, key
+
+    def add(self, row: dict) -> None:
+        """Keep a new row, and show those so far."""
+        self.known[row["key"]] = row
+        write_json(self.place, list(self.known.values()))
+        self.keep(self.table())
+
+    def table(self) -> list[dict]:
+        """The rows that are there, by the names that they have in this table."""
+        there = [one for one in self.order if one[-1] in self.known]
+        return [self.known[key] | {"method": method, "labels": kind} for method, kind, key in there]
+
+
+def run(work: Work, keep: Callable[[list[dict]], None]) -> list[dict]:
+    """The rows of the whole grid; ``keep`` is called with those so far whenever there is a new one.
+
+    A row of ``rows.json`` is taken over, whichever table it was made for, if all that decides it is the same, except
+    for the code: who changes a method removes its runs and the file, or gives another ``out``.
+    """
+    config = work.config
+    rows = _Rows(config.out / "rows.json", keep)
+    if config.full:
+        for student in config.students:
+            _full(work, rows, student)
+    for ipc, epochs in zip(config.ipc, config.epochs or [None] * len(config.ipc)):
+        makers = {entry.name: _maker(work, entry, ipc) for entry in work.entries}
+        for student in config.students:
+            for kind in config.protocols:
+                protocol = _with_epochs(config.protocol(kind), epochs)
+                _cell(work, rows, makers, ipc, student, kind, protocol)
+    return rows.table()
+
+
+def _full(work: Work, rows: _Rows, student: str) -> None:
+    """The row of the students that see all real images."""
+    config, key = work.config, _key(work, student, "full")
+    rows.order.append(("full", "hard", key))
+    if len(rows.known.get(key, {"accuracies": []})["accuracies"]) < config.full:
+        comparison = Comparison(work.workspace, {}, (student,), full=config.full)
+        values = full_accuracies(comparison, student)
+        rows.add(row("full", work.workspace.real.name, None, student, "hard", values, key=key))
+
+
+def _cell(
+    work: Work, rows: _Rows, makers: dict[str, Maker], ipc: int, student: str, kind: str, protocol: Protocol
+) -> None:
+    """The rows of all methods at one size, with one student under one protocol."""
+    keys = {
+        entry.name: _key(work, student, protocol, work.config.seeds, *_made_by(work, entry, ipc))
+        for entry in work.entries
+    }
+    rows.order += [(method, kind, key) for method, key in keys.items()]
+    # Two methods may be one, as a swept value that is the default.
+    missing = {key: method for method, key in keys.items() if key not in rows.known}
+    comparison = Comparison(work.workspace, {kind: protocol}, (student,), work.config.seeds)
+    wanted = {method: makers[method] for method in missing.values()}
+    for method, values in measured(wanted, comparison, student, kind):
+        more = {"key": keys[method], "epochs": protocol.train.epochs}
+        rows.add(row(method, work.workspace.real.name, ipc, student, kind, values, **more))
+
+
+def datasets(work: Work, ipc: int) -> Iterator[tuple[Entry, DistilledDataset]]:
+    """What each method has made, those of a sweep left out; it may be gone where only its rows were kept."""
+    for entry in work.entries:
+        place = folder(work, entry, ipc)
+        if entry.swept is None and runs.is_finished(place):
+            yield entry, distilled.load(place)
+
+
+def folder(work: Work, entry: Entry, ipc: int, seed: int = 0) -> Path:
+    """Of a method's run at a size, whichever name it was made under."""
+    root, key = work.config.out / "runs", _key(work, seed, *_made_by(work, entry, ipc))[:8]
+    name = entry.method.replace(":", "-")
+    return next(root.glob(f"*-ipc{ipc}-{key}"), root / f"{name}-ipc{ipc}-{key}")
+
+
+def _maker(work: Work, entry: Entry, ipc: int) -> Maker:
+    memory: dict[int, DistilledDataset] = {}
+
+    def maker(seed: int) -> DistilledDataset:
+        # Random real images are drawn anew for each student; whatever else a method draws is part of its dataset.
+        seed = seed if entry.recipe.is_redrawn else 0
+        if seed not in memory:
+            place = folder(work, entry, ipc, seed)
+            if not runs.is_finished(place):
+                _distil(work, entry, ipc, seed, place)
+            memory[seed] = distilled.load(place)
+        return memory[seed]
+
+    return maker
+
+
+def _distil(work: Work, entry: Entry, ipc: int, seed: int, place: Path) -> None:
+    workspace = work.workspace
+    same = {item.name: getattr(workspace.config, item.name) for item in dataclasses.fields(TeacherConfig)}
+    stages = {"recipe": entry.recipe, "latent": work.config.latent, "teacher": workspace.teacher_folder}
+    config = DistillConfig(**same | stages | {"seed": seed}, method=entry.method, ipc=ipc, out=place)
+    # The folder's name says what is made; where and how it is computed may have changed since it was begun.
+    request = machine(config)
+    if runs.begun_otherwise(place, request):
+        shutil.rmtree(place)
+    with runs.run_folder(place, request):
+        fill(config, workspace)
+
+
+def _with_epochs(protocol: Protocol, epochs: int | None) -> Protocol:
+    return replace(protocol, train=replace(protocol.train, epochs=epochs)) if epochs else protocol
+
+
+def _made_by(work: Work, entry: Entry, ipc: int) -> tuple:
+    """All that decides a distilled dataset, beside the data and the teacher."""
+    if not entry.recipe.needs:
+        return entry.recipe, ipc
+    latent = work.config.latent
+    prompts = latent.prompts.read_text() if latent.prompts and latent.prompts.is_file() else None
+    return entry.recipe, ipc, replace(latent, prompts=None), prompts, work.config.seed if latent.place is None else None
+
+
+def _key(work: Work, *what: Any) -> str:
+    """Of everything that decides a result."""
+    real, info = work.workspace.real, work.workspace.teacher.info
+    teacher = {name: value for name, value in info.items() if name not in ("dataset", "seconds", "jax")}
+    data = [real.name, real.source.image_shape, real.flip, len(real.source.labels["train"])]
+    plain = [settings.record(part) for part in what]
+    parts = [teacher, data, teachers.dtype_of(work.config.compute), plain]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)

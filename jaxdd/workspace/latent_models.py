@@ -1,0 +1,225 @@
+"""Latent models: found on disk or on the hub, or trained on the dataset, always in diffusers' folder layout."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdd import pretrained
+from jaxdd.ground import hosts
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import atomic, write_json
+from jaxdd.ground.progress import log
+from jaxdd.latent import dit, training, unet, vae
+from jaxdd.latent.decoding import LatentModel, latent_shape
+from jaxdd.latent.training import DiTTraining, VAETraining
+from jaxdd.workspace import latent_training
+from jaxdd.workspace.real_data import RealData, open_data
+from jaxdd.workspace.teachers import TeacherConfig
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """Which latent model, and how it is trained unless one is given."""
+
+    place: str | None = None
+    """A folder or a hub id in diffusers' layout: vae/, and transformer/ or unet/ with what belongs to it. What is
+    missing there is trained here; default: all of it."""
+    size: int | None = None
+    """Side of the images that the autoencoder sees; default: what a given one was made for, else the dataset's."""
+    labels: tuple[int, ...] | None = None
+    """A given DiT's class of each class of the dataset, where they are not the same."""
+    prompts: Path | None = None
+    """A text file with one prompt a line for each class, for a given UNet; default: the names of the classes."""
+    bfloat16: bool = False
+    """Compute in bfloat16; the parameters and the sampler stay float32."""
+    channels: int = 4
+    """Of the latents of an autoencoder trained here."""
+    dit: str = "DiT-Ti/2"
+    """Size and patch of a denoiser trained here."""
+    vae_train: VAETraining = field(default_factory=VAETraining)
+    dit_train: DiTTraining = field(default_factory=DiTTraining)
+
+
+def find_or_train(
+    latent: LatentConfig, config: TeacherConfig, real: RealData, cache: Path, denoiser: bool
+) -> tuple[LatentModel, Path]:
+    """The latent model of a config and its folder; what is not given is looked up in ``cache`` or trained now.
+
+    Of several processes the first looks and trains, the others wait and read.
+    """
+    place = Path(str(hosts.first(lambda: str(_find_or_train(latent, config, real, cache, denoiser)))))
+    model = load_vae(latent, place)
+    return (with_denoiser(latent, real.class_names, place, model) if denoiser else model), place
+
+
+def _find_or_train(latent: LatentConfig, config: TeacherConfig, real: RealData, cache: Path, denoiser: bool) -> Path:
+    if latent.place is None:
+        check(latent, real)
+        place = _kept_vae(latent, config, real, cache)
+    else:
+        place = pretrained.find(latent.place)
+    if not denoiser or any((place / part / "config.json").is_file() for part in ("transformer", "unet")):
+        return place
+    dit_sizes(latent, real, load_vae(latent, place))
+    return _kept_dit(latent, config, real, cache, place)
+
+
+def check(latent: LatentConfig, real: RealData) -> None:
+    """Raise InputError for what cannot be trained on these images, before anything is."""
+    shape = real.source.image_shape
+    sizes = vae.small(shape, latent.channels)
+    dit.named(latent.dit, len(real.class_names), shape[0] // sizes.reduction, latent.channels)
+    for steps in (latent.vae_train, latent.dit_train):
+        training.steps_of(steps)
+
+
+def load_vae(latent: LatentConfig, place: Path) -> LatentModel:
+    """The autoencoder in ``place``, and no denoiser."""
+    config, variables = pretrained.vae(place)
+    size = latent.size or config.sample_size
+    if size % config.reduction:
+        raise InputError(f"images of {size} pixels do not divide by the autoencoder's {config.reduction}; use another "
+                         "`latent.size`")  # fmt: skip
+    return LatentModel(vae.autoencoder(config, _dtype(latent)), variables, (size, size, config.in_channels))
+
+
+def _dtype(latent: LatentConfig):
+    return jnp.bfloat16 if latent.bfloat16 else None
+
+
+def dit_sizes(latent: LatentConfig, real: RealData, model: LatentModel) -> dit.DiTConfig:
+    """The denoiser to be trained on the latents of an autoencoder."""
+    side, _, channels = latent_shape(model)
+    return dit.named(latent.dit, len(real.class_names), side, channels)
+
+
+def with_denoiser(latent: LatentConfig, class_names: tuple[str, ...], place: Path, model: LatentModel) -> LatentModel:
+    """The model with the denoiser in ``place``, which knows these classes."""
+    dtype, classes = _dtype(latent), len(class_names)
+    schedule = pretrained.schedule(place)
+    if (place / "transformer").is_dir():
+        sizes, weights = pretrained.dit(place)
+        net = dit.denoiser(sizes, dtype)
+        labels = _labels(latent, sizes.num_embeds_ada_norm, classes)
+    else:
+        sizes, weights = pretrained.unet(place)
+        net = unet.denoiser(sizes, classes, dtype)
+        weights = {**weights, "context": pretrained.class_context(place, _prompts(latent, class_names))}
+        labels = np.arange(classes)
+    shape = latent_shape(model)
+    if shape != net.latent_shape:
+        raise InputError(
+            f"{place}: at {model.image_shape[0]} pixels the autoencoder makes latents of {shape}, the denoiser wants "
+            f"{net.latent_shape}; use another `latent.size`"
+        )
+    return model._replace(denoiser=net, variables=weights, schedule=schedule, labels=labels)
+
+
+def _labels(latent: LatentConfig, known: int, classes: int) -> np.ndarray:
+    labels = np.arange(classes) if latent.labels is None else np.array(latent.labels)
+    same = latent.labels is not None or known == classes
+    if not same or len(labels) != classes or labels.min() < 0 or labels.max() >= known:
+        raise InputError(
+            f"the denoiser knows {known} classes, the data has {classes}; give `latent.labels`, its class of each of "
+            f"them, from 0 to {known - 1}"
+        )
+    return labels
+
+
+def _prompts(latent: LatentConfig, class_names: tuple[str, ...]) -> list[str]:
+    if latent.prompts is None:
+        return [name.replace("_", " ") for name in class_names]
+    try:
+        prompts = latent.prompts.read_text().splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read `latent.prompts` {latent.prompts}: {error.strerror}") from error
+    if len(prompts) != len(class_names):
+        raise InputError(f"{latent.prompts} has {len(prompts)} prompts for {len(class_names)} classes; give one a line")
+    return prompts
+
+
+def open_for(model: LatentModel, config: TeacherConfig, real: RealData) -> RealData:
+    """The same images as the autoencoder sees them."""
+    if model.image_shape == real.source.image_shape:
+        return real
+    size, _, channels = model.image_shape
+    return open_data(replace(config, image_size=size, channels=channels, mean=None, std=None))
+
+
+def train(what: str, latent: LatentConfig, config: TeacherConfig, real: RealData, out: Path) -> str:
+    """Fill ``out`` with an autoencoder ("vae"), or with one and a denoiser ("dit"); a line about them."""
+    info, text = {}, ""
+    check(latent, real)
+    if what == "vae" or latent.place is None:
+        info["vae"] = latent_training.train_vae(latent.vae_train, latent.channels, real, config.seed, out)
+        text = f"autoencoder on {real.source.name}: {info['vae']['psnr']:.1f} dB on the test images"
+    if what == "dit":
+        if latent.place is not None:
+            pretrained.save_vae(out / "vae", *pretrained.vae(pretrained.find(latent.place)))
+        info["dit"] = _train_dit(latent, config, real, out)
+        text = f"{latent.dit} on {real.source.name}: loss {info['dit']['loss'][-1]:.4f}"
+    write_json(out / "latents.json", info)
+    return text
+
+
+def _train_dit(latent: LatentConfig, config: TeacherConfig, real: RealData, out: Path) -> dict:
+    """Train a denoiser on the latents of the autoencoder in ``out``."""
+    model = load_vae(latent, out)
+    seen = open_for(model, config, real)._replace(flip=real.flip)
+    sizes = dit_sizes(latent, seen, model)
+    info = latent_training.train_dit(latent.dit_train, sizes, model, seen, config.seed, out)
+    return info | {"name": latent.dit}
+
+
+def _kept_vae(latent: LatentConfig, config: TeacherConfig, real: RealData, cache: Path) -> Path:
+    """A folder with the autoencoder that this config describes, trained now if it is not there."""
+    sizes = vae.small(real.source.image_shape, latent.channels)
+    identity = [_data_of(config, real), dataclasses.asdict(sizes), dataclasses.asdict(latent.vae_train)]
+    train = lambda out: {"vae": latent_training.train_vae(latent.vae_train, latent.channels, real, config.seed, out)}
+    return _kept(cache, f"{real.name}-vae", identity, train)
+
+
+def _kept_dit(latent: LatentConfig, config: TeacherConfig, real: RealData, cache: Path, place: Path) -> Path:
+    """A folder with the autoencoder of ``place`` and the denoiser that this config describes, likewise."""
+    autoencoder = pretrained.vae(place)
+    identity = [_data_of(config, real), _digest(autoencoder), latent.size, latent.dit]
+    identity.append(dataclasses.asdict(latent.dit_train))
+
+    def train(out: Path) -> dict:
+        pretrained.save_vae(out / "vae", *autoencoder)
+        return {"dit": _train_dit(latent, config, real, out)}
+
+    return _kept(cache, f"{real.name}-{latent.dit.replace('/', '-')}", identity, train)
+
+
+def _data_of(config: TeacherConfig, real: RealData) -> list:
+    source = real.source
+    return [source.name, source.image_shape, source.class_names, config.holdout, config.seed, real.flip]
+
+
+def _digest(loaded: pretrained.Loaded) -> str:
+    """Of a model's sizes and parameters, wherever they lie."""
+    digest = hashlib.sha256(repr(loaded.config).encode())
+    for leaf in jax.tree.leaves(loaded.variables):
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()
+
+
+def _kept(cache: Path, name: str, identity: list, train: Callable[[Path], dict]) -> Path:
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+    place = cache / f"{name}-{digest}"
+    if (place / "latents.json").is_file():
+        log(f"latent model: {place}")
+        return place
+    cache.mkdir(parents=True, exist_ok=True)
+    with atomic(place) as out:
+        out.mkdir()
+        write_json(out / "latents.json", train(out))
+    return place

@@ -1,0 +1,103 @@
+"""Training a small autoencoder and a small denoiser on the images of a dataset."""
+
+import dataclasses
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdd import data, pretrained
+from jaxdd.data import Source
+from jaxdd.ground import parallel
+from jaxdd.ground.normalise import normalise
+from jaxdd.ground.progress import log
+from jaxdd.latent import dit, training, vae
+from jaxdd.latent.decoding import LatentModel, encoder, latent_shape
+from jaxdd.latent.diffusion import Schedule
+from jaxdd.latent.training import DiTTraining, VAETraining
+from jaxdd.nn.classifier import Variables
+from jaxdd.stages.encode import Encoded
+from jaxdd.students import train
+from jaxdd.workspace.encoding import encode_train
+from jaxdd.workspace.real_data import RealData, test_batches
+
+
+def train_vae(settings: VAETraining, channels: int, real: RealData, seed: int, out: Path) -> dict:
+    """Train an autoencoder, write ``out``/vae and return what is known of it."""
+    source = real.source
+    config = vae.small(source.image_shape, channels)
+    model = vae.autoencoder(config)
+    log(f"training an autoencoder on {settings.images} of {len(source.labels['train'])} images, repeats counted")
+    trainer = training.vae_trainer(model, settings, source.image_shape, real.flip)
+    stream = ((images, labels, None) for images, labels in data.shuffled(source, "train", settings.batch_size, seed))
+    variables, info = _fit(trainer, stream, settings, seed, "train autoencoder")
+
+    latents = _encode_here(LatentModel(model, variables, source.image_shape), source).features
+    config = replace(config, scaling_factor=float(1 / latents.std()))
+    restore = jax.jit(lambda v, x: jnp.square(model.decode(v, model.encode(v, x).mean) - x).mean((1, 2, 3)))
+    errors = [
+        np.asarray(restore(variables, normalise(vae.RANGE, images)))[valid > 0]
+        for images, _, valid in test_batches(source)
+    ]
+    psnr = float(10 * np.log10(4 / np.concatenate(errors).mean()))
+    log(f"autoencoder: {psnr:.1f} dB on the test images, {info['seconds']:.0f} s")
+    pretrained.save_vae(out / "vae", config, variables)
+    return info | {"psnr": psnr, "settings": dataclasses.asdict(settings)}
+
+
+def train_dit(
+    settings: DiTTraining, sizes: dit.DiTConfig, model: LatentModel, real: RealData, seed: int, out: Path
+) -> dict:
+    """Train a denoiser on the latents of an autoencoder, write ``out``/transformer and ``out``/scheduler.
+
+    real: the images as the autoencoder sees them.
+    """
+    source, schedule = real.source, Schedule()
+    encoded = _encode_here(model, source)
+    labels, count = encoded.labels, len(encoded.labels)
+    views = [encoded.features]
+    if real.flip:
+        views.append(_encode_here(model, _mirrored(source)).features)
+    latents = np.stack(views).reshape(len(views), count, *latent_shape(model))
+    log(f"training a DiT on {settings.images} of {count} latents {list(latents.shape[2:])}, repeats counted")
+    trainer = training.dit_trainer(dit.denoiser(sizes), schedule, settings)
+
+    def batches():
+        draws = np.random.default_rng([seed, _VIEWS])
+        for rows in data.permutations(count, settings.batch_size, seed):
+            yield latents[draws.integers(len(latents), size=settings.batch_size), rows], labels[rows], None
+
+    variables, info = _fit(trainer, batches(), settings, seed, "train denoiser")
+    log(f"denoiser: loss {info['loss'][-1]:.4f}, {info['seconds']:.0f} s")
+    pretrained.save_dit(out / "transformer", sizes, variables)
+    pretrained.save_schedule(out / "scheduler", schedule)
+    return info | {"settings": dataclasses.asdict(settings)}
+
+
+# Which views are mirrored is drawn from a stream of its own: those of [seed, e] are the orders of epochs.
+_VIEWS = 2**32 - 1
+
+
+def _encode_here(model: LatentModel, source: Source) -> Encoded:
+    """The train split as latents [n, h w c], on this process alone."""
+    local = parallel.mesh(jax.local_devices())
+    return encode_train((encoder(model), model.vae_variables, vae.RANGE), source, mesh=local)
+
+
+def _mirrored(source: Source) -> Source:
+    return source._replace(read=lambda split, rows: source.read(split, rows)[:, :, ::-1])
+
+
+def _fit(trainer: training.LatentTrainer, stream, settings, seed: int, title: str) -> tuple[Variables, dict]:
+    """Run a trainer; the averaged variables on the host, and how it went."""
+    key, started = jax.random.key(seed), time.perf_counter()
+    state = trainer.init(jax.random.fold_in(key, 0))
+    state, losses = train.fit(
+        trainer.step, state, jax.random.fold_in(key, 1), stream, training.steps_of(settings), title=title
+    )
+    loss = [float(chunk.mean()) for chunk in np.array_split(losses, min(50, len(losses)))]
+    info = {"seconds": time.perf_counter() - started, "loss": loss, "jax": jax.__version__}
+    return jax.device_get(state.average), info

@@ -1,0 +1,26 @@
+"""The settings of every published protocol, as fields of a config."""
+
+from dataclasses import dataclass, field
+
+from jaxdd.students.protocol import PROTOCOLS, Protocol, named
+
+_FIELDS = {"hard": "hard", "soft": "soft", "wmdd": "wmdd", "ddoq": "ddoq", "dd-ranking": "dd_ranking"}
+
+
+@dataclass(frozen=True)
+class ProtocolConfig:
+    """How students are trained, by the name of the protocol."""
+
+    hard: Protocol = field(default_factory=lambda: PROTOCOLS["hard"])
+    soft: Protocol = field(default_factory=lambda: PROTOCOLS["soft"])
+    wmdd: Protocol = field(default_factory=lambda: PROTOCOLS["wmdd"])
+    ddoq: Protocol = field(default_factory=lambda: PROTOCOLS["ddoq"])
+    dd_ranking: Protocol = field(default_factory=lambda: PROTOCOLS["dd-ranking"])
+
+    def protocol(self, name: str) -> Protocol:
+        """Of `students.protocol.named`, with the settings of this config.
+
+        Raises:
+          InputError: a name that does not exist, or settings that do not.
+        """
+        return named(name, {known: getattr(self, attribute) for known, attribute in _FIELDS.items()})

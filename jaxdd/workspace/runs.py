@@ -1,0 +1,115 @@
+"""Run folders: made whole or not at all, and resumed from the classes that an interrupted run has finished."""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jaxdd.ground import hosts
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import atomic, write_text
+from jaxdd.ground.measure import Measure
+from jaxdd.methods import Result
+
+# The finished classes of an unfinished run, inside its folder.
+PARTS = "parts"
+
+
+@contextlib.contextmanager
+def run_folder(path: Path, request: dict | None = None) -> Iterator[Path]:
+    """A new, empty folder for a run; bad input found inside the block removes it again, a crash leaves it.
+
+    Of several processes, which must all see it, the first makes it.
+
+    Args:
+      request: what is requested. A folder in which the same was begun and not finished is resumed, with what `PARTS`
+        in it holds.
+
+    Raises:
+      InputError: the folder exists and is not empty, or cannot be made.
+    """
+    missing = [parent for parent in (path, *path.parents) if not parent.exists()]
+    resumed = hosts.first(lambda: _open(path, request))
+    try:
+        yield path
+    except InputError:
+        if resumed or not hosts.is_first() or any((path / PARTS).glob("*.npz")):
+            raise
+        for entry in path.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        for folder in missing:
+            # A teacher kept beside the run is worth keeping, and so are the folders around it.
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        raise
+
+
+def _open(path: Path, request: dict | None) -> str | None:
+    """Make the folder, or find it begun: then a text."""
+    place = path / PARTS / "request.json"
+    text = None if request is None else json.dumps(request, indent=2, default=str, sort_keys=True)
+    try:
+        if text and place.is_file():
+            if place.read_text() == text:
+                return "resumed"
+            raise InputError(f"output folder {path} holds an unfinished run of other settings; choose another `out` or "
+                             "remove it")  # fmt: skip
+        if path.is_dir() and any(path.iterdir()):
+            raise InputError(f"output folder {path} exists and is not empty; choose another `out` or remove it")
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise InputError(f"no permission to write to output folder {path}; choose another `out`")
+        if text:
+            place.parent.mkdir()
+            write_text(place, text)
+    except OSError as error:
+        raise InputError(f"cannot write to output folder {path}: {error.strerror}; choose another `out`") from error
+    return None
+
+
+def begun_otherwise(path: Path, request: dict) -> bool:
+    """Whether an unfinished run of another request lies in a folder."""
+    place = path / PARTS / "request.json"
+    return place.is_file() and json.loads(place.read_text()) != json.loads(json.dumps(request, default=str))
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a run folder is complete: nothing else is written after its finished classes are removed."""
+    return (path / "distilled").is_dir() and not (path / PARTS).exists()
+
+
+def missing_classes(parts: Path, classes: np.ndarray, together: int) -> np.ndarray:
+    """The classes that are still to be made, with those that must be made together with them."""
+    undone = {c // together for c in classes if not _part(parts, c).is_file()}
+    missing = np.array([c for c in classes if c // together in undone], int)
+    if len(missing) < len(classes):
+        message = f"{len(classes) - len(missing)} of {len(classes)} classes are done"
+        print(message, file=sys.stderr, flush=True)
+    return missing
+
+
+def keep_classes(parts: Path, result: Result) -> None:
+    """Write each class of a result into a file of its own."""
+    for k, c in enumerate(result.classes):
+        with atomic(_part(parts, c)) as place, open(place, "wb") as file:
+            curve = {f"curve_{name}": values[:, k] for name, values in result.curve.items()}
+            atoms = {"points": result.atoms.points[k], "weights": result.atoms.weights[k]}
+            np.savez(file, images=result.images[k], costs=result.costs[k], **atoms, **curve)
+
+
+def kept_class(parts: Path, c: int) -> Result:
+    """What `keep_classes` wrote of a class."""
+    with np.load(_part(parts, c), allow_pickle=False) as file:
+        row = lambda name: file[name][None]
+        curve = {name.removeprefix("curve_"): file[name][:, None] for name in file.files if name.startswith("curve_")}
+        atoms = Measure(row("points"), row("weights"))
+        return Result(row("images"), atoms, row("costs"), curve, np.array([c]))
+
+
+def _part(parts: Path, c: int) -> Path:
+    return parts / f"{c:05d}.npz"

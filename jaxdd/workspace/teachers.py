@@ -1,0 +1,261 @@
+"""Teachers: found on disk, trained on real images, or made of published weights."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+from jaxdd import data, nn, pretrained
+from jaxdd.data.augment import Augment
+from jaxdd.ground import checkpoint, hosts, settings
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import read_json, write_json
+from jaxdd.ground.normalise import Normalisation
+from jaxdd.ground.progress import log
+from jaxdd.nn import Classifier
+from jaxdd.stages.context import Teacher
+from jaxdd.stages.relabel.labelling import HardLabels
+from jaxdd.students import train
+from jaxdd.students.evaluation import accuracy
+from jaxdd.workspace.real_data import DataConfig, RealData, open_data, test_batches
+
+
+@dataclass(frozen=True)
+class TeacherConfig(DataConfig):
+    """How the teacher is made, unless one is given."""
+
+    model: str = "convnet3"
+    """convnet3|4|5|6, resnet18|34|50|101, any other of the students' architectures, or package.module:function."""
+    width: int | None = None
+    """Channels of the first block; default 128 (ConvNet) or 64 (ResNet)."""
+    stem: str = "auto"
+    """ResNets: small (3x3), imagenet, or auto: small up to 64 pixels."""
+    compute: str = "auto"
+    """What networks compute in: float32, bfloat16, or auto, which is bfloat16 on accelerators. Parameters, pixels,
+    moments and losses are float32."""
+    seed: int = 0
+    teacher_train: train.TrainSettings = field(
+        default_factory=lambda: train.TrainSettings(
+            epochs=30,
+            batch_size=128,
+            optimizer="sgd",
+            learning_rate=0.1,
+            weight_decay=5e-4,
+            warmup=0.15,
+            # Mixup makes features change steadily between classes, and images recovered through them better.
+            augment=Augment(min_scale=0.5, mix="mixup"),
+        )
+    )
+
+
+_Config = TypeVar("_Config", bound=DataConfig)
+
+
+def with_flip(training: train.TrainSettings, flip: bool) -> train.TrainSettings:
+    """The settings with mirrored images only where the data allow them."""
+    augment = training.augment
+    return dataclasses.replace(training, augment=dataclasses.replace(augment, flip=augment.flip and flip))
+
+
+def training_of(teacher: Teacher) -> train.TrainSettings:
+    """The settings that a teacher was trained with, from its record."""
+    return settings.changed(train.TrainSettings(), dict(teacher.info["train"]), "the teacher's record")
+
+
+def describe(config: TeacherConfig, real: RealData) -> dict:
+    """All that decides which teacher this is."""
+    return {
+        "dataset": real.source.name,
+        "image_shape": list(real.source.image_shape),
+        "class_names": list(real.class_names),
+        "model": config.model,
+        "width": config.width,
+        "stem": config.stem,
+        "mean": [float(x) for x in real.norm.mean],
+        "std": [float(x) for x in real.norm.std],
+        "holdout": config.holdout,
+        "seed": config.seed,
+    }
+
+
+def build(info: dict, compute: str = "auto") -> Classifier:
+    """The classifier that ``info`` describes, computing in float32 or bfloat16; "auto" is float32 on CPU only."""
+    shape = len(info["class_names"]), info["image_shape"][0], info["width"], info["stem"]
+    return nn.get(info["model"], *shape, dtype_of(compute))
+
+
+def dtype_of(compute: str) -> str | None:
+    """What `nn.get` calls it.
+
+    Raises:
+      InputError: neither auto, float32 nor bfloat16.
+    """
+    if compute not in ("auto", "float32", "bfloat16"):
+        raise InputError(f"unknown `compute` {compute!r}; use auto, float32 or bfloat16")
+    if compute == "auto":
+        compute = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return None if compute == "float32" else compute
+
+
+def fit_full(real: RealData, model: Classifier, training: train.TrainSettings, seed: int):
+    """Train on all real images with hard labels: (variables, losses, seconds)."""
+    source, labels = real.source, real.source.labels["train"]
+    steps = training.steps(len(labels))
+    batch_size = min(training.batch_size, len(labels))
+    trainer = train.trainer(model, training, steps, HardLabels().criterion(), real.norm)
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    state = trainer.init(jax.random.key(seed), source.image_shape)
+    ones = np.ones(batch_size, np.float32)
+    stream = (
+        (images, train.one_hot(target, len(source.class_names)), ones)
+        for images, target in data.shuffled(source, "train", batch_size, seed)
+    )
+    started = time.perf_counter()
+    state, losses = train.fit(trainer.step, state, key, stream, steps, title="train on all images")
+    return state.variables, losses, time.perf_counter() - started
+
+
+def train_teacher(config: TeacherConfig, real: RealData) -> Teacher:
+    """Train the teacher of a config on all real images."""
+    info = describe(config, real)
+    model = build(info, config.compute)
+    training = with_flip(config.teacher_train, real.flip)
+    log(f"training {config.model} on {len(real.source.labels['train'])} images, {training.epochs} epochs")
+    variables, losses, seconds = fit_full(real, model, training, config.seed)
+    score = accuracy(model.apply, variables, real.norm, test_batches(real.source))
+    info |= {"accuracy": score, "seconds": seconds, "train": dataclasses.asdict(training), "jax": jax.__version__}
+    info["loss"] = [float(chunk.mean()) for chunk in np.array_split(losses, min(50, len(losses)))]
+    log(f"teacher: test accuracy {100 * score:.1f} %, {seconds:.0f} s")
+    return Teacher(model.apply, variables, real.norm, info)
+
+
+def published(config: TeacherConfig, place: str) -> Teacher:
+    """The teacher that published weights of ``config.model`` make on the data of a config.
+
+    Raises:
+      InputError: weights of another number of classes.
+    """
+    net = pretrained.resnet(place, config.model)
+    config = dataclasses.replace(
+        config, width=net.width, stem=net.stem, mean=net.mean, std=net.std, channels=len(net.mean)
+    )
+    real = open_data(config)
+    if net.num_classes != len(real.class_names):
+        raise InputError(
+            f"{place} knows {net.num_classes} classes, {real.source.name} has {len(real.class_names)}; give weights "
+            "that were trained on these classes, in their order"
+        )
+    info = describe(config, real)
+    model = build(info, config.compute)
+    score = accuracy(model.apply, net.variables, real.norm, test_batches(real.source))
+    log(f"teacher: test accuracy {100 * score:.1f} %")
+    info |= {"accuracy": score, "pretrained": place, "train": dataclasses.asdict(config.teacher_train)}
+    return Teacher(model.apply, net.variables, real.norm, info | {"jax": jax.__version__})
+
+
+def save_teacher(path: Path, teacher: Teacher) -> None:
+    """Write a folder with the teacher's variables (Orbax) and its record."""
+    path.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(path / "variables", teacher.variables)
+    write_json(path / "teacher.json", teacher.info)
+
+
+def load_teacher(path: Path, compute: str = "auto") -> Teacher:
+    """Read what `save_teacher` wrote, to compute as in `build`.
+
+    Raises:
+      InputError: no teacher there, or a model that is not registered.
+    """
+    record = path / "teacher.json"
+    if not record.is_file():
+        raise InputError(f"no teacher at {path}; train one with: python -m experiments.train --out {path}")
+    info = read_json(record)
+    model = build(info, compute)
+    like = jax.eval_shape(lambda key: model.init(key, tuple(info["image_shape"])), jax.random.key(0))
+    variables = checkpoint.load(path / "variables", like)
+    norm = Normalisation(*(np.array(info[name], np.float32) for name in ("mean", "std")))
+    return Teacher(model.apply, variables, norm, info)
+
+
+def config_like(config: _Config, teacher: Teacher) -> _Config:
+    """A config with the data as a given teacher sees them, and its architecture if the config has one.
+
+    Raises:
+      InputError: the config asks for another model or other held-out images.
+    """
+    info = teacher.info
+    model = getattr(config, "model", TeacherConfig.model)
+    if model not in (TeacherConfig.model, info["model"]):
+        raise InputError(f"`model` {model} but the given teacher is a {info['model']}; leave out one of the two")
+    size, _, channels = info["image_shape"]
+    if config.holdout not in (0.0, info["holdout"]):
+        raise InputError(
+            f"`holdout` {config.holdout} but the given teacher was trained with {info['holdout']}; leave it out, or "
+            "give a teacher that has not seen these images"
+        )
+    same = {
+        "holdout": info["holdout"],
+        "image_size": config.image_size or size,
+        "channels": config.channels or channels,
+        "mean": tuple(info["mean"]),
+        "std": tuple(info["std"]),
+    }
+    if isinstance(config, TeacherConfig):
+        same |= {name: info[name] for name in ("model", "width", "stem")}
+    return dataclasses.replace(config, **same)
+
+
+def check_fits(teacher: Teacher, real: RealData, place: Path) -> None:
+    """Raise InputError unless the teacher knows these classes at this size."""
+    source = real.source
+    for what, theirs, ours in (
+        ("classes", teacher.info["class_names"], list(source.class_names)),
+        ("images of", teacher.info["image_shape"], list(source.image_shape)),
+    ):
+        if theirs != ours:
+            raise InputError(
+                f"teacher {place} was trained on {what} {_short(theirs)}, {source.name} has {_short(ours)}; "
+                "give a teacher of this dataset"
+            )
+
+
+def _short(values: list) -> str:
+    return " ".join(map(str, values[:4])) + (" ..." if len(values) > 4 else "")
+
+
+def find_or_train(config: TeacherConfig, real: RealData, cache: Path) -> tuple[Teacher, Path]:
+    """The teacher that this config describes and its folder, in ``cache``, trained now if it is not there.
+
+    Of several processes the first trains it, the others wait and read it.
+    """
+    trained = []
+
+    def find() -> str:
+        in_memory = real
+        if hosts.count() > 1:
+            in_memory = real._replace(source=data.in_memory(real.source, config.memory_bytes))
+        teacher, place = _find_or_train(config, in_memory, cache)
+        trained.append(teacher)
+        return str(place)
+
+    place = Path(str(hosts.first(find)))
+    return trained[0] if trained else load_teacher(place, config.compute), place
+
+
+def _find_or_train(config: TeacherConfig, real: RealData, cache: Path) -> tuple[Teacher, Path]:
+    training = dataclasses.asdict(with_flip(config.teacher_train, real.flip))
+    identity = json.dumps([describe(config, real), training, dtype_of(config.compute)], sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
+    place = cache / f"{real.name}-{config.model.replace(':', '-')}-{digest}"
+    if (place / "teacher.json").is_file():
+        log(f"teacher: {place}")
+        return load_teacher(place, config.compute), place
+    teacher = train_teacher(config, real)
+    save_teacher(place, teacher)
+    return teacher, place

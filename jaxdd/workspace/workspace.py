@@ -1,0 +1,150 @@
+"""An opened workspace: real data, a teacher and, if a recipe asks for one, a latent model; found on disk or trained."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdd.data import Source
+from jaxdd.ground import parallel
+from jaxdd.ground.memory import Resources
+from jaxdd.ground.normalise import normalise
+from jaxdd.latent.decoding import LatentModel
+from jaxdd.methods import Recipe
+from jaxdd.stages.context import Classes, Context, Problem, Teacher
+from jaxdd.stages.encode import SPACES, Encoded
+from jaxdd.workspace import latent_models, teachers
+from jaxdd.workspace.encoding import Encoder, encode_train, kept_or_encoded, local_rows
+from jaxdd.workspace.latent_models import LatentConfig
+from jaxdd.workspace.real_data import RealData, open_data
+from jaxdd.workspace.teachers import TeacherConfig
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What methods are run in. Nothing is encoded or trained before it is asked for.
+
+    Attributes:
+      root: the folder that keeps teachers, latent models and encoded images.
+      config: the data and the teacher.
+      latent: the latent model.
+      real: the real images.
+      given: a teacher and its folder, where the user named one.
+    """
+
+    root: Path
+    config: TeacherConfig
+    latent: LatentConfig
+    real: RealData
+    given: tuple[Teacher, Path] | None = None
+
+    @cached_property
+    def _teacher(self) -> tuple[Teacher, Path]:
+        return self.given or teachers.find_or_train(self.config, self.real, self.root / "teachers")
+
+    @cached_property
+    def _memory(self) -> dict:
+        return {}
+
+    @property
+    def teacher(self) -> Teacher:
+        """The teacher, trained now if there is none."""
+        return self._teacher[0]
+
+    @property
+    def teacher_folder(self) -> Path:
+        """Where the teacher lies on disk."""
+        return self._teacher[1]
+
+    def problem(self, method: str, ipc: int) -> Problem:
+        """What is known of a request for this data before anything is computed."""
+        names = self.real.class_names
+        counts = np.bincount(self.real.source.labels["train"], minlength=len(names))
+        return Problem(method, ipc, counts, names)
+
+    def latent_model(self, denoiser: bool) -> tuple[LatentModel, str]:
+        """The latent model, with a denoiser if asked, and the name of its folder; trained now if there is none."""
+        name = f"latent model, {denoiser}"
+        if name not in self._memory:
+            cache = self.root / "latents"
+            model, place = latent_models.find_or_train(self.latent, self.config, self.real, cache, denoiser)
+            self._memory[name] = model, place.name
+        return self._memory[name]
+
+    def context(self, recipe: Recipe, mesh: Mesh | None = None, ipc: int = 1) -> Context:
+        """The context of a recipe, with the real data encoded in its space.
+
+        Args:
+          mesh: the devices among which classes are shared; default: those of this process, which then has all classes.
+          ipc: images per class, which for global moments decides what classes stay together.
+        """
+        latent = self.latent_model("denoiser" in recipe.needs)[0] if recipe.needs else None
+        resources = Resources(self.config.memory_bytes)
+        if mesh is None or not mesh.is_multi_process:
+            classes = self.classes(recipe.summarizer.space)
+        else:
+            together = recipe.imager.group_size(len(self.real.class_names), ipc)
+            rows = local_rows(self.real.source, mesh, together)
+            encoder, source = self._encoder(recipe.summarizer.space)
+            classes = self._with_images(encode_train(encoder, source, rows, mesh), np.concatenate(rows))
+        return Context(self.teacher, classes, latent, self.real.flip, resources)
+
+    def classes(self, space: str) -> Classes:
+        """All real train images as encoded in a space, by this process alone; encoded once."""
+        if space not in self._memory:
+            encoder, source = self._encoder(space)
+            encoded = kept_or_encoded(encoder, source, self.root / "encoded")
+            rows = np.concatenate(local_rows(source, parallel.mesh(jax.local_devices())))
+            self._memory[space] = self._with_images(encoded, rows)
+        return self._memory[space]
+
+    def _encoder(self, space: str) -> tuple[Encoder, Source]:
+        """What encodes images in a space, and the images as it takes them."""
+        kind = SPACES.find(space)
+        teacher = self.teacher if "teacher" in kind.needs else None
+        if "autoencoder" not in kind.needs:
+            return kind.encoder(teacher, None), self.real.source
+        latent = self.latent_model(False)[0]
+        return kind.encoder(teacher, latent), latent_models.open_for(latent, self.config, self.real).source
+
+    def _with_images(self, encoded: Encoded, rows: np.ndarray) -> Classes:
+        """The encoded ``rows`` of the train split, with their images as the teacher sees them."""
+        source = self.real.source
+        read = lambda chosen: np.asarray(normalise(self.teacher.norm, source.read("train", rows[chosen])))
+        return Classes.of(encoded, read, source.image_shape)
+
+
+def open_workspace(
+    config: TeacherConfig,
+    root: Path | str = "runs",
+    teacher: Path | None = None,
+    latent: LatentConfig = LatentConfig(),  # noqa: B008
+    source: Source | None = None,
+) -> Workspace:
+    """Open the data; the teacher is found or trained once it is asked for.
+
+        workspace = jaxdd.open_workspace(jaxdd.TeacherConfig(dataset="digits"))
+
+    Args:
+      config: which images, and how the teacher is made.
+      root: the folder that keeps teachers, latent models and encoded images.
+      teacher: a folder that `teachers.save_teacher` wrote; its architecture and its view of the data replace those of
+        the config. Default: looked up in ``root``, else trained.
+      latent: the latent model for recipes that need one.
+      source: images in memory or from a reader of your own; default: those that ``config.dataset`` names.
+
+    Raises:
+      InputError: no such data, settings that do not exist, or a teacher of other data.
+    """
+    given = None
+    if teacher:
+        given = teachers.load_teacher(teacher, config.compute), teacher
+        config = teachers.config_like(config, given[0])
+    real = open_data(config, source)
+    teachers.build(teachers.describe(config, real), config.compute)
+    if given:
+        teachers.check_fits(given[0], real, given[1])
+    return Workspace(Path(root), config, latent, real, given)
