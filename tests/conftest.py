@@ -11,15 +11,14 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from experiments.teachers import Teacher
-from jaxdd import data, methods, nn
+from jaxdd import commands, data, nn
 from jaxdd.data.augment import Augment
 from jaxdd.ground.normalise import Normalisation, normalise
-from jaxdd.latent import Schedule, VAEConfig, autoencoder, dit
+from jaxdd.latent import Schedule, VAEConfig, autoencoder, decoding, dit
 from jaxdd.latent.vae import RANGE
 from jaxdd.stages import encode
-from jaxdd.stages.images import decode
-from jaxdd.stages.relabel import criteria as relabel
+from jaxdd.stages.context import Classes, Context, Teacher
+from jaxdd.stages.relabel.labelling import HardLabels
 from jaxdd.students import train
 
 # Most of the tests' time is compiling, and LLVM's -O3 takes many times as long as its -O2 where many arrays are drawn.
@@ -50,21 +49,21 @@ def teacher(digits):
         epochs=8, batch_size=64, optimizer="sgd", learning_rate=0.1, weight_decay=5e-4, augment=PLAIN
     )
     steps = settings.steps(len(digits.labels["train"]))
-    trainer = train.trainer(model, settings, steps, relabel.hard(), norm)
+    trainer = train.trainer(model, settings, steps, HardLabels().criterion(), norm)
     ones = np.ones(64, np.float32)
     batches = ((x, train.one_hot(y, 10), ones) for x, y in data.shuffled(digits, "train", 64, 0))
     state = trainer.init(jax.random.key(0), digits.image_shape)
     state, _ = train.fit(trainer.step, state, jax.random.key(1), batches, steps)
-    return Teacher(model, state.variables, norm, {})
+    return Teacher(model.apply, state.variables, norm)
 
 
 @pytest.fixture(scope="session")
 def classes(digits, teacher):
     """All train digits as that teacher sees them."""
     batches = data.batches(digits, "train", 479)
-    encoded = encode.encode(teacher.model.apply, teacher.variables, teacher.norm, batches, 10)
+    encoded = encode.encode(teacher.apply, teacher.variables, teacher.norm, batches, 10)
     read = lambda rows: np.asarray(normalise(teacher.norm, digits.read("train", rows)))
-    return methods.Classes(encoded, read, digits.image_shape)
+    return Classes.of(encoded, read, digits.image_shape)
 
 
 def drawn(init, seed):
@@ -84,15 +83,27 @@ def latent():
     vae = autoencoder(VAEConfig(1, 2, (8, 16), 1, 8, 0.5, 8))
     net = dit.denoiser(dit.DiTConfig(2, 8, 1, 2, 2, 4, 4, 10))
     weights = drawn(lambda key: vae.init(key, (8, 8, 1)), 0)
-    return decode.LatentModel(vae, weights, (8, 8, 1), net, drawn(net.init, 1), Schedule(), None)
+    return decoding.LatentModel(vae, weights, (8, 8, 1), net, drawn(net.init, 1), Schedule(), None)
 
 
 @pytest.fixture(scope="session")
 def latent_classes(digits, latent, classes):
     """All train digits as that autoencoder sees them."""
     batches = data.batches(digits, "train", 479)
-    encoded = encode.encode(decode.encoder(latent), latent.vae_variables, RANGE, batches, 10)
-    return classes._replace(encoded=encoded)
+    encoded = encode.encode(decoding.encoder(latent), latent.vae_variables, RANGE, batches, 10)
+    return Classes.of(encoded, classes.images, classes.image_shape)
+
+
+@pytest.fixture(scope="session")
+def context(teacher, classes):
+    """That teacher and those digits, for recipes of the feature space; mirroring is off for digits."""
+    return Context(teacher, classes, flip=False)
+
+
+@pytest.fixture(scope="session")
+def latent_context(teacher, latent_classes, latent):
+    """The same for recipes of the latent space."""
+    return Context(teacher, latent_classes, latent, flip=False)
 
 
 @pytest.fixture
@@ -105,7 +116,7 @@ def program(monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", [f"experiments.{name}", *map(str, arguments)])
         status = 0
         try:
-            module.cli.run(module.main, default)
+            commands.run(module.main, default)
         except SystemExit as exit:
             status = exit.code
         return status, *capfd.readouterr()
