@@ -1,4 +1,4 @@
-"""The rows of a grid as a table: aligned text, CSV, LaTeX, a block for RESULTS.md; and whether its claims hold."""
+"""The rows of a grid as a table: aligned text, CSV, LaTeX, a block for docs/results; and whether its claims hold."""
 
 import csv
 import io
@@ -177,7 +177,7 @@ def as_latex(grid: Grid, rows: list[dict]) -> str:
 
 
 def as_markdown(grid: Grid, rows: list[dict], command: str, record: str) -> str:
-    """The block for RESULTS.md: what, with what, by which command, and what it printed."""
+    """The block for docs/results: what, with what, by which command, and what it printed."""
     table = "\n".join("    " + line if line else "" for line in text(grid, rows).splitlines())
     note = f"\nPublished figures: {grid.published}\n" if grid.published else ""
     return f"## {grid.title}\n\n{record}\n\n    {command}\n{note}\n{table}\n"
