@@ -4,7 +4,7 @@
     python -m benchmarks.decode --quick
 
 C x M latents at a time, noised to half of the schedule and taken back in 25 steps of DDIM with guidance, then decoded:
-`jaxdd.decode` with its defaults, and diffusers' AutoencoderKL, DiTTransformer2DModel and DDIMScheduler on the same
+`jaxdd.Diffusion` with its defaults, and diffusers' AutoencoderKL, DiTTransformer2DModel and DDIMScheduler on the same
 files. --latents names a folder of these (vae, transformer, scheduler); without it random weights are written to a
 temporary one: on CPU a DiT-Ti/2 and a small autoencoder for 32 pixels, else DiT-XL/2 and Stable Diffusion's autoencoder
 for 256. Before, the guided predictions, the decoded images and the whole way from the same noise are compared in
@@ -22,12 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import harness
-from benchmarks.harness import Case, Side
+from benchmarks.harness import Case, Mode, Side, Work
 from jaxdd import pretrained
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.memory import Resources
 from jaxdd.latent import Sampling, Schedule, VAEConfig, autoencoder, diffusion, dit, vae
+from jaxdd.latent.decoding import LatentModel, Pixels, decode, latent_shape
 from jaxdd.latent.vae import RANGE
-from jaxdd.stages.images.decode import LatentModel, decode, latent_shape
 
 CPU = [Case("DiT-Ti/2", 32, 10, 2)]
 GPU = [Case("DiT-XL/2", 256, 10, 4)]
@@ -73,17 +74,18 @@ def whole(model: LatentModel, settings: Sampling, variables: tuple, keys, x, lab
 def ours(case: Case, compute: str, place: Path, settings: Sampling) -> Side:
     model = load(place, compute)
     latents, key = atoms(case, model), jax.random.key(0)
+    pixels, resources = Pixels(RANGE, model.image_shape), Resources(2**60)
 
     def advance(steps):
         for _ in range(steps):
             # A NumPy array comes back, so all work is done.
-            decode(key, model, settings, latents, RANGE, model.image_shape, case.batch, memory_bytes=2**60)
+            decode(key, model, settings, latents, pixels, resources=resources)
 
     return Side("ours", harness.turns(advance))
 
 
 def theirs(rivals, case: Case, compute: str, place: Path, settings: Sampling, name: str, compile: bool) -> Side:
-    rival = rivals.Decoder(place, settings, compute, compile)
+    rival = rivals.Decoder(place, settings, Mode(compute, compile))
     model = load(place, "float32")
     side = latent_shape(model)
     latents = atoms(case, model).reshape(-1, *side)
@@ -105,17 +107,17 @@ def check(rivals, case: Case, place: Path, settings: Sampling) -> None:
     # The noise that `diffusion.sample` draws first.
     noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 0), x.shape[1:]))(keys)
     with rivals.full_precision():
-        rival = rivals.Decoder(place, settings, "float32")
+        rival = rivals.Decoder(place, settings, Mode("float32"))
         t = int(rival.times[0])
         out = jax.jit(predict)(model.variables, x, np.full(len(x), t), labels)
         pictures = jax.jit(model.autoencoder.decode)(model.vae_variables, x)
         variables = model.vae_variables, model.variables
         end = jax.jit(functools.partial(whole, model, settings))(variables, keys, x, labels)
-        found = rival.check(x, t, labels)
-        end_found = rival.decode(x, labels, np.asarray(noise))
-    harness.check_close("the prediction", out[..., : x.shape[-1]], found[0])
-    harness.check_close("the decoded image", pictures, found[1])
-    harness.check_close("the denoised and decoded image", end, end_found)
+        other_out, other_pictures = rival.check(x, t, labels)
+        other_end = rival.decode(x, labels, np.asarray(noise))
+    harness.check_close("the prediction", out[..., : x.shape[-1]], other_out)
+    harness.check_close("the decoded image", pictures, other_pictures)
+    harness.check_close("the denoised and decoded image", end, other_end)
 
 
 def measure_case(flags, case: Case, compute: str, rivals, place: Path) -> tuple[list, int]:
@@ -138,7 +140,7 @@ def measure_case(flags, case: Case, compute: str, rivals, place: Path) -> tuple[
     return timings, harness.flops(batch, shapes, keys, x, labels)
 
 
-def given_case(flags, place: Path, chosen: list[Case]) -> list[Case]:
+def cases_of(flags, place: Path, chosen: list[Case]) -> list[Case]:
     """The cases with the sizes of the models in a folder."""
     config, sizes = pretrained.vae(place).config, pretrained.dit(place).config
     if flags.model or flags.image_size:
@@ -155,7 +157,7 @@ def main() -> None:
     chosen = harness.cases(flags, CPU, GPU, QUICK)
     compute, rivals = harness.dtype(flags), harness.rivals(flags, "diffusers_rival")
     if flags.latents:
-        chosen = given_case(flags, flags.latents, chosen)
+        chosen = cases_of(flags, flags.latents, chosen)
     rows = []
     for case in chosen:
         with tempfile.TemporaryDirectory() as folder:
@@ -164,7 +166,7 @@ def main() -> None:
                 random_weights(case, place)
             timings, counted = measure_case(flags, case, compute, rivals, place)
         peak = harness.matmul_peak(flags.quick)
-        rows += harness.rows("decode", case, compute, timings, counted, peak, case.batch)
+        rows += harness.rows(Work("decode", case, compute, counted, case.batch), timings, peak)
         harness.write(flags.json, rows)
     harness.show(rows, COUNTED)
 

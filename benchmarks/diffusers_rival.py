@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
 
+from benchmarks.harness import Mode
 from benchmarks.torch_rivals import device, full_precision, has_gpu, memory, tensor, wait
 
 __all__ = ["Decoder", "full_precision", "has_gpu", "memory", "wait"]
@@ -20,8 +21,8 @@ logging.getLogger("diffusers").setLevel(logging.ERROR)
 class Decoder:
     """Latents [N, h, w, c] to images [N, H, W, 3] in [-1, 1]: noised, denoised with guidance by DDIM, decoded."""
 
-    def __init__(self, place: Path, settings: Any, compute: str, compile: bool = False):
-        kind = torch.bfloat16 if compute == "bfloat16" else torch.float32
+    def __init__(self, place: Path, settings: Any, mode: Mode):
+        kind = torch.bfloat16 if mode.dtype == "bfloat16" else torch.float32
         with contextlib.redirect_stderr(None):
             load = {"torch_dtype": kind, "local_files_only": True}
             self.vae = AutoencoderKL.from_pretrained(place, subfolder="vae", **load).to(device()).eval()
@@ -31,16 +32,16 @@ class Decoder:
         self.settings, self.kind, self.null = settings, kind, self.dit.config.num_embeds_ada_norm
         self.scheduler.set_timesteps(settings.steps)
         self.times = self.scheduler.timesteps[settings.steps - round(settings.strength * settings.steps) :]
-        self.denoiser = torch.compile(self.dit) if compile else self.dit
-        self.decoder = torch.compile(self.vae.decode) if compile else self.vae.decode
+        self.denoiser = torch.compile(self.dit) if mode.compiled else self.dit
+        self.decoder = torch.compile(self.vae.decode) if mode.compiled else self.vae.decode
 
     def predict(self, x: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
         """The noise, with classifier-free guidance; a learned variance is of no use to DDIM."""
         both = torch.cat([torch.full_like(labels, self.null), labels])
         times = torch.full_like(both, t)
         out = self.denoiser(torch.cat([x, x]).to(self.kind), timestep=times, class_labels=both).sample
-        without, given = out[:, : x.shape[1]].float().chunk(2)
-        return without + self.settings.guidance * (given - without)
+        without, guided = out[:, : x.shape[1]].float().chunk(2)
+        return without + self.settings.guidance * (guided - without)
 
     def pictures(self, x: torch.Tensor) -> torch.Tensor:
         return self.decoder((x / self.vae.config.scaling_factor).to(self.kind)).sample.float()

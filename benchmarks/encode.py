@@ -11,7 +11,7 @@ float32, and more than 0.1 % apart end the run. A turn is a whole pass, what is 
 length (--steps) matters a little.
 
 With --dataset: images of a folder (train/<class>/*, val/<class>/*) are read, decoded, resized and encoded by ours, each
-count in a process of its own, of which the peak resident memory is told. What grows with the count are the features.
+count in a process of its own, whose peak resident memory is printed. What grows with the count are the features.
 """
 
 import argparse
@@ -29,14 +29,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import harness
-from benchmarks.harness import Case, Side
+from benchmarks.harness import Case, Mode, Side, Work
 from benchmarks.recover import NORM
-from experiments.teachers import load_teacher, pass_size
 from jaxdd import data
 from jaxdd.data.image import evenly_spaced
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import normalise
 from jaxdd.stages import encode
+from jaxdd.workspace.real_data import pass_size
+from jaxdd.workspace.teachers import load_teacher
 
 CPU = [Case("resnet18", 32, 5, 5), Case("convnet3", 32, 5, 5)]
 GPU = [Case("resnet18", 224, 10, 25)]
@@ -69,7 +70,7 @@ def ours(case: Case, compute: str, variables: dict, batches: list) -> Side:
 
 
 def theirs(torch_rivals, case: Case, compute: str, variables: dict, batches: list, name: str, compile: bool) -> Side:
-    rival = torch_rivals.Encoder(case, variables, NORM, compute, compile)
+    rival = torch_rivals.Encoder(case, variables, NORM, Mode(compute, compile))
     pairs = [(images, labels) for images, labels, _ in batches]
 
     def advance(steps):
@@ -85,7 +86,7 @@ def check(torch_rivals, case: Case, variables: dict, batches: list) -> None:
     with torch_rivals.full_precision():
         mine = encode.encode(harness.classifier(case).apply, variables, NORM, few, case.classes)
         pairs = [(images, labels) for images, labels, _ in few]
-        features, moments = torch_rivals.Encoder(case, variables, NORM, "float32").encode(pairs)
+        features, moments = torch_rivals.Encoder(case, variables, NORM, Mode("float32")).encode(pairs)
     harness.check_close("features", mine.features, features)
     seen = np.asarray(mine.counts) > 0
     for name, layer in mine.moments.items():
@@ -107,7 +108,7 @@ def side_by_side(flags: argparse.Namespace) -> None:
         peak = harness.matmul_peak(flags.quick)
         image = jax.ShapeDtypeStruct((case.batch, *case.image_shape), jnp.float32)
         counted = harness.flops(harness.classifier(case).apply, variables, image)
-        rows += harness.rows("encode", case, compute, timings, counted, peak, case.batch)
+        rows += harness.rows(Work("encode", case, compute, counted, case.batch), timings, peak)
         harness.write(flags.json, rows)
         jax.clear_caches()
     harness.show(rows, COUNTED)
@@ -142,7 +143,7 @@ def child(flags: argparse.Namespace) -> dict:
     compute = harness.dtype(flags)
     if flags.teacher:
         compute, teacher = "float32", load_teacher(flags.teacher)
-        name, apply, variables, norm = teacher.info["model"], teacher.model.apply, teacher.variables, teacher.norm
+        name, apply, variables, norm = teacher.info["model"], teacher.apply, teacher.variables, teacher.norm
         source = data.load(str(flags.dataset), flags.image_size or teacher.info["image_shape"][0], 3)
         fits = teacher.info["image_shape"] == list(source.image_shape)
         if not fits or len(teacher.info["class_names"]) != len(source.class_names):
@@ -167,14 +168,14 @@ def child(flags: argparse.Namespace) -> dict:
                 stamps.append(time.perf_counter())
                 yield batch
 
-    found = encode.encode(apply, variables, norm, batches(), len(source.class_names))
+    encoded = encode.encode(apply, variables, norm, batches(), len(source.class_names))
     ended, left = time.perf_counter(), len(chosen) - _WARM * pass_size()
     return {
         "benchmark": "encode stream", "side": "ours", "model": name, "image_size": source.image_shape[0],
-        "classes": len(source.class_names), "batch": pass_size(), "dtype": compute, "images": len(found.features),
+        "classes": len(source.class_names), "batch": pass_size(), "dtype": compute, "images": len(encoded.features),
         "images_per_second": left / (ended - stamps[_WARM]) if left > 0 else len(chosen) / (ended - stamps[0]),
         "seconds": ended - stamps[0], "first_seconds": stamps[min(1, len(stamps) - 1)] - stamps[0],
-        "peak_rss_bytes": peak_rss(), "features_bytes": found.features.nbytes, **harness.versions(),
+        "peak_rss_bytes": peak_rss(), "features_bytes": encoded.features.nbytes, **harness.versions(),
     }  # fmt: skip
 
 
@@ -193,7 +194,7 @@ def main() -> None:
     flags = harness.parser(__doc__)
     flags.add_argument("--dataset", type=Path, help="stream a folder of images")
     flags.add_argument("--images", nargs="+", default=["2000", "all"], help="how many of them, evenly spaced")
-    flags.add_argument("--teacher", type=Path, help="stream through this teacher of experiments.squeeze, in float32")
+    flags.add_argument("--teacher", type=Path, help="stream through this teacher of experiments.train, in float32")
     flags.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     flags = flags.parse_args()
     if flags.dataset is None:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module, metadata
@@ -45,6 +46,23 @@ class Case(NamedTuple):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.image_size, self.image_size, 3
+
+
+class Work(NamedTuple):
+    """What a step of every side does."""
+
+    benchmark: str
+    case: Case
+    compute: str  # dtype
+    flops: int  # what all sides are said to compute
+    images: int  # how many of them
+
+
+class Mode(NamedTuple):
+    """How a rival computes."""
+
+    dtype: str
+    compiled: bool = False
 
 
 class Side(NamedTuple):
@@ -88,14 +106,14 @@ def cases(flags: argparse.Namespace, on_cpu: list[Case], on_gpu: list[Case], qui
     # Before the device is first touched: else JAX takes three quarters of a GPU's memory, and the rival has none.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     known = quick if flags.quick else on_cpu if jax.default_backend() == "cpu" else on_gpu
-    given = {name: getattr(flags, name) for name in Case._fields if getattr(flags, name, None) is not None}
-    for name, value in given.items():
+    changes = {name: getattr(flags, name) for name in Case._fields if getattr(flags, name, None) is not None}
+    for name, value in changes.items():
         if name != "model" and value < 1:
             raise InputError(f"--{name.replace('_', '-')} {value}: give 1 or more")
     if flags.repeats < 1 or (flags.steps or 1) < 1:
         raise InputError(f"--repeats {flags.repeats} --steps {flags.steps}: give 1 or more of both")
-    chosen = [case for case in known if case.model == flags.model] or known[: 1 if "model" in given else None]
-    return list(dict.fromkeys(case._replace(**given) for case in chosen))
+    chosen = [case for case in known if case.model == flags.model] or known[: 1 if "model" in changes else None]
+    return list(dict.fromkeys(case._replace(**changes) for case in chosen))
 
 
 def dtype(flags: argparse.Namespace) -> str:
@@ -290,35 +308,34 @@ def matmul_peak(quick: bool = False) -> dict:
     return {"n": n, "dtype": kind, "flops": 2 * n**3 / min(seconds)}
 
 
-def rows(
-    benchmark: str, case: Case, compute: str, timings: list[Timing], flops_step: int, peak: dict, images: int, **more
-) -> list[dict]:
-    """One row a side; ``images`` is what a step handles, ``flops_step`` what both sides are said to compute in it."""
-    mine, found = timings[0].seconds, []
+def rows(work: Work, timings: list[Timing], peak: dict, **more) -> list[dict]:
+    """One row a side."""
+    mine, case = timings[0].seconds, work.case
+    lines = []
     for timing in timings:
         seconds = float(np.median(timing.seconds)) if timing.seconds else None
         pairs = np.array(timing.seconds) / mine if timing.seconds else None
-        rate = seconds and flops_step / seconds
-        found.append({
-            "benchmark": benchmark, "side": timing.side.name, **case._asdict(), "batch": case.batch, "dtype": compute,
-            "images_steps_per_second": seconds and images / seconds,
+        rate = seconds and work.flops / seconds
+        lines.append({
+            "benchmark": work.benchmark, "side": timing.side.name, **case._asdict(), "batch": case.batch,
+            "dtype": work.compute, "images_steps_per_second": seconds and work.images / seconds,
             "seconds_per_step": seconds, "seconds": timing.seconds, "first_seconds": timing.first,
             "ours_times_as_fast": None if pairs is None else float(np.median(pairs)),
             "ours_times_as_fast_range": None if pairs is None else [float(pairs.min()), float(pairs.max())],
             "peak_bytes": timing.peak, "planned_bytes": timing.side.plan,
-            "flops_per_step": flops_step, "flops_per_second": rate, "share_of_matmul": rate and rate / peak["flops"],
+            "flops_per_step": work.flops, "flops_per_second": rate, "share_of_matmul": rate and rate / peak["flops"],
             "matmul": peak, "note": timing.side.note, **more, **versions(),
         })  # fmt: skip
-    return found
+    return lines
 
 
 def versions() -> dict:
     """Where and with what the numbers were made."""
-    found = {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "processor": _processor()}
+    about = {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "processor": _processor()}
     for package in ("jax", "flax", "optax", "torch", "diffusers"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return {"versions": found, "date": datetime.date.today().isoformat()}
+            about[package] = metadata.version(package)
+    return {"versions": about, "date": datetime.date.today().isoformat()}
 
 
 def _processor() -> str:
@@ -327,13 +344,13 @@ def _processor() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def show(found: list[dict], counted: str) -> None:
+def show(lines: list[dict], counted: str) -> None:
     """The table."""
-    if not found:
+    if not lines:
         return
     print(f"{'model':10} {'px':>4} {'batch':>5} {'dtype':8} {'side':14} {'s/step':>9} {'images*steps/s':>14} "
           f"{'ours faster':>18} {'peak GiB':>8} {'plan GiB':>8} {'TFLOP/s':>8} {'of matmul':>9}")  # fmt: skip
-    for row in found:
+    for row in lines:
         line = f"{row['model']:10} {row['image_size']:4} {row['batch']:5} {row['dtype']:8} {row['side']:14} "
         if row["seconds_per_step"] is None:
             print(line + row["note"])
@@ -344,12 +361,12 @@ def show(found: list[dict], counted: str) -> None:
         print(f"{line}{row['seconds_per_step']:9.4f} {row['images_steps_per_second']:14.1f} "
               f"{row['ours_times_as_fast']:5.2f} ({low:.2f}-{high:.2f}) {peak} {planned} "
               f"{row['flops_per_second'] / 1e12:8.3f} {100 * row['share_of_matmul']:7.1f} % {row['note']}")  # fmt: skip
-    matmul = dict.fromkeys(f"{row['matmul']['flops'] / 1e12:.3g}" for row in found)
+    matmul = dict.fromkeys(f"{row['matmul']['flops'] / 1e12:.3g}" for row in lines)
     print(f"\nours faster: the rival's seconds over ours, median of the pairs (least-most). FLOP: {counted}, the same "
           f"for all sides.\npeak: {_memory_note()}; plan: XLA's for one launch of ours.\nmatmul: "
-          f"{found[-1]['matmul']['n']} squared in {found[-1]['matmul']['dtype']}, after each case {', '.join(matmul)} "
+          f"{lines[-1]['matmul']['n']} squared in {lines[-1]['matmul']['dtype']}, after each case {', '.join(matmul)} "
           "TFLOP/s.")  # fmt: skip
-    stamp(found[-1])
+    stamp(lines[-1])
 
 
 def stamp(row: dict) -> None:
@@ -363,10 +380,10 @@ def _memory_note() -> str:
     return "ours the process's (memory_stats, autotuning included), torch's max_memory_allocated above what was before"
 
 
-def write(path: Path | None, found: list[dict]) -> None:
+def write(path: Path | None, lines: list[dict]) -> None:
     """The rows as JSON, one a line."""
     if path:
-        path.write_text("[\n" + ",\n".join(f"  {json.dumps(row)}" for row in found) + "\n]\n")
+        path.write_text("[\n" + ",\n".join(f"  {json.dumps(row)}" for row in lines) + "\n]\n")
 
 
 def entry(main: Callable[[], None]) -> None:
@@ -375,5 +392,7 @@ def entry(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        print(f"error: {error}")
+        # The package names its parameters in backticks; here they are flags.
+        flag = lambda match: "--" + match.group(1).replace("_", "-")
+        print(f"error: {re.sub('`([a-z_]+)`', flag, str(error))}")
         raise SystemExit(2) from error

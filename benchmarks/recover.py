@@ -5,29 +5,29 @@
 
 One step draws a view of each class (random-resized-crop of at least 0.8 of the area, flip), passes all images through
 the classifier, and takes the gradient of features and per-class BatchNorm moments to the pixels into Adam, cosine and
-clipping: `jaxdd.recover` with its defaults, and the same in PyTorch (`torch_rivals`), from the same weights, images and
+clipping: `jaxdd.Recover` with its defaults, and the same in PyTorch (`torch_rivals`), from the same weights, images and
 goals. Before, features, logits, loss and gradient of both sides are compared in float32, and more than 0.1 % apart end
 the run. On CPU ResNet-18 with 50 and ConvNet-3 with 100 images of 32 pixels, in a few minutes; else ResNet-18 with 10
 images of 10 classes at 224.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import harness
-from benchmarks.harness import Case, Side
+from benchmarks.harness import Case, Mode, Side, Work
 from jaxdd import nn
 from jaxdd.ground import parallel
 from jaxdd.ground.measure import Measure
-from jaxdd.ground.memory import compiled_bytes
+from jaxdd.ground.memory import Resources, compiled_bytes
 from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.nn import Moments
-from jaxdd.stages.images.recover import chunks as chunked
-from jaxdd.stages.images.recover import descent as recover
-from jaxdd.stages.images.recover.descent import Goal, RecoverSettings
+from jaxdd.stages.images.recover import chunks, descent, loss
+from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
 
 CPU = [Case("resnet18", 32, 10, 5), Case("convnet3", 32, 10, 10)]
 GPU = [Case("resnet18", 224, 10, 10)]
@@ -37,8 +37,16 @@ SETTINGS = RecoverSettings()
 COUNTED = "convolutions and matrix products of the classifier, forward and backward to the pixels"
 
 
-def problem(case: Case) -> tuple[dict, Goal, jax.Array]:
-    """Variables, goal and start; all drawn on the host."""
+class Problem(NamedTuple):
+    """What all sides work on."""
+
+    variables: dict
+    goal: Goal
+    start: jax.Array
+
+
+def problem(case: Case) -> Problem:
+    """All drawn on the host."""
     model, rng = harness.classifier(case), np.random.default_rng(1)
     variables = harness.drawn(lambda key: model.init(key, case.image_shape))
     image = jax.ShapeDtypeStruct((1, *case.image_shape), jnp.float32)
@@ -53,20 +61,23 @@ def problem(case: Case) -> tuple[dict, Goal, jax.Array]:
     variance = np.float32(out.features.shape[1])
     goal = jax.tree.map(jnp.asarray, Goal(np.arange(case.classes), atoms, points.mean(1), layers, variance))
     start = normalise(NORM, harness.pictures(case, case.batch))
-    return variables, goal, jnp.asarray(start, jnp.float32).reshape(case.classes, case.ipc, *case.image_shape)
+    start = jnp.asarray(start, jnp.float32).reshape(case.classes, case.ipc, *case.image_shape)
+    return Problem(variables, goal, start)
 
 
-def ours(case: Case, compute: str, variables: dict, goal: Goal, start: jax.Array) -> Side:
-    """As `chunked.run` does it: on CPU some classes after others, on an accelerator all, many steps a launch."""
-    local = parallel.mesh(jax.local_devices()[:1])
-    apply = harness.classifier(case, compute).apply
-    fused, each = chunked.plan(apply, variables, (case.ipc, *case.image_shape), 1, case.classes, case.classes, local)
-    solver = recover.recovery(apply, jax.random.key(0), NORM, SETTINGS, 1, local)
-    variables = parallel.put(variables, local, parallel.SAME)
+def ours(case: Case, compute: str, shared: Problem) -> Side:
+    """As `chunks.run` does it: on CPU some classes after others, on an accelerator all, many steps a launch."""
+    resources = Resources(devices=tuple(jax.local_devices()[:1]))
+    local, apply = resources.mesh, harness.classifier(case, compute).apply
+    placement = chunks.Placement(local, resources.bytes_per_device, total=case.classes)
+    class_shape = (case.ipc, *case.image_shape)
+    fused, each = chunks.plan(apply, shared.variables, class_shape, case.classes, placement)
+    solver = descent.recovery(apply, jax.random.key(0), NORM, SETTINGS, 1, local)
+    variables = parallel.put(shared.variables, local, parallel.SAME)
     groups = parallel.chunks(case.classes, each)
-    goal_at = chunked.shardings(solver, SETTINGS, local)[1]
-    goals = [jax.device_put(chunked.rows_of(goal, rows, SETTINGS), goal_at) for rows in groups]
-    states = [solver.init(parallel.put(np.asarray(start)[np.maximum(rows, 0)], local)) for rows in groups]
+    goal_at = chunks.shardings(solver, SETTINGS, local)[1]
+    goals = [jax.device_put(chunks.rows_of(shared.goal, rows, SETTINGS), goal_at) for rows in groups]
+    states = [solver.init(parallel.put(np.asarray(shared.start)[np.maximum(rows, 0)], local)) for rows in groups]
     planned = compiled_bytes(solver.lower(variables, states[0], goals[0], count=fused).compile())
 
     def advance(steps):
@@ -95,17 +106,17 @@ def work(case: Case, variables: dict) -> int:
 def check(torch_rivals, case: Case) -> None:
     """Both sides compute the same."""
     case = case._replace(classes=min(case.classes, 3), ipc=min(case.ipc, 2))
-    variables, goal, start = problem(case)
+    shared = problem(case)
     apply = nn.get(case.model, case.classes, case.image_size).apply
 
-    def loss(images):
-        terms = recover.terms(apply, variables, images, goal, SETTINGS)
-        out = apply(variables, images.reshape(-1, *case.image_shape))
-        return recover.total(terms, SETTINGS).sum(), (out.features, out.logits)
+    def value_of(images):
+        terms = loss.terms(apply, shared.variables, images, shared.goal, SETTINGS)
+        out = apply(shared.variables, images.reshape(-1, *case.image_shape))
+        return loss.total(terms, SETTINGS).sum(), (out.features, out.logits)
 
     with torch_rivals.full_precision():
-        (value, (features, logits)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(start)
-        rival = torch_rivals.Recovery(case, variables, goal, start, NORM, SETTINGS, "float32")
+        (value, (features, logits)), gradient = jax.jit(jax.value_and_grad(value_of, has_aux=True))(shared.start)
+        rival = torch_rivals.Recovery(case, shared, NORM, SETTINGS, Mode("float32"))
         theirs = rival.loss(rival.images)
         theirs.backward()
         host = lambda x: x.detach().cpu().numpy()
@@ -117,8 +128,8 @@ def check(torch_rivals, case: Case) -> None:
     harness.check_close("gradient", gradient.reshape(-1, *case.image_shape), of_pixels)
 
 
-def theirs(torch_rivals, case: Case, compute: str, arrays: tuple, name: str, compile: bool) -> Side:
-    rival = torch_rivals.Recovery(case, *arrays, NORM, SETTINGS, compute, compile)
+def theirs(torch_rivals, case: Case, compute: str, shared: Problem, name: str, compile: bool) -> Side:
+    rival = torch_rivals.Recovery(case, shared, NORM, SETTINGS, Mode(compute, compile))
     return Side(name, torch_rivals.seconds(rival.step))
 
 
@@ -128,13 +139,14 @@ def main() -> None:
     compute, torch_rivals = harness.dtype(flags), harness.rivals(flags)
     rows = []
     for case in chosen:
-        arrays = problem(case)
-        mine = functools.partial(ours, case, compute, *arrays)
-        others = harness.variants(torch_rivals, functools.partial(theirs, torch_rivals, case, compute, arrays))
+        shared = problem(case)
+        mine = functools.partial(ours, case, compute, shared)
+        others = harness.variants(torch_rivals, functools.partial(theirs, torch_rivals, case, compute, shared))
         same = functools.partial(check, torch_rivals, case)
         timings = harness.measure(mine, others, flags, same, torch_rivals and torch_rivals.memory)
         peak = harness.matmul_peak(flags.quick)
-        rows += harness.rows("recover", case, compute, timings, work(case, arrays[0]), peak, case.batch)
+        counted = Work("recover", case, compute, work(case, shared.variables), case.batch)
+        rows += harness.rows(counted, timings, peak)
         harness.write(flags.json, rows)
         jax.clear_caches()
     harness.show(rows, COUNTED)

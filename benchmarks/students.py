@@ -5,7 +5,7 @@
 
 A step trains each of three students on all C x M images: random-resized-crop, flip, CutMix, the teacher's answer on the
 result, KL at T = 20, weights, AdamW under a cosine; student and teacher are of the same architecture. Ours is
-`jaxdd.evaluate`, PyTorch (`torch_rivals`) trains one student after the other, as is usual. Images are in memory on both
+`jaxdd.students`, PyTorch (`torch_rivals`) trains one student after the other, as is usual. Images are in memory on both
 sides. Before, both sides' answers and the loss of a student in training mode are compared in float32, and more than
 0.1 % apart end the run.
 """
@@ -18,16 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import harness
-from benchmarks.harness import Case, Side
+from benchmarks.harness import Case, Mode, Side, Work
 from benchmarks.recover import NORM
 from jaxdd.data import permutations
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import losses, parallel
 from jaxdd.ground.memory import compiled_bytes
 from jaxdd.ground.normalise import normalise
-from jaxdd.students import evaluation as evaluate
-from jaxdd.students import lanes as students
-from jaxdd.students import train
+from jaxdd.students import lanes, train
+from jaxdd.students.evaluation import student_trainer
 from jaxdd.students.protocol import SOFT, Protocol
 
 CPU = [Case("resnet18", 32, 10, 5), Case("convnet3", 32, 10, 10)]
@@ -57,25 +56,25 @@ def protocol(case: Case) -> Protocol:
 
 def ours(case: Case, compute: str, variables: dict, dataset: DistilledDataset) -> Side:
     model, settings = harness.classifier(case, compute), protocol(case)
-    trainer = evaluate.student_trainer(model, settings, model.apply, dataset)
+    trainer = student_trainer(model, settings, model.apply, dataset)
     local = parallel.mesh(jax.local_devices()[:1])
     each, fused = (1, 1) if parallel.is_cpu(local) else (SEEDS, 20)
-    programs = students.programs(trainer, case.image_shape, local, each > 1, parallel.SAME)
+    programs = lanes.programs(trainer, case.image_shape, local, each > 1, parallel.SAME)
     targets = train.one_hot(dataset.labels, case.classes)
-    pool = students.Pool(dataset.images[None], targets[None], dataset.loss_weights(settings.weights)[None])
+    pool = lanes.Pool(dataset.images[None], targets[None], dataset.loss_weights(settings.weights)[None])
     pool = parallel.put(pool, local, parallel.SAME)
     context = parallel.put(trainer.prepare(variables), local, parallel.SAME)
     order = permutations(case.batch, case.batch, 0)
     order = np.stack([np.stack([next(order) for _ in range(fused)])] * each).astype(np.int32)
-    lanes = jnp.split(jnp.stack([jax.random.key(seed) for seed in range(SEEDS)]), SEEDS // each)
-    given = [parallel.put((keys, np.zeros(each, np.int32), order), local) for keys in lanes]
-    states = [programs.init(parallel.put(keys, local)) for keys in lanes]
-    planned = compiled_bytes(programs.launch.lower(states[0], context, pool, *given[0], count=fused).compile())
+    keys = jnp.split(jnp.stack([jax.random.key(seed) for seed in range(SEEDS)]), SEEDS // each)
+    inputs = [parallel.put((some, np.zeros(each, np.int32), order), local) for some in keys]
+    states = [programs.init(parallel.put(some, local)) for some in keys]
+    planned = compiled_bytes(programs.launch.lower(states[0], context, pool, *inputs[0], count=fused).compile())
 
     def advance(steps):
-        for k, own in enumerate(given):
+        for k, some in enumerate(inputs):
             for count in [fused] * (steps // fused) + [1] * (steps % fused):
-                states[k], _ = programs.launch(states[k], context, pool, *own, count=count)
+                states[k], _ = programs.launch(states[k], context, pool, *some, count=count)
         jax.block_until_ready(states)
 
     return Side("ours", harness.turns(advance), planned)
@@ -86,7 +85,7 @@ def theirs(
 ) -> Side:
     settings = protocol(case)
     total = settings.train.steps(case.batch)
-    arguments = (case, variables, variables, dataset, settings, total, compute, compile)
+    arguments = (case, torch_rivals.Pair(variables, variables), dataset, settings, total, Mode(compute, compile))
     students = [torch_rivals.Student(*arguments) for _ in range(SEEDS)]
 
     def advance(steps):
@@ -120,14 +119,15 @@ def check(torch_rivals, case: Case) -> None:
 
     @jax.jit
     def answers(variables, student, images, weights):
-        wanted, given = model.apply(variables, images).logits, model.apply_train(student, images)[0]
-        return wanted, given, (weights * losses.distillation(given, wanted, settings.temperature)).mean()
+        wanted, answer = model.apply(variables, images).logits, model.apply_train(student, images)[0]
+        return wanted, answer, (weights * losses.distillation(answer, wanted, settings.labels.temperature)).mean()
 
     with torch_rivals.full_precision():
         mine = answers(variables, student, dataset.images, dataset.loss_weights(settings.weights))
-        rival = torch_rivals.Student(case, student, variables, dataset, settings, 1, "float32")
-        found = rival.teacher(rival.images)[0], rival.net(rival.images)[0], rival.loss(rival.images, rival.weights)
-    for what, a, b in zip(("the teacher's logits", "the student's logits", "the loss"), mine, found):
+        pair = torch_rivals.Pair(student, variables)
+        rival = torch_rivals.Student(case, pair, dataset, settings, 1, Mode("float32"))
+        other = rival.teacher(rival.images)[0], rival.net(rival.images)[0], rival.loss(rival.images, rival.weights)
+    for what, a, b in zip(("the teacher's logits", "the student's logits", "the loss"), mine, other):
         harness.check_close(what, a, b.detach().cpu().numpy())
 
 
@@ -144,8 +144,8 @@ def main() -> None:
         others = harness.variants(torch_rivals, rival)
         timings = harness.measure(mine, others, flags, same, torch_rivals and torch_rivals.memory)
         peak = harness.matmul_peak(flags.quick)
-        counted = work(case, variables)
-        rows += harness.rows("students", case, compute, timings, counted, peak, SEEDS * case.batch, seeds=SEEDS)
+        counted = Work("students", case, compute, work(case, variables), SEEDS * case.batch)
+        rows += harness.rows(counted, timings, peak, seeds=SEEDS)
         harness.write(flags.json, rows)
         jax.clear_caches()
     harness.show(rows, COUNTED)

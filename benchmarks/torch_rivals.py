@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.harness import Case, Mode
+
 torch.backends.cudnn.benchmark = True
 _BLOCKS = {
     "resnet18": ("basic", (2, 2, 2, 2)),
@@ -64,7 +66,7 @@ def full_precision() -> Iterator[None]:
 
 
 class Autocast(NamedTuple):
-    """bfloat16 where it was asked for; it holds plain values, which `torch.compile` sees through."""
+    """bfloat16 where that is wanted; it holds plain values, which `torch.compile` sees through."""
 
     device: str
     enabled: bool
@@ -73,8 +75,8 @@ class Autocast(NamedTuple):
         return torch.autocast(self.device, torch.bfloat16, enabled=self.enabled)
 
 
-def autocast(compute: str) -> Autocast:
-    return Autocast(device(), compute == "bfloat16")
+def autocast(mode: Mode) -> Autocast:
+    return Autocast(device(), mode.dtype == "bfloat16")
 
 
 def images(array: Any) -> torch.Tensor:
@@ -169,7 +171,7 @@ class ConvNet(nn.Module):
         return self.head(features), features
 
 
-def network(case: Any, variables: Any) -> nn.Module:
+def network(case: Case, variables: Any) -> nn.Module:
     """The transcription of a case's model with our Flax variables in it, in evaluation mode."""
     if case.model in _BLOCKS:
         net = ResNet(case.model, case.classes, case.image_size)
@@ -200,8 +202,8 @@ class MomentHook:
 
 def hooks(net: nn.Module) -> dict[str, MomentHook]:
     """Layer by the name that it has in ours -> its hook."""
-    found = {name.replace(".", "/"): layer for name, layer in net.named_modules() if isinstance(layer, nn.BatchNorm2d)}
-    return {name: MomentHook(layer) for name, layer in found.items()}
+    norms = {name.replace(".", "/"): layer for name, layer in net.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    return {name: MomentHook(layer) for name, layer in norms.items()}
 
 
 def boxes(count: int, min_scale: float) -> torch.Tensor:
@@ -222,27 +224,30 @@ def resample(x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-def compiled(function: Callable, wanted: bool) -> Callable:
-    return torch.compile(function) if wanted else function
+def compiled(function: Callable, mode: Mode) -> Callable:
+    return torch.compile(function) if mode.compiled else function
 
 
 class Recovery:
-    """Stage 3a: the images of all classes at once, [C m, ch, H, W]."""
+    """Stage 3a: the images of all classes at once, [C m, ch, H, W].
 
-    def __init__(self, case: Any, variables: Any, goal: Any, start: Any, norm: Any, settings: Any, compute: str,
-                 compile: bool = False):  # fmt: skip
-        self.net = network(case, variables).requires_grad_(False)
+    problem: variables, goal and start, as `benchmarks.recover` has them.
+    """
+
+    def __init__(self, case: Case, problem: Any, norm: Any, settings: Any, mode: Mode):
+        goal = problem.goal
+        self.net = network(case, problem.variables).requires_grad_(False)
         self.hooks = hooks(self.net)
-        self.shape, self.settings, self.autocast = (case.classes, case.ipc), settings, autocast(compute)
+        self.shape, self.settings, self.autocast = (case.classes, case.ipc), settings, autocast(mode)
         self.atoms, self.weights = tensor(goal.atoms.points).flatten(0, 1), tensor(goal.atoms.weights)[..., None]
         self.variance = float(goal.feature_variance)
         self.real = {name: (tensor(layer.mean), tensor(layer.var)) for name, layer in goal.moments.items()}
         low, high = ((bound - norm.mean) / norm.std for bound in (0.0, 1.0))
         self.low, self.high = (tensor(np.float32(bound))[:, None, None] for bound in (low, high))
-        self.images = images(start).requires_grad_()
+        self.images = images(problem.start).requires_grad_()
         self.optimizer = torch.optim.Adam([self.images], settings.learning_rate, (0.5, 0.9), fused=device() == "cuda")
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, settings.steps)
-        self.forward = compiled(self.loss, compile)
+        self.forward = compiled(self.loss, mode)
 
     def loss(self, seen: torch.Tensor) -> torch.Tensor:
         """The sum of the classes' losses."""
@@ -275,11 +280,11 @@ class Recovery:
 class Encoder:
     """Stage 1: one pass over (uint8 images, labels); sums of the moments in float64, features to the host."""
 
-    def __init__(self, case: Any, variables: Any, norm: Any, compute: str, compile: bool = False):
-        self.net, self.classes, self.autocast = network(case, variables), case.classes, autocast(compute)
+    def __init__(self, case: Case, variables: Any, norm: Any, mode: Mode):
+        self.net, self.classes, self.autocast = network(case, variables), case.classes, autocast(mode)
         self.hooks = hooks(self.net)
         self.mean, self.std = (tensor(np.float32(v))[:, None, None] for v in (norm.mean, norm.std))
-        self.forward = compiled(self.net, compile)
+        self.forward = compiled(self.net, mode)
 
     @torch.inference_mode()
     def encode(self, batches: Any) -> tuple[np.ndarray, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
@@ -306,22 +311,28 @@ class Encoder:
         return np.concatenate(features), moments
 
 
+class Pair(NamedTuple):
+    """The variables, in Flax, of a student at its first step and of its teacher."""
+
+    student: Any
+    teacher: Any
+
+
 class Student:
     """Stages 4 and 5: one student, distilled from the teacher on the images as it sees them."""
 
-    def __init__(self, case: Any, student: Any, teacher: Any, dataset: Any, protocol: Any, steps: int, compute: str,
-                 compile: bool = False):  # fmt: skip
-        self.net, self.teacher = network(case, student), network(case, teacher).requires_grad_(False)
+    def __init__(self, case: Case, pair: Pair, dataset: Any, protocol: Any, steps: int, mode: Mode):
+        self.net, self.teacher = network(case, pair.student), network(case, pair.teacher).requires_grad_(False)
         self.net.train()
         # Flax: running = 0.9 running + 0.1 batch, as here; epsilon is 1e-5 on both sides.
         self.images, self.weights = images(dataset.images), tensor(dataset.loss_weights(protocol.weights))
-        self.protocol, self.autocast = protocol, autocast(compute)
+        self.protocol, self.autocast = protocol, autocast(mode)
         settings = protocol.train
         self.batch = min(settings.batch_size, len(self.images))
         self.optimizer = torch.optim.AdamW(self.net.parameters(), settings.learning_rate, fused=device() == "cuda",
                                            weight_decay=settings.weight_decay)  # fmt: skip
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
-        self.student_forward, self.teacher_forward = compiled(self.net, compile), compiled(self.teacher, compile)
+        self.student_forward, self.teacher_forward = compiled(self.net, mode), compiled(self.teacher, mode)
 
     def cutmix(self, x: torch.Tensor) -> torch.Tensor:
         """One box for the batch; the teacher labels the result, so its share of the area does not matter."""
@@ -336,12 +347,12 @@ class Student:
         return x
 
     def loss(self, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        t = self.protocol.temperature
+        t = self.protocol.labels.temperature
         with self.autocast():
             with torch.no_grad():
                 wanted = self.teacher_forward(x)[0]
-            given = self.student_forward(x)[0]
-        log_p, log_q = (F.log_softmax(logits.float() / t, 1) for logits in (wanted, given))
+            answer = self.student_forward(x)[0]
+        log_p, log_q = (F.log_softmax(logits.float() / t, 1) for logits in (wanted, answer))
         return t * t * (weights * F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)).mean()
 
     def step(self) -> None:

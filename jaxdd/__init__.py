@@ -6,7 +6,7 @@ function at each stage:
     images --encode--> class measures --summarize--> atoms and weights --recover | decode--> --relabel--> --train-->
 """
 
-from jaxdd import data, ground, latent, methods, nn, ot, pretrained, reports, stages, students, workspace
+from jaxdd import data, ground, latent, methods, nn, ot, pretrained, recipes, reports, stages, students, workspace
 from jaxdd.data import SOURCES, Source, from_arrays
 from jaxdd.data.distilled import DistilledDataset, load, save
 from jaxdd.ground import checkpoint, hosts, losses, parallel
@@ -121,6 +121,7 @@ __all__ = [
     "ot",
     "parallel",
     "pretrained",
+    "recipes",
     "reports",
     "save",
     "stages",

@@ -6,7 +6,7 @@ Only crops go straight from images to images.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -18,18 +18,9 @@ from jaxdd.ground.registry import Registry
 from jaxdd.ground.settings import choice
 from jaxdd.stages.context import Context, Problem
 from jaxdd.stages.encode import SPACES
-from jaxdd.stages.images import IMAGERS, Crops, Diffusion, Imager, Nearest, Recover
+from jaxdd.stages.images import IMAGERS, Imager, Recover
 from jaxdd.stages.images.nearest import nearest_rows
-from jaxdd.stages.summarize import (
-    SUMMARIZERS,
-    Barycenter,
-    Herding,
-    KCenter,
-    NoAtoms,
-    Quantization,
-    Random,
-    Summarizer,
-)
+from jaxdd.stages.summarize import SUMMARIZERS, Barycenter, Summarizer
 
 
 @dataclass(frozen=True)
@@ -53,40 +44,8 @@ class Recipe:
         return self.summarizer.is_random and self.imager.is_real
 
 
-_CROSS_ENTROPY = Recover(feature_weight=0.0, cross_entropy_weight=1.0)
-_SRE2L = replace(_CROSS_ENTROPY, moments="global", weighted_moments=False, start="noise", steps=2000)
-_MEANS = Recover(feature_weight=0.0, mean_weight=1.0)
-_LATENT_QUANTIZATION = Quantization(space="latents", weights="sqrt")
-
-RECIPES = Registry("method")
-for _name, _recipe in {
-    # Liu et al. 2025 (arXiv 2311.18531): Wasserstein barycenter of features, per-class BatchNorm moments.
-    "wmdd": Recipe(Barycenter(), Recover()),
-    # Yin et al. 2023 (arXiv 2306.13092): cross-entropy and global moments, from noise.
-    "sre2l": Recipe(NoAtoms(), _SRE2L),
-    # Tan and Slade 2025 (arXiv 2501.07681): optimal quantization of latents, decoded by diffusion, tempered masses.
-    "ddoq": Recipe(_LATENT_QUANTIZATION, Diffusion()),
-    # Su et al. 2024 (arXiv 2407.15138): the same without weights.
-    "d4m": Recipe(replace(_LATENT_QUANTIZATION, weights="uniform"), Diffusion()),
-    # The ablation of Liu et al. 2025, with wmdd: {Wasserstein, cross-entropy} x {moments of the class, of all classes}.
-    # All four have the same atoms, weights, start and steps, so that only the terms of the loss differ.
-    "ce-class": Recipe(Barycenter(), _CROSS_ENTROPY),
-    "wmdd-global": Recipe(Barycenter(), Recover(moments="global")),
-    "ce-global": Recipe(Barycenter(), replace(_CROSS_ENTROPY, moments="global")),
-    # Zhao and Bilen 2023 (arXiv 2110.04181): mean features alone, of the teacher instead of many random networks.
-    "dm": Recipe(Random(weights="uniform"), replace(_MEANS, moment_weight=0.0)),
-    # The other side of Figure 4 of Liu et al. 2025: mean features instead of the barycenter, with the class's moments.
-    "mmd": Recipe(Random(weights="uniform"), _MEANS),
-    # Sun et al. 2024 (arXiv 2312.03526): crops of real images that the teacher is sure of, nothing optimised.
-    "rded": Recipe(NoAtoms(weights="uniform"), Crops()),
-    # Coresets: the real images nearest to the atoms, or any.
-    "medoid": Recipe(Barycenter(), Nearest()),
-    "random": Recipe(Random(), Nearest()),
-    # Welling 2009 (ICML): means; Sener and Savarese 2018 (arXiv 1708.00489): nothing is far from a chosen image.
-    "herding": Recipe(Herding(weights="uniform"), Nearest()),
-    "kcenter": Recipe(KCenter(weights="uniform"), Nearest()),
-}.items():
-    RECIPES.register(_name, _recipe)
+RECIPES = Registry("method", Recipe)
+"""The methods by their names; the named ones are in `jaxdd.recipes`."""
 
 
 class Result(NamedTuple):

@@ -1,8 +1,9 @@
 """Flags from typed configs: every field is one, and so is every setting of every choice at a stage.
 
-``--summarizer quantization --summarizer.restarts 8`` chooses a summarizer and sets one of its fields. A choice, a model,
-a dataset or a method of your own is named ``package.module:Name`` and imported. ``--plugin package.module`` imports a
-module that registers names, and ``--plugin package.module:Name`` allows that path where it is read from a file.
+``--summarizer quantization --summarizer.restarts 8`` chooses a summarizer and sets one of its fields. A choice, a
+model, a dataset or a method of your own is named ``package.module:Name`` and imported. ``--plugin package.module``
+imports a module that registers names, and ``--plugin package.module:Name`` allows that path where it is read from a
+file.
 """
 
 import dataclasses
@@ -23,15 +24,18 @@ from jaxdd.nn import MODELS
 # Flags whose values are names of a registry, and may be import paths.
 _NAMED: dict[str, Registry] = {
     "method": RECIPES,
+    "methods": RECIPES,
     "baselines": RECIPES,
     "model": MODELS,
     "students": MODELS,
     "dataset": SOURCES,
 }
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-# Flags of earlier versions, and what they are called now. Those of an imager say which one they belong to.
+# Flags of a recipe in earlier versions, and what they are called now.
 _RENAMED = {"atoms": "summarizer", "space": "summarizer.space", "weights": "summarizer.weights", "images": "imager"}
-_RENAMED_VALUES = {"--imager": {"real": "nearest"}, "--weights": {"w": "free"}}
+# Values of earlier versions, by the last part of their flag.
+_RENAMED_VALUES = {"imager": {"real": "nearest"}, "weights": {"w": "free"}}
+# In earlier versions the settings of an imager carried its name.
 _IMAGERS = ("recover", "diffusion", "crops")
 
 
@@ -74,9 +78,9 @@ def load_plugins(arguments: list[str]) -> list[str]:
 
 
 def flag_value(arguments: list[str], name: str) -> str | None:
-    """The value of a flag that decides the defaults of the others, or None."""
+    """The value of a flag that decides the defaults of the others, or None; of several the last, like the parser."""
     parts = [part for one in arguments for part in _split(one)]
-    return next((value for flag, value in zip(parts, [*parts[1:], None]) if flag == name), None)
+    return next((value for flag, value in reversed([*zip(parts, parts[1:])]) if flag == name), None)
 
 
 def flags_of(config: Any) -> list[str]:
@@ -94,11 +98,17 @@ def flags_of(config: Any) -> list[str]:
 
 
 def as_flags(message: str, config: Any) -> str:
-    """A message of the library, which names parameters in backticks, with the flags of a program instead."""
+    """A message of the library, which names parameters in backticks, with the flags of a program instead.
+
+    Args:
+      config: of the program; None before there is one, when only the program itself can have named a parameter.
+    """
     known = flags_of(config) if dataclasses.is_dataclass(config) else []
 
     def flag(match: re.Match) -> str:
         name = match.group(1)
+        if config is None:
+            return f"--{_flag(name)}"
         places = [name] if name in known else [one for one in known if one.endswith(f".{name}")]
         return f"--{_flag(places[0])}" if len(places) == 1 else name
 
@@ -106,8 +116,11 @@ def as_flags(message: str, config: Any) -> str:
 
 
 def _split(argument: str) -> list[str]:
-    """``--flag=value`` as two arguments."""
-    return argument.split("=", 1) if argument.startswith("--") and "=" in argument else [argument]
+    """``--flag=value`` as two arguments, and a flag with hyphens, which stand for underscores."""
+    if not argument.startswith("--"):
+        return [argument]
+    flag, *value = argument.split("=", 1)
+    return [_flag(flag), *value]
 
 
 def _public(name: str) -> str:
@@ -166,32 +179,44 @@ def _load_names(arguments: list[str]) -> None:
 
 
 def _modern(config: Any, arguments: list[str]) -> list[str]:
-    """The arguments with flags of earlier versions under their present names.
+    """The arguments with flags and values of earlier versions under their present names.
 
     Raises:
-      InputError: a flag of another imager than the one that is chosen.
+      InputError: a flag of another choice than the one that is made.
     """
-    paths = [path for path, *_ in _choices(config)]
-    if "imager" not in paths:
-        return arguments
+    chosen = {_flag(path): registry.name_of(value) for path, registry, value in _choices(config)}
     modern = []
     for argument in arguments:
-        head, _, rest = argument.removeprefix("--").partition(".")
-        if argument.startswith("--") and not rest and head in _RENAMED:
-            argument = f"--{_RENAMED[head]}"
-        elif modern and argument in _RENAMED_VALUES.get(modern[-1], {}):
-            argument = _RENAMED_VALUES[modern[-1]][argument]
+        if argument.startswith("--") and "imager" in chosen:
+            name = argument.removeprefix("--")
+            argument = f"--{_RENAMED.get(name, name)}"
+        elif modern and modern[-1].startswith("--"):
+            last = modern[-1].removeprefix("--").rpartition(".")[2]
+            argument = _RENAMED_VALUES.get(last, {}).get(argument, argument)
         modern.append(argument)
-    chosen = flag_value(modern, "--imager") or _name_of_imager(config)
-    for k, argument in enumerate(modern):
-        head, _, rest = argument.removeprefix("--").partition(".")
-        if argument.startswith("--") and rest and head in _IMAGERS:
-            if head != chosen:
-                raise InputError(f"{argument} belongs to --imager {head}, and --imager is {chosen}; it is called "
-                                 f"--imager.{rest} now, use it with --imager {head}")  # fmt: skip
-            modern[k] = f"--imager.{rest}"
-    return modern
+    chosen = {flag: flag_value(modern, f"--{flag}") or name for flag, name in chosen.items()}
+    return [_moved(argument, chosen) for argument in modern]
 
 
-def _name_of_imager(config: Any) -> str:
-    return next(registry.name_of(value) for path, registry, value in _choices(config) if path == "imager")
+def _moved(argument: str, chosen: dict[str, str]) -> str:
+    """A flag of the settings of a choice, which once carried its name, with the flag of the choice instead.
+
+    Args:
+      chosen: what the other arguments choose, by the flags of the choices.
+
+    Raises:
+      InputError: another one is chosen.
+    """
+    head, _, rest = argument.removeprefix("--").partition(".")
+    if not argument.startswith("--"):
+        return argument
+    if head in _IMAGERS and rest and "imager" in chosen:
+        flag, owner = "imager", head
+    elif rest == "temperature" and f"{head}.labels" in chosen:
+        flag, owner = f"{head}.labels", "soft"
+    else:
+        return argument
+    if chosen[flag] != owner:
+        raise InputError(f"{argument} belongs to --{flag} {owner}, and --{flag} is {chosen[flag]}; it is called "
+                         f"--{flag}.{rest} now, use it with --{flag} {owner}")  # fmt: skip
+    return f"--{flag}.{rest}"

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 
 from jaxdd.data.arrays import from_arrays
 from jaxdd.data.digits import load_digits
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 
-SOURCES = Registry("dataset")
+SOURCES = Registry("dataset", Callable)
 """Functions (image_size, channels) -> `Source`, by the name of a dataset."""
 SOURCES.register("digits", load_digits)
 
@@ -52,10 +53,10 @@ def load(
 ) -> Source:
     """Open a dataset by name or path.
 
-    name: one of `SOURCES`, such as "digits" (scikit-learn's, see `load_digits`), a path to a folder (see `load_folder`),
-    or a TFDS name (see `load_tfds`). A path is whatever is absolute, starts with "." or "~", exists as a folder, or contains a
-    separator and is no TFDS name with a config ("imagenette/160px"); for a folder that is called digits, write
-    "./digits".
+    name: one of `SOURCES`, such as "digits" (scikit-learn's, see `load_digits`), a path to a folder (see
+    `load_folder`), or a TFDS name (see `load_tfds`). A path is whatever is absolute, starts with "." or "~", exists as
+    a folder, or contains a separator and is no TFDS name with a config ("imagenette/160px"); for a folder that is
+    called digits, write "./digits".
     image_size, channels: the images come out as uint8 [image_size, image_size, channels]; None takes what
     suits the data.
     data_dir: where TFDS keeps its datasets; None is TFDS's own default.

@@ -30,10 +30,11 @@ class Registry(Mapping[str, Any]):
 
     Attributes:
       kind: what the choices are, as error messages call one.
+      holds: what an imported choice must be an instance of; None for anything.
     """
 
-    def __init__(self, kind: str):
-        self.kind = kind
+    def __init__(self, kind: str, holds: type | None = None):
+        self.kind, self.holds = kind, holds
         self._entries: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
@@ -66,7 +67,7 @@ class Registry(Mapping[str, Any]):
         if name in self._entries:
             return self._entries[name]
         if name in _TRUSTED:
-            return self._add(name, imported(name))
+            return self._imported(name)
         if isinstance(name, str) and ":" in name:
             raise InputError(
                 f"{self.kind} {name!r} is not registered, and a name that is read is never imported; if you trust it, "
@@ -79,11 +80,11 @@ class Registry(Mapping[str, Any]):
         """`find`, but ``package.module:Name`` is imported and registered under that path. For command lines only.
 
         Raises:
-          InputError: no such name, module or attribute.
+          InputError: no such name, module or attribute, or one of another type.
         """
         if ":" not in name or name in self._entries:
             return self.find(name)
-        return self._add(name, imported(name))
+        return self._imported(name)
 
     def name_of(self, choice: Any) -> str:
         """The name of an entry or, where entries are classes, of an instance; ``module:Name`` if not registered."""
@@ -92,6 +93,12 @@ class Registry(Mapping[str, Any]):
                 return name
         kind = choice if isinstance(choice, type) else type(choice)
         return f"{kind.__module__}:{kind.__qualname__}"
+
+    def _imported(self, name: str) -> Any:
+        entry = imported(name)
+        if self.holds and not isinstance(entry, self.holds):
+            raise InputError(f"{self.kind} {name!r} is a {type(entry).__name__}; name a {self.holds.__name__}")
+        return self._add(name, entry)
 
     def _add(self, name: str, entry: _Entry) -> _Entry:
         known = self._entries.get(name, entry)

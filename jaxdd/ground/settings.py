@@ -31,12 +31,21 @@ def switched(registry: Registry, current: Any, kind: type) -> Any:
 
     The object stays as it is if it is of that class. Otherwise the new one has its defaults, except for the fields
     that all choices share: those of the base class of both.
+
+    Raises:
+      InputError: ``kind`` is no class of such choices, or has a field without a default.
     """
     if type(current) is kind:
         return current
+    base = [one for one in type(current).__mro__ if dataclasses.is_dataclass(one)][-1]
+    if not isinstance(kind, type) or not issubclass(kind, base):
+        raise InputError(f"{registry.kind} {registry.name_of(kind)!r} is no subclass of {base.__name__}; give one")
     shared = [base for base in type(current).__mro__ if base in kind.__mro__ and dataclasses.is_dataclass(base)]
     kept = {item.name: getattr(current, item.name) for base in shared[:1] for item in dataclasses.fields(base)}
-    return kind(**kept)
+    try:
+        return kind(**kept)
+    except TypeError as error:
+        raise InputError(f"{registry.kind} {registry.name_of(kind)!r}: {error}; give its fields defaults") from error
 
 
 def record(settings: Any) -> Any:

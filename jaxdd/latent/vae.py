@@ -54,7 +54,7 @@ def small(image_shape: tuple[int, int, int], latent_channels: int = 4) -> VAECon
     channels = (32, 64) if side < 16 else (16, 32, 64) if side < 128 else (16, 32, 64, 64)
     if side % 2 ** (len(channels) - 1):
         raise InputError(
-            f"images of {side} pixels cannot be halved {len(channels) - 1} times; use another --image-size"
+            f"images of {side} pixels cannot be halved {len(channels) - 1} times; use another `image_size`"
         )
     return VAEConfig(image_shape[2], latent_channels, channels, 1, 8, 1.0, side)
 

@@ -7,6 +7,7 @@ A stage never sees a module. A model of another library fits through one functio
 where ``moments`` may be an empty dict if nothing asks for BatchNorm moments.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -62,6 +63,21 @@ def from_linen(module: nn.Module) -> Classifier:
         return logits, {**variables, **stats}
 
     return Classifier(init, apply, apply_train)
+
+
+def first_norm(apply: Apply, variables: Variables, image_shape: tuple[int, ...]) -> str | None:
+    """The name of the first BatchNorm layer that an image passes, or None: pytrees of moments are sorted by name."""
+    names: list[str] = []
+    # Transformations, such as `remat`, sort the dictionary that the model itself fills in the order of its layers.
+    inner = inspect.unwrap(apply)
+
+    def probe(variables, image):
+        out = inner(variables, image)
+        names.extend(out.moments)
+        return out.logits
+
+    jax.eval_shape(probe, variables, jax.ShapeDtypeStruct((1, *image_shape), jax.numpy.float32))
+    return names[0] if names else None
 
 
 @lru_cache(maxsize=16)

@@ -16,7 +16,7 @@ from jaxdd.nn.efficientnet import EfficientNet
 from jaxdd.nn.mobilenet import MobileNet
 from jaxdd.nn.resnet import BasicBlock, Bottleneck, ResNet
 
-MODELS = Registry("model")
+MODELS = Registry("model", Callable)
 """Functions of a `Size` that return a Linen module, whose call gives (logits, features), or a `Classifier`."""
 
 _DTYPES = {None: None, "bfloat16": jnp.bfloat16}

@@ -57,8 +57,14 @@ class ClvqState(NamedTuple):
     steps: jax.Array
 
 
+# No stream of steps is as long.
+_SEEDS = 2**31
+
+
 def init(key: jax.Array, batch: Measure, m: int) -> ClvqState:
     """The state before any step: k-means++ seeds of a first batch (points [N, d], weights [N]) with N >= m points.
+
+    The key may be the one that the steps fold their numbers into: the seeds draw from a stream of their own.
 
     Raises:
       InputError: fewer rows than atoms.
@@ -66,7 +72,8 @@ def init(key: jax.Array, batch: Measure, m: int) -> ClvqState:
     check_size(batch.points.shape[0], m)
     points, weights = real_points(batch), batch.weights
     shift = weights @ points / jnp.maximum(weights.sum(), 1e-30)
-    start = seeds(key, Measure(points - shift, weights), m) + shift
+    # The seeds split their key, and in JAX the i-th of those keys is fold_in(key, i): the key of step i, too.
+    start = seeds(jax.random.fold_in(key, _SEEDS), Measure(points - shift, weights), m) + shift
     zero = jnp.zeros((), points.dtype)
     return ClvqState(start, jnp.zeros(m, points.dtype), zero, jnp.zeros(m, points.dtype), jnp.zeros((), jnp.int32))
 
@@ -157,7 +164,7 @@ def fit(key: jax.Array, mu: Measure, m: int, *, settings: ClvqSettings = ClvqSet
         k_batch, k_step = jax.random.split(jax.random.fold_in(key, state.steps))
         return step(k_step, state, Measure(draw(k_batch), jnp.ones(size, points.dtype)), settings)
 
-    state = init(jax.random.fold_in(key, 2**31), Measure(points, weights), m)
+    state = init(key, Measure(points, weights), m)
     state = jax.lax.while_loop(unfinished, body, state)
     masses = cell_masses(mu, state.points)
     final = distortion(mu, state.points)

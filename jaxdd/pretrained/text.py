@@ -98,21 +98,24 @@ def _padding(folder, vocab):
     return _END
 
 
-def class_context(place: str | Path, prompts: Sequence[str], batch_size: int = 32) -> np.ndarray:
+def class_context(
+    place: str | Path, prompts: Sequence[str], batch_size: int = 32, negative_prompt: str = ""
+) -> np.ndarray:
     """What the UNet of a text-to-image model attends to for each class: the text encoder over its prompt.
 
     Args:
       place: a folder, or "owner/name[@revision]" on the Hugging Face hub, with tokenizer/ and text_encoder/.
       prompts: of the K classes.
       batch_size: texts at a time.
+      negative_prompt: what guidance leads away from.
 
     Returns:
-      float32 [K + 1, 77, d]; the last one is the empty text's, the condition of the null class.
+      float32 [K + 1, 77, d]; the last one is the negative prompt's, the condition of the null class.
 
     Raises:
       InputError: as `tokenizer` and `text_encoder`, or the two do not belong together.
     """
-    tokens = tokenizer(place)([*prompts, ""])
+    tokens = tokenizer(place)([*prompts, negative_prompt])
     config, variables = text_encoder(place)
     if tokens.max() >= config.vocab_size:
         raise InputError(f"token {tokens.max()} of the tokenizer in {place} is beyond the {config.vocab_size} of its "

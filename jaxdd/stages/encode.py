@@ -103,8 +103,8 @@ def encode(
 
     The batch is sharded over this process's devices of the mesh (default: `parallel.mesh()`), each of which keeps
     moments of its own; one reduction at the end, over all devices of all hosts, merges them. In a run of several
-    processes each gives the images of its own classes (`parallel.own`) and gets their features; counts, moments and
-    variance are of all classes.
+    processes each gives the images of its own classes (`parallel.local_classes`) and gets their features; counts,
+    moments and variance are of all classes.
 
     Memory: features of all images on the host; on a device two batches and [C, ch] a layer.
 

@@ -50,7 +50,7 @@ def config_of(method: str, **changes: Any) -> DistillConfig:
 
 def record(config: DistillConfig) -> dict:
     """A config as plain values, for JSON."""
-    return {"config": type(config).__name__, **settings.record(config)}
+    return {"config": DistillConfig.__name__, **settings.record(config)}
 
 
 def distill(config: DistillConfig, source: Source | None = None) -> DistilledDataset | None:

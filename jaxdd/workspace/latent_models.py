@@ -37,6 +37,8 @@ class LatentConfig:
     """A given DiT's class of each class of the dataset, where they are not the same."""
     prompts: Path | None = None
     """A text file with one prompt a line for each class, for a given UNet; default: the names of the classes."""
+    negative_prompt: str = ""
+    """What guidance leads away from, for a given UNet; default: the empty text."""
     bfloat16: bool = False
     """Compute in bfloat16; the parameters and the sampler stay float32."""
     channels: int = 4
@@ -111,7 +113,8 @@ def with_denoiser(latent: LatentConfig, class_names: tuple[str, ...], place: Pat
     else:
         sizes, weights = pretrained.unet(place)
         net = unet.denoiser(sizes, classes, dtype)
-        weights = {**weights, "context": pretrained.class_context(place, _prompts(latent, class_names))}
+        context = pretrained.class_context(place, _prompts(latent, class_names), negative_prompt=latent.negative_prompt)
+        weights = {**weights, "context": context}
         labels = np.arange(classes)
     shape = latent_shape(model)
     if shape != net.latent_shape:

@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from test_golden import HERE
+from golden_helpers import HERE
 from test_text import golden, pipeline
 
 from jaxdd import pretrained

@@ -13,6 +13,7 @@ from PIL import Image
 from experiments import distill
 from jaxdd.data import distilled
 from jaxdd.ground.errors import InputError
+from jaxdd.workspace import distillation, runs, workspace
 
 TEACHER = ["--model", "convnet3", "--width", "8", "--teacher-train.epochs", "2"]
 
@@ -23,7 +24,7 @@ TEACHER = ["--model", "convnet3", "--width", "8", "--teacher-train.epochs", "2"]
 def test_an_unknown_dataset(refused, tmp_path):
     assert "'digts'" in refused("distill", "--dataset", "digts", "--out", tmp_path / "x")
     assert "nowhere" in refused("distill", "--dataset", tmp_path / "nowhere", "--out", tmp_path / "x")
-    assert "nowhere" in refused("squeeze", "--dataset", tmp_path / "nowhere", "--out", tmp_path / "x")
+    assert "nowhere" in refused("train", "--dataset", tmp_path / "nowhere", "--out", tmp_path / "x")
 
 
 def test_an_unknown_precision(refused, tmp_path):
@@ -36,7 +37,7 @@ def test_an_unknown_method(refused, tmp_path, form):
     assert "'wmd'" in line and "wmdd" in line
 
 
-@pytest.mark.parametrize("name", ["distill", "squeeze"])
+@pytest.mark.parametrize("name", ["distill", "train"])
 def test_an_unknown_model(refused, tmp_path, name):
     line = refused(name, "--model", "resnet81", "--out", tmp_path / "x")
     assert "'resnet81'" in line and "resnet18" in line
@@ -81,7 +82,7 @@ def test_no_images_per_class(refused, tmp_path, ipc):
     assert f"--ipc {ipc}" in refused("distill", "--ipc", ipc, "--out", tmp_path / "x")
 
 
-@pytest.mark.parametrize("name", ["distill", "squeeze"])
+@pytest.mark.parametrize("name", ["distill", "train"])
 def test_an_output_folder_that_is_not_empty(refused, tmp_path, name):
     out = tmp_path / "x"
     out.mkdir()
@@ -96,7 +97,7 @@ def test_an_empty_output_folder_that_was_there_stays(refused, tmp_path):
     refused("distill", "--model", "resnet81", "--out", tmp_path / "x")
 
 
-@pytest.mark.parametrize("name", ["distill", "squeeze"])
+@pytest.mark.parametrize("name", ["distill", "train"])
 def test_an_output_folder_that_cannot_be(refused, tmp_path, name):
     (tmp_path / "file").write_text("kept")
     for out in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / "file" / "x" / "y"):
@@ -131,7 +132,7 @@ def test_a_process_of_its_own_ends_with_the_same_line_and_status(tmp_path):
 
 # Good input
 
-DISTILL = ["--dataset", "digits", "--ipc", "2", "--recover.steps", "12", *TEACHER[:-1], "8"]
+DISTILL = ["--dataset", "digits", "--ipc", "2", "--imager.steps", "12", *TEACHER[:-1], "8"]
 FILES = {"config.json", "teacher", "atoms.npz", "metrics.jsonl", "distilled", "preview.png", "report.html"}
 EVALUATE = ["--seeds", "2", "--hard.train.epochs", "3", "--soft.train.epochs", "3", "--baselines", "random"]
 
@@ -139,20 +140,20 @@ EVALUATE = ["--seeds", "2", "--hard.train.epochs", "3", "--soft.train.epochs", "
 def test_a_run_that_was_cut_off_goes_on_with_the_same_command(program, tmp_path):
     out = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distill, "_keep", Failing(distill._keep, 1))
+        patch.setattr(runs, "keep_classes", Failing(runs.keep_classes, 1))
         status, _, err = program("distill", *DISTILL, "--out", out)
         assert status == 2 and "unreadable" in err
     # What bad input leaves of other runs is nothing; what is done of this one is kept.
     done = {path.name: path.read_bytes() for path in (out / "parts").glob("*.npz")}
     assert 0 < len(done) < 10
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distill.report, "preview", Failing(distill.report.preview, 1, OSError))
+        patch.setattr(distillation, "save_run", Failing(distillation.save_run, 1, OSError))
         with pytest.raises(OSError, match="unreadable"):
             program("distill", *DISTILL, "--out", out)
     assert (out / "teacher").is_dir() and (out / "distilled").is_dir()
     assert all((out / "parts" / name).read_bytes() == content for name, content in done.items())
 
-    status, _, err = program("distill", *DISTILL, "--recover.steps", "13", "--out", out)
+    status, _, err = program("distill", *DISTILL, "--imager.steps", "13", "--out", out)
     assert status == 2 and "unfinished run of other settings" in err
     status, _, err = program("distill", *DISTILL, "--memory-gib", "3", "--out", out)
     assert status == 0 and "10 of 10 classes are done" in err
@@ -180,14 +181,14 @@ def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(p
     assert set(os.listdir(first)) == FILES
     config = json.loads((first / "config.json").read_text())
     assert config["config"] == "DistillConfig" and config["method"] == "wmdd" and config["ipc"] == 2
-    assert config["width"] == 8 and config["recipe"]["recover"]["steps"] == 12
+    assert config["width"] == 8 and config["recipe"]["imager"]["steps"] == 12
     assert json.loads((first / "teacher" / "teacher.json").read_text())["accuracy"] > 0.3
     with np.load(first / "atoms.npz", allow_pickle=False) as atoms:
         assert atoms["points"].shape == (10, 2, 8)
         np.testing.assert_allclose(atoms["weights"].sum(1), 1, rtol=1e-5)
     steps = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps] == [0, 10, 11]
-    assert set(steps[0]) == {"step", "feature", "moment", "cross_entropy", "mean"}
+    assert set(steps[0]) == {"step", "feature", "moment", "cross_entropy"}
     assert sum(Image.open(first / "preview.png").size) > 100
     assert len(list((first / "distilled" / "train").glob("*/*.png"))) == 20
     dataset = distilled.load(first)
@@ -232,34 +233,33 @@ def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(p
     assert "'cutout'" in refused("evaluate", first, "--soft.train.augment.mix", "cutout")
     assert "'randm'" in refused("evaluate", first, "--baselines", "randm")
     # Its teacher serves other methods, but not other classes.
-    given = ["--teacher", first / "teacher", "--ipc", "1"]
-    assert program("distill", "--method", "medoid", *given, "--out", tmp_path / "c")[0] == 0
+    same = ["--teacher", first / "teacher", "--ipc", "1"]
+    assert program("distill", "--method", "medoid", *same, "--out", tmp_path / "c")[0] == 0
     assert distilled.load(tmp_path / "c").provenance["method"] == "medoid"
 
 
 def test_a_teacher_of_other_classes_is_refused(program, refused, folder, tmp_path):
-    assert program("squeeze", "--dataset", folder, *TEACHER, "--out", tmp_path / "teacher")[0] == 0
+    assert program("train", "--dataset", folder, *TEACHER, "--out", tmp_path / "teacher")[0] == 0
     line = refused("distill", "--dataset", "digits", "--teacher", tmp_path / "teacher", "--out", tmp_path / "x")
     assert "trained on classes cat dog" in line
 
 
 def test_settings_can_be_chosen_without_the_test_images(program, refused, tmp_path):
     held = ["--holdout", "0.25", *TEACHER]
-    assert program("squeeze", *held, "--out", tmp_path / "teacher")[0] == 0
-    given = ["--method", "medoid", "--teacher", tmp_path / "teacher"]
-    assert program("distill", *given, "--out", tmp_path / "run")[0] == 0
+    assert program("train", *held, "--out", tmp_path / "teacher")[0] == 0
+    medoid = ["--method", "medoid", "--teacher", tmp_path / "teacher"]
+    assert program("distill", *medoid, "--out", tmp_path / "run")[0] == 0
     # The run takes the teacher's hold-out over, and so does its evaluation.
     assert json.loads((tmp_path / "run" / "config.json").read_text())["holdout"] == 0.25
     seen = []
-    real = distill.teachers.open_data
-    spy = lambda config: seen.append(real(config)) or seen[-1]
+    real = workspace.open_data
+    spy = lambda *arguments: seen.append(real(*arguments)) or seen[-1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distill.teachers, "open_data", spy)
-        asked = [*EVALUATE, "--protocols", "hard", "--full", "0"]
-        assert program("evaluate", tmp_path / "run", *asked)[0] == 0
+        patch.setattr(workspace, "open_data", spy)
+        assert program("evaluate", tmp_path / "run", *EVALUATE, "--protocols", "hard", "--full", "0")[0] == 0
     ((source, _, _),) = seen
     train, test = (len(source.labels[split]) for split in ("train", "test"))
     assert train + test == 1442 and abs(test - 1442 / 4) < 5
-    line = refused("distill", *given, "--holdout", "0.5", "--out", tmp_path / "x")
+    line = refused("distill", *medoid, "--holdout", "0.5", "--out", tmp_path / "x")
     assert "--holdout 0.5" in line and "0.25" in line
     assert "share 2.0" in refused("distill", "--holdout", "2", "--out", tmp_path / "x")

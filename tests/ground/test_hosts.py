@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 from helpers import message
 
-from experiments import cli, distill, evaluate, teachers
+from experiments import distill, evaluate
+from jaxdd import commands
 from jaxdd.ground import hosts
 from jaxdd.ground.errors import InputError
+from jaxdd.workspace import teachers
+from jaxdd.workspace.real_data import RealData
 
 ROOT = Path(__file__).parents[2]
-DISTILL = ["--ipc", "10", "--recover.steps", "300"]
+DISTILL = ["--ipc", "10", "--imager.steps", "300"]
 
 
 @pytest.mark.parametrize(
@@ -66,10 +69,10 @@ def place(tmp_path_factory, digits, teacher):
     place = tmp_path_factory.mktemp("hosts")
     config = teachers.TeacherConfig(width=8)
     trained = {"accuracy": 0.5, "train": dataclasses.asdict(config.teacher_train)}
-    info = teachers.describe(config, digits, teacher.norm) | trained
+    info = teachers.describe(config, RealData(digits, teacher.norm, False)) | trained
     teachers.save_teacher(place / "teacher", teacher._replace(info=info))
     arguments = [*DISTILL, "--teacher", str(place / "teacher"), "--out", str(place / "one")]
-    cli.run(distill.main, distill.default, arguments)
+    commands.run(distill.main, distill.default, arguments)
     return place
 
 
@@ -113,7 +116,7 @@ def same_files(place, out):
 WAITING = """
 import time
 import jax, jax.numpy as jnp
-from jaxdd import checkpoint, hosts
+from jaxdd.ground import checkpoint, hosts
 hosts._PATIENCE = 2.0
 hosts.join()
 hosts.first(lambda: checkpoint.save("kept", {"x": jnp.arange(3.0)}))
@@ -144,7 +147,7 @@ def test_two_processes_evaluate_as_one_does(place):
     flags = ["--protocols", "hard", "--seeds", "2", "--full", "0", "--hard.train.epochs", "1", "--baselines", "random"]
     one, two = place / "one.json", place / "two.json"
     asked = [str(place / "one"), *flags, "--out"]
-    cli.run(evaluate.main, lambda arguments: evaluate.EvaluateConfig(), [*asked, str(one)])
+    commands.run(evaluate.main, lambda arguments: evaluate.EvaluateConfig(), [*asked, str(one)])
     wait(start(place, "evaluated", 2, *asked, str(two), program="evaluate"))
     assert one.read_text() == two.read_text() and two.read_text().count("accuracies") == 2
 

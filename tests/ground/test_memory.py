@@ -48,7 +48,7 @@ def test_forward_bytes_are_near_what_the_compiler_reserves(name):
 KEPT = """
 import sys
 import numpy as np
-from jaxdd.memory import keep_freed
+from jaxdd.ground.memory import keep_freed
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096

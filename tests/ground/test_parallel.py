@@ -23,7 +23,7 @@ def test_processes_own_all_classes_once_in_whole_groups_and_even_shares(count, p
     with pytest.MonkeyPatch.context() as patch:
         for p in range(processes):
             patch.setattr(jax, "process_index", lambda p=p: p)
-            owned.append(parallel.own(count, whole, together))
+            owned.append(parallel.local_classes(count, whole, together))
     np.testing.assert_array_equal(np.concatenate(owned), np.arange(count))
     groups = [set(rows // together) for rows in owned]
     assert sum(map(len, groups)) == len(set().union(*groups))
@@ -56,10 +56,15 @@ def test_a_mesh_keeps_the_devices_of_a_host_side_by_side():
 # On eight devices: every stage on all of them and on the first alone; the programs' text.
 EIGHT = """
 import numpy as np, jax, jax.numpy as jnp
-from jaxdd import chunked, encode, nn, parallel, recover
+from jaxdd import nn
+from jaxdd.ground import parallel
 from jaxdd.ground.measure import Measure
-from jaxdd.normalise import Normalisation
-from jaxdd.stages.images.recover.descent import Goal, RecoverSettings
+from jaxdd.ground.normalise import Normalisation
+from jaxdd.stages import encode
+from jaxdd.stages.context import Teacher
+from jaxdd.stages.images.recover import chunks, descent, loss
+from jaxdd.stages.images.recover.chunks import Placement
+from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
 
 assert jax.device_count() == 8
 eight, one = parallel.mesh(), parallel.mesh(jax.devices()[:1])
@@ -68,6 +73,7 @@ variables = model.init(jax.random.key(0), (8, 8, 1))
 norm = Normalisation(np.array([0.5], np.float32), np.array([0.25], np.float32))
 rng = np.random.default_rng(0)
 M, STEPS = 2, 4
+teacher = Teacher(model.apply, variables, norm)
 
 def close(a, b, atol):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=1e-4, atol=atol), a, b)
@@ -89,15 +95,15 @@ def goal(count):
 
 def recovered(local, settings, goal, count):
     group = 3 if settings.moments == "global" else 1
-    start = lambda rows: recover.noise(jax.random.key(1), jnp.asarray(goal.classes[rows]), (M, 8, 8, 1))
-    key = jax.random.key(2)
-    parts = list(chunked.run(model.apply, variables, key, norm, settings, goal, start, 2**30, group, local))
+    start = lambda rows: loss.noise(jax.random.key(1), jnp.asarray(goal.classes[rows]), (M, 8, 8, 1))
+    placement = Placement(local, 2**30, group)
+    parts = list(chunks.run(jax.random.key(2), teacher, settings, goal, start, (8, 8, 1), placement))
     assert sorted(np.concatenate([part.places for part in parts])) == list(range(count))
     return {int(c): (part.images[k], *(term[:, k] for term in part.terms))
             for part in parts for k, c in enumerate(part.places)}
 
-used, recovery = [], chunked.recovery
-chunked.recovery = lambda *given: used.append(given[-1].devices.size) or recovery(*given)
+used, recovery = [], chunks.recovery
+chunks.recovery = lambda *arguments: used.append(arguments[-1].devices.size) or recovery(*arguments)
 
 settings = RecoverSettings(steps=STEPS, flip=False, mean_weight=1.0)
 for count in (10, 13):
@@ -110,19 +116,20 @@ bound = RecoverSettings(steps=STEPS, flip=False, moments="global", weighted_mome
 found = goal(13)._replace(moments=encode.global_moments(encoded))
 close(*(recovered(local, bound, found, 13) for local in (eight, one)), 1e-5)
 # The two images of each class apart: ten groups, all eight devices at work.
-start = lambda rows: recover.noise(jax.random.key(1), jnp.asarray(rows), (M, 8, 8, 1))
+start = lambda rows: loss.noise(jax.random.key(1), jnp.asarray(rows), (M, 8, 8, 1))
 
 def apart(local):
-    run = lambda *part: chunked.run(model.apply, variables, jax.random.key(2), norm, bound, *part, 2**30, 3, local)
-    return [done.images for done in chunked.in_slices(run, bound, found, start, 3, 1)]
+    placement = Placement(local, 2**30, 3)
+    run = lambda *part: chunks.run(jax.random.key(2), teacher, bound, *part, (8, 8, 1), placement)
+    return [done.images for done in chunks.in_slices(run, bound, found, start, 3, 1)]
 
 close(*(apart(local) for local in (eight, one)), 1e-5)
 print("devices used:", used)
 
-solver = recover.recovery(model.apply, jax.random.key(2), norm, settings, 1, eight)
-state_at, goal_at = chunked.shardings(solver, settings, eight)
+solver = descent.recovery(model.apply, jax.random.key(2), norm, settings, 1, eight)
+state_at, goal_at = chunks.shardings(solver, settings, eight)
 state = jax.device_put(solver.init(jnp.zeros((8, M, 8, 8, 1))), state_at)
-part = jax.device_put(chunked.rows_of(goal(13), np.arange(8), settings), goal_at)
+part = jax.device_put(chunks.rows_of(goal(13), np.arange(8), settings), goal_at)
 for count in (1, 2):
     print(solver.lower(variables, state, part, count=count).compile().as_text())
 """

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_golden import HERE, close, uniform
+from golden_helpers import HERE, close, uniform
 
 from jaxdd import pretrained
 from jaxdd.ground.errors import InputError

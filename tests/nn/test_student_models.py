@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import drawn
 from flax.traverse_util import flatten_dict, unflatten_dict
-from test_golden import close, golden, uniform
+from golden_helpers import close, golden, uniform
 
 from jaxdd import nn
 from jaxdd.ground.errors import InputError

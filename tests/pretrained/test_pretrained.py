@@ -13,11 +13,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from golden_helpers import HERE, MODELS, model, parameter, torch_name
 from helpers import message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
-from test_golden import HERE, MODELS, model, parameter, torch_name
 
 from experiments.teachers import load_teacher
 from jaxdd import nn, pretrained

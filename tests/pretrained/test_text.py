@@ -6,8 +6,8 @@ import json
 import jax
 import numpy as np
 import pytest
+from golden_helpers import HERE
 from helpers import message
-from test_golden import HERE
 
 from jaxdd import pretrained
 from jaxdd.latent import clip

@@ -45,18 +45,16 @@ def test_features_and_class_moments_are_those_of_all_pixels_for_any_batch(digits
 
 
 def test_a_network_encodes_the_same_in_any_order_and_batch(digits, teacher):
-    model, variables, norm, _ = teacher
+    apply, variables, norm, _ = teacher
     chosen = np.arange(COUNT)
     turned = np.random.default_rng(1).permutation(COUNT)
-    run = lambda rows, size: encode.encode(
-        model.apply, variables, norm, data.batches(digits, "train", size, rows), 10, None
-    )
+    run = lambda rows, size: encode.encode(apply, variables, norm, data.batches(digits, "train", size, rows), 10, None)
     one, other = run(chosen, COUNT), run(chosen[turned], 16)
     np.testing.assert_allclose(one.features[turned], other.features, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(one.labels[turned], other.labels)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), one.moments, other.moments)
 
-    direct = model.apply(variables, normalise(norm, digits.read("train", chosen)))
+    direct = apply(variables, normalise(norm, digits.read("train", chosen)))
     np.testing.assert_allclose(one.features, direct.features, rtol=1e-4, atol=1e-5)
     assert set(one.moments) == set(direct.moments) == {"norm1", "norm2", "norm3"}
     for name, layer in direct.moments.items():

@@ -42,7 +42,9 @@ class Crops(Imager):
     crops: int = 5
     """Boxes on each of them."""
     parts: int | None = None
-    """Crops in an image, a square number; default: 1 up to 32 pixels, above that 4."""
+    """Crops in an image, a square number; default: 1 for small images, else 4."""
+    small: int = 32
+    """The side up to which an image is one crop; RDED's authors have 64."""
     min_scale: float = 0.08
     """Smallest share of the area that a box keeps."""
 
@@ -110,7 +112,7 @@ def condenser(
       InputError: settings that make no crops, or more parts to a side than pixels.
     """
     settings.check_settings()
-    parts = settings.parts or (1 if max(image_shape[:2]) <= 32 else 4)
+    parts = settings.parts or (1 if max(image_shape[:2]) <= settings.small else 4)
     grid = math.isqrt(parts)
     if grid > min(image_shape[:2]):
         raise InputError(f"`imager.parts` {parts} do not fit into images {list(image_shape)}; use fewer")

@@ -10,14 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdd.data import augment
+from jaxdd.ground.memory import Resources
+from jaxdd.ground.normalise import Normalisation
 from jaxdd.nn import Output
+from jaxdd.stages.context import Teacher
 from jaxdd.stages.images import crops
-from jaxdd.stages.images.crops import CropSettings, condenser
+from jaxdd.stages.images.crops import Crops, condenser
 
 KEY, SHAPE, M, LABEL = jax.random.key(4), (8, 8, 1), 2, 1
 TABLE = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
 IMAGES = np.random.default_rng(1).normal(size=(12, *SHAPE)).astype(np.float32)
-SETTINGS = CropSettings(pool=12, crops=4, parts=4, min_scale=0.2)
+SETTINGS = Crops(pool=12, crops=4, parts=4, min_scale=0.2)
 ROWS = np.arange(12)
 
 
@@ -26,12 +29,15 @@ def apply(variables, images):
     return Output(flat @ variables, flat, {})
 
 
+TEACHER = Teacher(apply, TABLE, Normalisation(np.zeros(1, np.float32), np.ones(1, np.float32)))
+
+
 def read(rows):
     return IMAGES[rows]
 
 
 def condensed(settings, rows=ROWS, c=LABEL, m=M, **more):
-    return condenser(KEY, apply, TABLE, settings, m, SHAPE, **more)(c, rows, read)
+    return condenser(KEY, TEACHER, settings, m, SHAPE, **more)(c, rows, read)
 
 
 @jax.jit
@@ -91,12 +97,12 @@ def test_too_few_images_give_second_crops_from_as_many_boxes_as_that_takes(by_ha
 
 def test_memory_decides_nothing_but_the_batch(made, monkeypatch):
     monkeypatch.setattr(crops.parallel, "is_cpu", lambda local: False)
-    np.testing.assert_allclose(condensed(SETTINGS, ROWS[:8], memory_bytes=1), made, atol=1e-5)
+    np.testing.assert_allclose(condensed(SETTINGS, ROWS[:8], resources=Resources(1)), made, atol=1e-5)
 
 
 def test_a_pool_is_drawn_for_the_class_and_small_images_are_not_parted():
     """Whole images, m of a pool of m: the pool itself."""
-    whole = CropSettings(pool=3, crops=1, min_scale=1.0)
+    whole = Crops(pool=3, crops=1, min_scale=1.0)
     pools = []
     for c in (0, 1, 0):
         found = condensed(whole, ROWS, c, m=3)
@@ -132,8 +138,8 @@ def test_ranks_go_round_by_round(seed, n, each):
 
 
 def test_bad_requests_are_refused_in_one_line():
-    assert "--crops.crops 0" in message(lambda: condensed(replace(SETTINGS, crops=0)))
-    assert "--crops.parts 100 do not fit into images [8, 8, 1]" in message(
+    assert "`imager.crops` 0" in message(lambda: condensed(replace(SETTINGS, crops=0)))
+    assert "`imager.parts` 100 do not fit into images [8, 8, 1]" in message(
         lambda: condensed(replace(SETTINGS, parts=100))
     )
     assert "class 1 has no real images" in message(lambda: condensed(SETTINGS, ROWS[:0]))

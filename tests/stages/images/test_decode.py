@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from helpers import message
 
+from jaxdd.ground.memory import Resources
 from jaxdd.ground.normalise import Normalisation, normalise, valid_range
-from jaxdd.latent import Sampling
+from jaxdd.latent import Sampling, decoding
+from jaxdd.latent.decoding import Pixels, decode, encoder, fitted, latent_shape
 from jaxdd.latent.vae import RANGE
-from jaxdd.stages.images.decode import decode, encoder, fitted, latent_shape
 
 KEY, SHAPE = jax.random.key(3), (8, 8, 1)
 FEW = Sampling(steps=4, strength=0.5, guidance=2.0)
@@ -23,13 +24,18 @@ def norm():
 
 
 @pytest.fixture(scope="module")
+def pixels(norm):
+    return Pixels(norm, SHAPE)
+
+
+@pytest.fixture(scope="module")
 def atoms():
     return np.random.default_rng(0).normal(size=(3, 4, 32)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def diffused(latent, norm, atoms):
-    return decode(KEY, latent, FEW, atoms, norm, SHAPE)
+def diffused(latent, pixels, atoms):
+    return decode(KEY, latent, FEW, atoms, pixels)
 
 
 def test_features_are_the_flattened_latents(latent):
@@ -41,58 +47,59 @@ def test_features_are_the_flattened_latents(latent):
     assert out.moments == {} and out.logits.shape == (5, 0)
 
 
-def test_without_strength_an_atom_is_decoded_as_it_is(latent, norm, atoms):
-    images = decode(KEY, latent, replace(FEW, strength=0.0), atoms, norm, SHAPE)
+def test_without_strength_an_atom_is_decoded_as_it_is(latent, norm, pixels, atoms):
+    images = decode(KEY, latent, replace(FEW, strength=0.0), atoms, pixels)
     plain = latent.autoencoder.decode(latent.vae_variables, atoms.reshape(12, 4, 4, 2))
-    pixels = np.clip((np.asarray(plain) + 1) / 2, 0, 1)
-    np.testing.assert_allclose(images.reshape(12, *SHAPE) * norm.std + norm.mean, pixels, atol=1e-5)
+    expected = np.clip((np.asarray(plain) + 1) / 2, 0, 1)
+    np.testing.assert_allclose(images.reshape(12, *SHAPE) * norm.std + norm.mean, expected, atol=1e-5)
     # Then no denoiser is needed either.
     bare = latent._replace(denoiser=None, variables=None)
-    np.testing.assert_array_equal(decode(KEY, bare, replace(FEW, strength=0.0), atoms, norm, SHAPE), images)
+    np.testing.assert_array_equal(decode(KEY, bare, replace(FEW, strength=0.0), atoms, pixels), images)
 
 
-def test_noise_moves_the_images_and_the_key_decides_how(latent, norm, atoms, diffused):
+def test_noise_moves_the_images_and_the_key_decides_how(latent, norm, pixels, atoms, diffused):
     assert diffused.shape == (3, 4, *SHAPE) and diffused.dtype == np.float32
     low, high = valid_range(norm)
     assert (diffused >= low - 1e-5).all() and (diffused <= high + 1e-5).all()
-    np.testing.assert_array_equal(decode(KEY, latent, FEW, atoms, norm, SHAPE), diffused)
-    assert np.abs(decode(jax.random.key(4), latent, FEW, atoms, norm, SHAPE) - diffused).max() > 1e-3
+    np.testing.assert_array_equal(decode(KEY, latent, FEW, atoms, pixels), diffused)
+    assert np.abs(decode(jax.random.key(4), latent, FEW, atoms, pixels) - diffused).max() > 1e-3
 
 
 @pytest.mark.parametrize("batch_size", [5, 12])
-def test_batches_of_any_size_make_the_same_images(latent, norm, atoms, diffused, batch_size):
-    images = decode(KEY, latent, FEW, atoms, norm, SHAPE, batch_size=batch_size)
+def test_batches_of_any_size_make_the_same_images(latent, pixels, atoms, diffused, monkeypatch, batch_size):
+    monkeypatch.setattr(decoding, "_BATCH", batch_size)
+    images = decode(KEY, latent, FEW, atoms, pixels)
     np.testing.assert_allclose(images, diffused, atol=1e-4)
 
 
-def test_little_memory_takes_one_at_a_time(latent, norm, atoms, diffused):
-    np.testing.assert_allclose(decode(KEY, latent, FEW, atoms, norm, SHAPE, memory_bytes=1), diffused, atol=1e-4)
+def test_little_memory_takes_one_at_a_time(latent, pixels, atoms, diffused):
+    np.testing.assert_allclose(decode(KEY, latent, FEW, atoms, pixels, resources=Resources(1)), diffused, atol=1e-4)
 
 
-def test_an_image_depends_on_its_own_class_and_place_only(latent, norm, atoms, diffused):
-    fewer = decode(KEY, latent, FEW, atoms[:2, :3], norm, SHAPE)
+def test_an_image_depends_on_its_own_class_and_place_only(latent, pixels, atoms, diffused):
+    fewer = decode(KEY, latent, FEW, atoms[:2, :3], pixels)
     np.testing.assert_allclose(fewer, diffused[:2, :3], atol=1e-4)
     changed = atoms.copy()
     changed[1, 2] += 1.0
-    images = decode(KEY, latent, FEW, changed, norm, SHAPE)
+    images = decode(KEY, latent, FEW, changed, pixels)
     same = np.ones((3, 4), bool)
     same[1, 2] = False
     np.testing.assert_allclose(images[same], diffused[same], atol=1e-4)
     assert np.abs(images[1, 2] - diffused[1, 2]).max() > 1e-3
 
 
-def test_labels_say_which_class_the_denoiser_knows(latent, norm, atoms, diffused):
-    as_they_are = decode(KEY, latent._replace(labels=np.arange(3)), FEW, atoms, norm, SHAPE)
+def test_labels_say_which_class_the_denoiser_knows(latent, pixels, atoms, diffused):
+    as_they_are = decode(KEY, latent._replace(labels=np.arange(3)), FEW, atoms, pixels)
     np.testing.assert_array_equal(as_they_are, diffused)
-    others = decode(KEY, latent._replace(labels=np.array([0, 7, 2])), FEW, atoms, norm, SHAPE)
+    others = decode(KEY, latent._replace(labels=np.array([0, 7, 2])), FEW, atoms, pixels)
     np.testing.assert_allclose(others[[0, 2]], diffused[[0, 2]], atol=1e-4)
     assert np.abs(others[1] - diffused[1]).max() > 1e-4
 
 
-def test_a_setting_that_does_not_exist_is_refused(latent, norm, atoms):
+def test_a_setting_that_does_not_exist_is_refused(latent, pixels, atoms):
     bare = latent._replace(denoiser=None, variables=None)
-    assert "no denoiser" in message(lambda: decode(KEY, bare, FEW, atoms, norm, SHAPE))
-    assert "'euler'" in message(lambda: decode(KEY, latent, replace(FEW, sampler="euler"), atoms, norm, SHAPE))
+    assert "no denoiser" in message(lambda: decode(KEY, bare, FEW, atoms, pixels))
+    assert "'euler'" in message(lambda: decode(KEY, latent, replace(FEW, sampler="euler"), atoms, pixels))
 
 
 def test_images_are_clipped_resized_and_recoloured():

@@ -13,9 +13,10 @@ from jaxdd.ground.normalise import Normalisation, normalise, valid_range
 from jaxdd.nn import Moments
 from jaxdd.nn.classifier import Output
 from jaxdd.stages import encode
-from jaxdd.stages.images.recover import chunks as chunked
-from jaxdd.stages.images.recover import descent as recover
-from jaxdd.stages.images.recover.descent import Goal, RecoverSettings, recovery
+from jaxdd.stages.images.recover import chunks
+from jaxdd.stages.images.recover import loss as recover
+from jaxdd.stages.images.recover.descent import recovery
+from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
 
 KEY = jax.random.key(5)
 M = 2
@@ -34,10 +35,12 @@ def goal(classes):
     """Three classes, of two atoms each: the features of real images, unequally weighted."""
     members = np.stack([np.flatnonzero(classes.encoded.labels == c)[:M] for c in (1, 4, 7)])
     atoms = Measure(jnp.asarray(classes.encoded.features[members]), jnp.tile(jnp.array([0.3, 0.7]), (3, 1)))
-    rows = jnp.array([1, 4, 7])
+    rows = np.array([1, 4, 7])
     moments = jax.tree.map(lambda x: x[rows], classes.encoded.moments)
-    means = jnp.asarray(encode.class_means(classes.encoded, rows))
-    return Goal(rows, atoms, means, moments, jnp.float32(encode.feature_variance(classes.encoded.features)))
+    means = jnp.asarray(encode.class_means(classes.encoded, classes.groups, rows))
+    return Goal(
+        jnp.asarray(rows), atoms, means, moments, jnp.float32(encode.feature_variance(classes.encoded.features))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def run(teacher):
 
     def go(settings, goal, start):
         if settings not in solvers:
-            solvers[settings] = recovery(teacher.model.apply, KEY, teacher.norm, settings)
+            solvers[settings] = recovery(teacher.apply, KEY, teacher.norm, settings)
         solver, values = solvers[settings], []
         state = solver.init(jnp.array(start))
         for _ in range(settings.steps):
@@ -72,7 +75,7 @@ def test_the_loss_falls_for_every_class_and_pixels_stay_valid(teacher, goal, sta
     images, values = together
     assert images.shape == start.shape and values.feature.shape == (SETTINGS.steps, 3)
     before, after = (
-        recover.terms(teacher.model.apply, teacher.variables, x, goal, SETTINGS) for x in (start, jnp.asarray(images))
+        recover.terms(teacher.apply, teacher.variables, x, goal, SETTINGS) for x in (start, jnp.asarray(images))
     )
     total = recover.total(before, SETTINGS)
     assert total.shape == (3,) and (recover.total(after, SETTINGS) < total).all()
@@ -205,7 +208,7 @@ def test_the_gradient_of_the_mean_term_is_one_direction_for_all_images_of_a_clas
 
 def test_means_are_those_of_each_class(classes):
     features, labels = classes.encoded.features, classes.encoded.labels
-    found = encode.class_means(classes.encoded, np.array([7, 2]))
+    found = encode.class_means(classes.encoded, classes.groups, np.array([7, 2]))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, [features[labels == c].mean(0) for c in (7, 2)], rtol=1e-4)
 
@@ -229,7 +232,7 @@ def test_global_moments_bind_the_classes_of_a_chunk(run, goal, start, classes):
 
 def test_the_estimate_of_memory_grows_with_the_image_and_holds_the_activations(teacher):
     small, large = (
-        chunked.bytes_per_image(model.apply, jax.eval_shape(lambda k: model.init(k, shape), KEY), shape)  # noqa: B023
+        chunks.bytes_per_image(model.apply, jax.eval_shape(lambda k: model.init(k, shape), KEY), shape)  # noqa: B023
         for model, shape in (
             (nn.get("resnet18", 10, 32, width=8), (32, 32, 3)),
             (nn.get("resnet18", 10, 64, width=8), (64, 64, 3)),

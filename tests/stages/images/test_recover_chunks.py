@@ -14,11 +14,15 @@ from jaxdd.ground import memory, parallel
 from jaxdd.ground.measure import Measure
 from jaxdd.ground.normalise import Normalisation, valid_range
 from jaxdd.nn.classifier import Output
-from jaxdd.stages.images.recover import chunks as chunked
-from jaxdd.stages.images.recover import descent as recover
-from jaxdd.stages.images.recover.descent import Goal, RecoverSettings, recovery
+from jaxdd.stages.context import Teacher
+from jaxdd.stages.images.recover import chunks, descent
+from jaxdd.stages.images.recover import loss as recover
+from jaxdd.stages.images.recover.chunks import Placement
+from jaxdd.stages.images.recover.descent import recovery
+from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
 
 KEY, NORM, M, COUNT = jax.random.key(3), Normalisation(np.float32([0.5]), np.float32([0.25])), 2, 3
+SHAPE = (8, 8, 1)
 LOCAL = parallel.mesh(jax.local_devices()[:1])
 SHORT = RecoverSettings(steps=6, learning_rate=0.05, flip=False)
 VARIABLES = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
@@ -43,9 +47,10 @@ def start(rows):
     return np.asarray(recover.noise(KEY, jnp.arange(COUNT), (M, 8, 8, 1)))[rows]
 
 
-def run(settings, apply=apply, memory_bytes=2**30, **more):
+def run(settings, apply=apply, memory_bytes=2**30):
     """Images and terms of all classes in their order."""
-    parts = list(chunked.run(apply, VARIABLES, KEY, NORM, settings, goal(), start, memory_bytes, local=LOCAL, **more))
+    teacher, placement = Teacher(apply, VARIABLES, NORM), Placement(LOCAL, memory_bytes)
+    parts = list(chunks.run(KEY, teacher, settings, goal(), start, SHAPE, placement))
     order = np.argsort(np.concatenate([part.places for part in parts]))
     return np.concatenate([part.images for part in parts])[order], [part.terms for part in parts]
 
@@ -64,7 +69,7 @@ def test_steps_of_one_launch_are_those_of_many():
 
 @pytest.mark.parametrize(("most", "coarse"), [(1, 0.0), (4, 0.0), (4, 0.5), (20, 1.0)])
 def test_launches_take_all_steps_the_coarse_ones_first(most, coarse):
-    launches = chunked._launches(replace(SHORT, steps=10, coarse=coarse), most)
+    launches = chunks._launches(replace(SHORT, steps=10, coarse=coarse), most)
     assert sum(count for count, _ in launches) == 10 and max(count for count, _ in launches) <= most
     assert sum(count for count, small in launches if small) == round(10 * coarse)
     assert [small for _, small in launches] == sorted((small for _, small in launches), reverse=True)
@@ -72,7 +77,7 @@ def test_launches_take_all_steps_the_coarse_ones_first(most, coarse):
 
 def test_many_steps_a_launch_give_the_images_of_single_ones(monkeypatch):
     images, _ = run(SHORT)
-    monkeypatch.setattr(chunked, "plan", lambda *arguments: (4, 2))
+    monkeypatch.setattr(chunks, "plan", lambda *arguments: (4, 2))
     fused, terms = run(SHORT)
     np.testing.assert_allclose(fused, images, atol=1e-5)
     assert [part.feature.shape for part in terms] == [(6, 2), (6, 1)]
@@ -107,7 +112,7 @@ def test_on_a_plateau_each_class_stops_when_its_own_loss_stands_still():
     solver = recovery(apply, KEY, NORM, settings)
 
     def descend(classes):
-        part = chunked.rows_of(goal(), np.array(classes), settings)
+        part = chunks.rows_of(goal(), np.array(classes), settings)
         state = solver.init(jnp.asarray(start(np.array(classes))))
         for _ in range(30):
             state, _ = solver.step(VARIABLES, state, part, count=20)
@@ -131,8 +136,8 @@ def test_on_a_plateau_each_class_stops_when_its_own_loss_stands_still():
 
 def test_a_plateau_that_never_comes_ends_with_the_steps():
     settings = RecoverSettings(steps=50, schedule="plateau", anneal=20)
-    pace = recover.Pace(jnp.ones(1), jnp.ones(1), jnp.full(1, 30, jnp.int32))
-    rates = [float(recover._rate(pace, jnp.int32(step), settings)[0]) for step in range(51)]
+    pace = descent.Pace(jnp.ones(1), jnp.ones(1), jnp.full(1, 30, jnp.int32))
+    rates = [float(descent._rate(pace, jnp.int32(step), settings)[0]) for step in range(51)]
     assert rates[0] == rates[30] == pytest.approx(0.1) and rates[50] == pytest.approx(0, abs=1e-9)
     assert (np.diff(rates[30:]) < 0).all()
     _, terms = run(settings)
@@ -142,7 +147,7 @@ def test_a_plateau_that_never_comes_ends_with_the_steps():
 def test_a_class_that_only_fills_a_place_changes_no_other_and_weighs_nothing():
     kinds = [replace(SHORT, weighted_moments=weighted) for weighted in (True, False)]
     terms = jax.jit(lambda images, goal: [recover.terms(apply, VARIABLES, images, goal, kind) for kind in kinds])
-    filled = chunked.rows_of(goal(), np.array([2, 0, -1]), SHORT)
+    filled = chunks.rows_of(goal(), np.array([2, 0, -1]), SHORT)
     for whole, values in zip(terms(start(np.arange(COUNT)), goal()), terms(start(np.array([2, 0, 0])), filled)):
         for ours, theirs in zip(values, whole):
             np.testing.assert_allclose(ours[:2], theirs[np.array([2, 0])], rtol=1e-5)
@@ -154,9 +159,9 @@ def test_memory_decides_how_many_classes_go_together(monkeypatch):
     whole, terms = run(SHORT)
     assert [part.feature.shape for part in terms] == [(6, 3)]
     solver = recovery(apply, KEY, NORM, SHORT, 1, LOCAL)
-    state_at, goal_at = chunked.shardings(solver, SHORT, LOCAL)
+    state_at, goal_at = chunks.shardings(solver, SHORT, LOCAL)
     state = jax.device_put(solver.init(jnp.asarray(start(np.arange(2)))), state_at)
-    part = jax.device_put(chunked.rows_of(goal(), np.arange(2), SHORT), goal_at)
+    part = jax.device_put(chunks.rows_of(goal(), np.arange(2), SHORT), goal_at)
     two = memory.compiled_bytes(solver.lower(jnp.asarray(VARIABLES), state, part, count=6, coarse=False).compile())
     pieces, terms = run(SHORT, memory_bytes=two)
     assert [part.feature.shape for part in terms] == [(6, 2), (6, 1)]
@@ -175,7 +180,7 @@ def test_blocks_are_computed_twice_where_memory_is_short_or_always(monkeypatch):
         made.append(function)
         return jax.checkpoint(function)
 
-    monkeypatch.setattr(chunked, "remat", counted)
+    monkeypatch.setattr(chunks, "remat", counted)
     plain, _ = run(replace(SHORT, remat="never"))
     assert not made
     twice, _ = run(replace(SHORT, remat="always"))
@@ -226,8 +231,9 @@ def test_slices_are_what_each_would_be_alone(schedule, group):
     settings = replace(SHORT, moments="global", weighted_moments=False, schedule=schedule, anneal=2)
     whole = goal()._replace(moments={"image": nn.Moments(np.zeros(1, np.float32), np.ones(1, np.float32))})
     # A group at a time, as other numbers of them round otherwise.
-    alone = lambda key, *part: chunked.run(apply, VARIABLES, key, NORM, settings, *part, 2**30, group, total=group)
-    found = list(chunked.in_slices(partial(alone, KEY), settings, whole, start, group, 1))
+    teacher, placement = Teacher(apply, VARIABLES, NORM), Placement(LOCAL, 2**30, group, total=group)
+    alone = lambda key, *part: chunks.run(key, teacher, settings, *part, SHAPE, placement)
+    found = list(chunks.in_slices(partial(alone, KEY), settings, whole, start, group, 1))
     assert [done.places.tolist() for done in found] == ([[0, 1, 2]] if group == COUNT else [[0, 1], [2]])
     images = np.concatenate([done.images for done in found])
     moment = np.concatenate([done.terms.moment for done in found], 1)

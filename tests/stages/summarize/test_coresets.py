@@ -6,7 +6,9 @@ from helpers import message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdd.stages.summarize.coreset import CORESETS, herding, kcenter
+from jaxdd.stages.summarize import herding, kcenter
+
+CORESETS = {"herding": herding, "kcenter": kcenter}
 
 
 def points(seed, n=9, d=3):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,7 +14,10 @@ from helpers import message
 from ot_helpers import check_summary, clustered, padded, unlabelled
 
 import jaxdd
-from jaxdd.ot import BarycenterSettings, ClvqSettings, KMeansSettings, barycenter, clvq, quantize
+from jaxdd import Barycenter, Clvq, Herding, Quantization, Resources
+from jaxdd.ground.measure import Groups
+from jaxdd.ot import KMeansSettings, barycenter, clvq, quantize
+from jaxdd.stages.summarize import solver as solving
 
 # One shape for all: four classes, at most twelve points in the plane, three atoms.
 M, ROWS, SIZES = 3, 12, ((3, 4, 2), (1, 2, 2), (6, 4, 2), (2, 3, 2))
@@ -21,9 +25,9 @@ KEY = jax.random.key(5)
 HALF = np.array([0.5, 0.25, 0.25], np.float32)
 EACH = np.array([[0.2, 0.3, 0.5], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0.0], [0.6, 0.1, 0.3]], np.float32)
 SETTINGS = {
-    "quantization": KMeansSettings(),
-    "clvq": ClvqSettings(batch_size=5, epochs=40),
-    "barycenter": BarycenterSettings(rounds=8),
+    "quantization": Quantization(),
+    "clvq": Clvq(batch_size=5, epochs=40),
+    "barycenter": Barycenter(rounds=8),
 }
 # A name for each way to ask: the solver, the weights.
 WAYS = {
@@ -56,7 +60,7 @@ POINTS, LABELS, CLOUDS = data()
 
 def solve(way, points=POINTS, labels=LABELS, **changes):
     solver, weights = WAYS[way]
-    options = {"weights": weights, "solver": solver, "key": KEY, "settings": SETTINGS[solver]} | changes
+    options = {"weights": weights, "solver": SETTINGS[solver], "key": KEY} | changes
     return jaxdd.summarize(points, labels, M, **options)
 
 
@@ -95,8 +99,13 @@ def test_each_class_is_solved_as_if_it_were_alone(solved, way):
 
 def test_the_default_solver_is_as_exact_as_the_weights_allow(solved):
     same(solve("quantization", solver=None), solved("quantization"))
-    same(solve("uniform", solver=None), solved("uniform"))
-    same(solve("half", solver=None), solved("half"))
+    same(solve("uniform", solver=None), solve("uniform", solver=Barycenter()))
+    same(solve("half", solver=None), solve("half", solver=Barycenter()))
+
+
+def test_a_name_stands_for_a_solver_with_its_defaults(solved):
+    same(solve("quantization", solver="quantization"), solved("quantization"))
+    same(solve("uniform", solver="barycenter"), solve("uniform", solver=Barycenter()))
 
 
 def test_free_weights_are_the_masses_of_the_clusters(solved):
@@ -112,14 +121,14 @@ def test_free_weights_are_the_masses_of_the_clusters(solved):
 @pytest.mark.parametrize(("way", "memory"), [("quantization", 2208), ("clvq", 1), ("each", 1)])
 def test_chunks_change_nothing(solved, monkeypatch, way, memory):
     # 2,208 bytes hold three classes of this shape, but two by two fill their chunks; one byte holds one class.
-    chunks, gather = [], jaxdd.ground.measure.Groups.padded
+    chunks, gather = [], Groups.padded
 
     def spy(self, points, classes, rows):
         chunks.append(list(classes))
         return gather(self, points, classes, rows)
 
-    monkeypatch.setattr(jaxdd.ground.measure.Groups, "padded", spy)
-    found = solve(way, memory_bytes=memory)
+    monkeypatch.setattr(Groups, "padded", spy)
+    found = solve(way, resources=Resources(memory))
     assert chunks == ([[0], [1], [2], [3]] if memory == 1 else [[0, 1], [2, 3]])
     same(found, solved(way))
 
@@ -128,17 +137,17 @@ def test_chunks_change_nothing(solved, monkeypatch, way, memory):
 def test_classes_in_lockstep_as_on_an_accelerator_find_the_same(solved, way):
     # On CPU they are solved one after the other.
     solver, weights = WAYS[way]
-    module = sys.modules["jaxdd.summarize"]
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("class",))
-    mu = jaxdd.ground.measure.Groups.of(POINTS, LABELS).padded(POINTS, np.arange(4), ROWS)
-    keys = module.class_keys(KEY, np.arange(4))
+    mu = Groups.of(POINTS, LABELS).padded(POINTS, np.arange(4), ROWS)
+    keys = solving.class_keys(KEY, np.arange(4))
     held = None if isinstance(weights, str) else weights
-    run = module._compiled(module._Solver(solver, M, held is None, SETTINGS[solver]), mesh, True)
+    run = solving._compiled(SETTINGS[solver], M, mesh, True)
     same(run(keys, mu, held), solved(way))
 
 
 def test_chunks_in_lockstep_hold_the_work_of_all_their_classes():
-    chunk = partial(sys.modules["jaxdd.summarize"]._chunk, 1000, 64, 10, 100, devices=2)
+    two = SimpleNamespace(devices=np.arange(2))
+    chunk = partial(solving._chunk_size, (1000, 64, 10), 100, local=two)
     data, work = 4 * 1000 * 65, 4 * 1000 * 208
     assert chunk(2 * 5 * (2 * data + work), lockstep=True) == 2 * 5
     assert chunk(2 * (10 * data + work), lockstep=False) == 2 * 5
@@ -224,10 +233,12 @@ def test_points_that_are_not_finite_name_the_class(value):
         ({"weights": np.array([1.5, -0.5, 0.0])}, "non-negative"),
         ({"weights": np.array([np.nan, 0.5, 0.5])}, "class 0"),
         ({"solver": "kmeans"}, "'kmeans'"),
+        ({"solver": "random"}, "'random' solves nothing"),
+        ({"solver": Herding()}, "solves nothing; choose barycenter, clvq, quantization"),
+        ({"solver": KMeansSettings()}, "KMeansSettings("),
         ({"weights": "uniform", "solver": "quantization"}, "quantization finds its own weights"),
         ({"weights": HALF, "solver": "clvq"}, "clvq finds its own weights"),
-        ({"settings": BarycenterSettings(), "solver": "quantization"}, "BarycenterSettings"),
-        ({"settings": KMeansSettings(), "weights": "uniform"}, "KMeansSettings"),
+        ({"weights": "uniform", "solver": Quantization()}, "quantization finds its own weights"),
         ({"few": "ignore"}, "'ignore'"),
         ({"few": "zero", "weights": HALF}, "few='zero'"),
         ({"num_classes": 5}, "class 4 has no points"),
@@ -264,7 +275,6 @@ def test_no_atoms_are_refused_with_few_too(ipc):
 # Devices
 
 SHARDED = """
-import sys
 from functools import partial
 
 import jax
@@ -272,31 +282,27 @@ import numpy as np
 from jax.sharding import Mesh
 
 import jaxdd
+from jaxdd import Barycenter, Quantization, Resources
 from jaxdd.ground.measure import Measure
-from jaxdd.ot import BarycenterSettings, KMeansSettings
+from jaxdd.stages.summarize import solver as solving
 
 devices = jax.devices()
 assert len(devices) == 8
-module = sys.modules["jaxdd.summarize"]
 rng = np.random.default_rng(0)
 mesh = Mesh(np.array(devices), ("class",))
-asked = {
-    "quantization": ("free", KMeansSettings(restarts=1)),
-    "barycenter": ("uniform", BarycenterSettings(rounds=5)),
-}
-for solver, (weights, settings) in asked.items():
+for weights, solver in (("free", Quantization(restarts=1)), ("uniform", Barycenter(rounds=5))):
     for classes in (10, 13):
         counts = rng.integers(4, 9, classes)
         counts[3] = 8
         labels = rng.permutation(np.repeat(np.arange(classes), counts))
         points = rng.normal(size=(len(labels), 2)).astype(np.float32)
-        run = partial(jaxdd.summarize, points, labels, 3, weights=weights, solver=solver, settings=settings)
-        many, one = run(), run(devices=devices[:1], memory_bytes=1)
+        run = partial(jaxdd.summarize, points, labels, 3, weights=weights, solver=solver)
+        many, one = run(), run(resources=Resources(1, tuple(devices[:1])))
         assert many.atoms.points.shape == (classes, 3, 2)
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), many, one)
     held = None if weights == "free" else np.full((16, 3), 1 / 3, np.float32)
     inputs = jax.random.split(jax.random.key(0), 16), Measure(np.zeros((16, 8, 2)), np.ones((16, 8))), held
-    compiled = module._compiled(module._Solver(solver, 3, held is None, settings), mesh, False).lower(*inputs).compile()
+    compiled = solving._compiled(solver, 3, mesh, False).lower(*inputs).compile()
     print(compiled.as_text())
     assert {s.num_devices for s in jax.tree.leaves(compiled.output_shardings)} == {8}
 """

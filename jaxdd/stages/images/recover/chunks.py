@@ -234,7 +234,7 @@ def _check_coarse(apply: Apply, variables: Variables, image_shape: tuple[int, ..
     h, w, channels = image_shape
     try:
         jax.eval_shape(apply, variables, jax.ShapeDtypeStruct((1, h // 2, w // 2, channels), jnp.float32))
-    except (TypeError, ValueError, FlaxError) as error:
+    except (TypeError, ValueError, ZeroDivisionError, FlaxError) as error:
         raise InputError(
             f"the model takes no images of {h // 2} pixels, half of its {h}; use `imager.coarse` 0, or a resnet"
         ) from error

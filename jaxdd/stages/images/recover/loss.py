@@ -34,7 +34,7 @@ from jaxdd.ground import losses
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.measure import Measure
 from jaxdd.nn.batchnorm import Moments, pool
-from jaxdd.nn.classifier import Apply, Variables
+from jaxdd.nn.classifier import Apply, Variables, first_norm
 from jaxdd.nn.convnet import average_pool_2x2
 
 
@@ -50,6 +50,11 @@ class RecoverSettings:
     """g: of the cross-entropy to the class."""
     mean_weight: float = 0.0
     """e: of the distance between mean features, the maximum mean discrepancy of DM."""
+    scale: str = "relative"
+    """Distances "relative" to the spread of the real data, averaged over layers, or "absolute" ones as in the papers:
+    without V, and plain norms summed over layers, so that b has to be found again for every architecture."""
+    first_layer_weight: float = 1.0
+    """What the first BatchNorm layer counts in the second term; SRe2L uses 10."""
     moments: str = "class"
     """BatchNorm moments of the "class", or "global" ones: over the classes optimised together against all real
     images."""
@@ -81,6 +86,11 @@ class RecoverSettings:
         return self.moments == "class"
 
     @property
+    def relative(self) -> bool:
+        """Whether distances are in units of the real data's spread."""
+        return self.scale == "relative"
+
+    @property
     def stops_early(self) -> bool:
         """Whether a class may be done before its last step."""
         return self.schedule == "plateau"
@@ -97,6 +107,7 @@ class RecoverSettings:
 
 
 _CHOICES = {
+    "scale": ("relative", "absolute"),
     "moments": ("class", "global"),
     "start": ("real", "noise"),
     "schedule": ("cosine", "plateau"),
@@ -162,26 +173,33 @@ def terms(
     out = jax.tree.map(lambda x: x.reshape(c, m, *x.shape[1:]), out)
 
     distance = jnp.square(out.features - goal.atoms.points).sum(-1)
-    feature = _root(distance.mean(1) / goal.feature_variance)
+    feature = _root(distance.mean(1) / goal.feature_variance if settings.relative else distance.mean(1))
 
     present = (goal.atoms.weights.sum(1) > 0).astype(jnp.float32)
     weights = goal.atoms.weights if settings.weighted_moments else present[:, None] * jnp.ones((1, m))
     group = 1 if settings.per_class else group or c
     grouped = jax.tree.map(lambda x: x.reshape(c // group, group * m, -1), out.moments)
     layers = {name: pool(layer, weights.reshape(c // group, -1)) for name, layer in grouped.items()}
-    apart = jnp.zeros(c // group) + sum(_distance(layers[name], goal.moments[name]) for name in layers)
-    moment = present * jnp.repeat(apart, group) / max(1, len(layers))
+    first = first_norm(apply, variables, images.shape[2:]) if settings.first_layer_weight != 1 else None
+    apart = jnp.zeros(c // group)
+    for name in layers:
+        distance = _distance(layers[name], goal.moments[name], settings.relative)
+        apart = apart + (settings.first_layer_weight * distance if name == first else distance)
+    moment = present * jnp.repeat(apart, group) / (max(1, len(layers)) if settings.relative else 1)
 
     targets = jax.nn.one_hot(goal.classes, out.logits.shape[-1])[:, None]
     cross_entropy = losses.cross_entropy(out.logits, targets).mean(1)
 
     share = weights / jnp.where(present > 0, weights.sum(1), 1.0)[:, None]
     centre = jnp.einsum("cm,cmd->cd", share, out.features, precision="highest")
-    mean = present * _norm(centre - goal.means) / jnp.sqrt(goal.feature_variance)
+    mean = present * _norm(centre - goal.means)
+    mean = mean / jnp.sqrt(goal.feature_variance) if settings.relative else mean
     return Terms(feature, moment, cross_entropy, mean)
 
 
-def _distance(ours: Moments, real: Moments) -> jax.Array:
+def _distance(ours: Moments, real: Moments, relative: bool) -> jax.Array:
+    if not relative:
+        return _norm(ours.mean - real.mean) + _norm(ours.var - real.var)
     mean = _norm(ours.mean - real.mean) / (_norm(jnp.sqrt(real.var)) + 1e-8)
     return mean + _norm(ours.var - real.var) / (_norm(real.var) + 1e-8)
 
