@@ -1,8 +1,8 @@
-# Both targets need only python3 (3.11 or newer), make and the package index; they build what they need in .venv.
+# All targets need only python3 (3.11 or newer), make and the package index; they build what they need in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-fast lint types clean
 
 demo: .venv/core
 	$(BIN)/python -m experiments.demo
@@ -10,9 +10,15 @@ demo: .venv/core
 test: .venv/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-fast: .venv/dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/dev
+	$(BIN)/mypy
 
 .venv/core: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -21,7 +27,7 @@ lint: .venv/dev
 	$(BIN)/pip install -q --no-compile --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/dev: requirements-dev.txt .venv/core
+.venv/dev: requirements-dev.txt requirements-tfds.txt .venv/core
 	$(BIN)/pip install -q --no-compile --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
