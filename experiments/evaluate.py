@@ -12,14 +12,11 @@ from pathlib import Path
 import tyro
 
 from jaxdd import commands, nn
-from jaxdd.data import distilled
-from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import hosts
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_json
 from jaxdd.methods import RECIPES
 from jaxdd.reports import run_page, tables
-from jaxdd.stages.relabel.stored import Labels, check_fits, open_labels
 from jaxdd.students.protocol import PROTOCOLS
 from jaxdd.workspace import Comparison, compare, comparison, makers_for, workspace_of
 from jaxdd.workspace.protocols import ProtocolConfig
@@ -59,35 +56,10 @@ def check(config: EvaluateConfig) -> None:
             raise InputError(f"`baselines` {name} makes pixels; distil it, and give its run folder")
 
 
-def named_datasets(runs: tuple[Path, ...]) -> dict[str, DistilledDataset]:
-    """The datasets of run folders by the names of their methods.
-
-    Raises:
-      InputError: a run of other classes or images per class than the first.
-    """
-    loaded = [distilled.load(run) for run in runs]
-    for run, dataset in zip(runs, loaded):
-        if (dataset.ipc, dataset.class_names) != (loaded[0].ipc, loaded[0].class_names):
-            raise InputError(f"{run} has other classes or images per class than {runs[0]}; evaluate it alone")
-    names = [dataset.provenance["method"] for dataset in loaded]
-    if len(set(names)) < len(names):
-        names = [f"{name} ({run.name})" for name, run in zip(names, runs)]
-    return dict(zip(names, loaded))
-
-
-def stored_labels(config: EvaluateConfig, datasets: dict[str, DistilledDataset], flip: bool) -> dict[str, Labels]:
-    """The labels kept in the run folders, once they fit every protocol that asks a teacher."""
-    labels = {name: open_labels(run) for name, run in zip(datasets, config.runs)}
-    for protocol in map(config.protocol, config.protocols):
-        for name, dataset in datasets.items() if protocol.labels.asks_teacher else ():
-            check_fits(labels[name], dataset, comparison.with_flip(protocol, flip).stream(len(dataset.labels)))
-    return labels
-
-
 def main(config: EvaluateConfig) -> None:
     check(config)
     protocols = {kind: config.protocol(kind) for kind in config.protocols}
-    datasets = named_datasets(config.runs)
+    datasets = comparison.named_datasets(config.runs)
     out = config.out or config.runs[0] / "evaluation.json"
     if not out.parent.is_dir():
         raise InputError(f"folder {out.parent} of `out` does not exist; make it first")
@@ -96,7 +68,8 @@ def main(config: EvaluateConfig) -> None:
     students = config.students or (info["model"],)
     for student in students:
         nn.get(student, len(info["class_names"]), info["image_shape"][0])
-    stored = stored_labels(config, datasets, workspace.real.flip) if config.stored else None
+    runs = dict(zip(datasets, config.runs))
+    stored = comparison.stored_labels(runs, datasets, protocols, workspace.real.flip) if config.stored else None
     makers = makers_for(datasets, config.baselines, next(iter(datasets.values())).ipc, workspace)
     setting = Comparison(workspace, protocols, students, config.seeds, config.full, stored=stored)
     rows = compare(makers, setting, lambda rows: write_json(out, rows) if hosts.is_first() else None)

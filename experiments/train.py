@@ -38,12 +38,11 @@ def train_teacher(config: TrainConfig, out: Path) -> str:
     return f"{config.model} on {info['dataset']}: test accuracy {100 * info['accuracy']:.1f} %"
 
 
-def train_latent(config: TrainConfig, out: Path) -> str:
-    """Write a latent model; a line about it."""
-    return latent_models.train(config.what, config.latent, config, open_data(config), out)
-
-
-TRAINED = {"teacher": train_teacher, "vae": train_latent, "dit": train_latent}
+TRAINED = {
+    "teacher": train_teacher,
+    "vae": lambda config, out: latent_models.train_autoencoder(config.latent, config, open_data(config), out),
+    "dit": lambda config, out: latent_models.train_denoiser(config.latent, config, open_data(config), out),
+}
 
 
 def main(config: TrainConfig) -> None:

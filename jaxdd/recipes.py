@@ -1,7 +1,7 @@
 """The named recipes: the methods with this library's own defaults, and the papers to the letter.
 
-A recipe called NAME-paper has its authors' settings at every stage. The grid of the same name in experiments/configs says
-what it reproduces, with which protocol and at what cost.
+A recipe called NAME-paper has its authors' settings at every stage. The grid of the same name in experiments/configs
+says what it reproduces, with which protocol and at what cost.
 """
 
 from dataclasses import replace
@@ -52,6 +52,8 @@ _NAMED = {
     # Welling 2009 (ICML): means; Sener and Savarese 2018 (arXiv 1708.00489): nothing is far from a chosen image.
     "herding": Recipe(Herding(weights="uniform"), Nearest()),
     "kcenter": Recipe(KCenter(weights="uniform"), Nearest()),
+    # WMDD's program, which has cross-entropy beside the Wasserstein term: lambda 10, 2,000 steps, equal weights.
+    "wmdd-paper": Recipe(Barycenter(weights="uniform"), replace(_PAPER, moment_weight=10.0, steps=2000)),
     # SRe2L's script for ImageNet-1K.
     "sre2l-paper": Recipe(NoAtoms(weights="uniform"), _SRE2L_PAPER),
     # SRe2L's script for CIFAR: no crops or mirrors, a roll of 0 to 4 pixels of 32, 1,000 steps.

@@ -40,13 +40,17 @@ def from_arrays(
     if pictures["train"].shape[1:] != pictures["test"].shape[1:]:
         shapes = [list(pictures[split].shape[1:]) for split in pairs]
         raise InputError(f"train images are {shapes[0]}, test images {shapes[1]}; give images of one size")
-    largest = max(int(part.max(initial=-1)) for part in classes.values())
-    names = tuple(map(str, class_names if class_names is not None else range(largest + 1)))
-    if largest >= len(names):
-        raise InputError(f"label {largest} of {len(names)} classes; name all classes, or none")
-    counts = np.bincount(classes["train"], minlength=len(names))
-    if not counts.all():
-        raise InputError(f"class {names[int(np.argmin(counts))]!r} has no train images; add some, or drop the class")
+    largest = max(int(part.max()) for part in classes.values())
+    number = largest + 1 if class_names is None else len(class_names)
+    if largest >= number:
+        raise InputError(f"label {largest} of {number} classes; name all classes, or none")
+    present = np.unique(classes["train"])
+    if len(present) < number:
+        # The first number that is not among the labels; names are made once there is an image for each.
+        empty = int(np.argmin(np.append(present == np.arange(len(present)), False)))
+        name = empty if class_names is None else class_names[empty]
+        raise InputError(f"class {str(name)!r} has no train images; add some, or drop the class")
+    names = tuple(map(str, range(number) if class_names is None else class_names))
     read = lambda split, rows: pictures[split][rows]
     return make_source(name, names, pictures["train"].shape[1:], classes, read)
 
@@ -66,6 +70,6 @@ def _checked_labels(labels: np.ndarray, count: int, split: str) -> np.ndarray:
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"{split} labels are {labels.dtype} {list(labels.shape)}; give integers [{count}]")
-    if labels.min(initial=0) < 0:
+    if labels.min() < 0:
         raise InputError(f"{split} label {labels.min()}; give classes from 0 on")
-    return labels.astype(np.int32)
+    return labels

@@ -69,12 +69,7 @@ class DistilledDataset:
         images = images[..., None] if images.ndim == 3 else images
         if images.ndim != 4 or labels.shape != images.shape[:1] or not len(labels):
             raise InputError(f"images {images.shape} and labels {labels.shape}; give [n, H, W, ch] and [n]")
-        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-            raise InputError(f"labels of dtype {labels.dtype} from {labels.min()}; give class indices from 0 on")
-        names = tuple(class_names or map(str, range(int(labels.max()) + 1)))
-        counts = np.bincount(labels.astype(np.int64), minlength=len(names))
-        if len(counts) != len(names) or len(set(counts.tolist())) != 1:
-            raise InputError(f"{counts.tolist()} images in {len(names)} classes; give equally many of each")
+        names = _named_classes(labels, class_names)
         order = np.argsort(labels, kind="stable")
         weights = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
         if weights.shape != labels.shape or not np.isfinite(weights).all() or (weights < 0).any():
@@ -82,12 +77,15 @@ class DistilledDataset:
         grouped = weights[order].reshape(len(names), -1)
         if not (grouped.sum(1) > 0).all():
             raise InputError("the weights of a class are all zero; give it one positive weight or more")
-        if np.issubdtype(images.dtype, np.floating):
-            if norm is None:
-                raise InputError("floating images have no meaning without their normalisation; give norm, or uint8")
-        else:
-            norm = norm or _pixel_statistics(images)
-            images = np.asarray(normalise(norm, images.astype(np.uint8)))
+        if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+            raise InputError(f"images of dtype {images.dtype}; give uint8 pixels, or floats and their norm")
+        if images.dtype != np.uint8 and norm is None:
+            raise InputError("floating images have no meaning without their normalisation; give norm, or uint8")
+        norm = norm or _pixel_statistics(images)
+        channels = {np.size(norm.mean), np.size(norm.std)}
+        if not channels <= {1, images.shape[3]}:
+            raise InputError(f"norm of {max(channels)} channels, but images have {images.shape[3]}; give one a channel")
+        images = np.asarray(normalise(norm, images))
         grouped = (grouped / grouped.sum(1, keepdims=True)).astype(np.float32)
         pixels = images[order].astype(np.float32)
         return cls(pixels, labels[order].astype(np.int32), grouped.reshape(-1), names, norm, {"method": "arrays"})
@@ -106,6 +104,23 @@ class DistilledDataset:
         """
         tempered = power(self.weights.astype(np.float64), kind)
         return (tempered / tempered.mean()).astype(np.float32)
+
+
+def _named_classes(labels: np.ndarray, class_names: Sequence[str] | None) -> tuple[str, ...]:
+    """The names of the classes, each with equally many labels [n]; InputError for anything else."""
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"labels of dtype {labels.dtype}; give class indices from 0 on")
+    present, counts = np.unique(labels, return_counts=True)
+    first, last = int(present[0]), int(present[-1])
+    number = last + 1 if class_names is None else len(class_names)
+    if first < 0 or last >= number:
+        raise InputError(f"labels from {first} to {last} of {number} classes; give class indices from 0 on")
+    if len(present) < number or len(set(counts.tolist())) > 1:
+        raise InputError(
+            f"{len(present)} of {number} classes have images, from {counts.min()} to {counts.max()} each; give equally "
+            "many of each class"
+        )
+    return tuple(map(str, range(number) if class_names is None else class_names))
 
 
 def _pixel_statistics(images: np.ndarray) -> Normalisation:

@@ -13,7 +13,7 @@ from jaxdd.ground.errors import InputError
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary place beside ``path`` for a file or folder, renamed to ``path`` at the end and removed on an error."""
+    """A temporary place beside ``path`` for a file or folder: renamed to it at the end, removed on an error."""
     place = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield place

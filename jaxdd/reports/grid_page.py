@@ -55,7 +55,7 @@ def _plots(out: Path, grid: Grid, sizes: tuple[int, ...], rows: list[dict]) -> I
     fixed = [row for row in rows if row["method"] not in values]
     if len(sizes) > 1 and len(students) == 1:
         # Random real images have published figures with hard labels, all other methods with soft ones.
-        papers = [entry for entry in grid.entries if entry.published and entry.method != "random"]
+        papers = [entry for entry in grid.entries if entry.published and not entry.recipe.is_redrawn]
         published = {entry.name: entry.published for entry in papers}
         plots.accuracy_by_ipc(fixed, published, kinds, out / "accuracy.png")
         shown = f" Dashed: {grid.published}." if published and grid.published else ""

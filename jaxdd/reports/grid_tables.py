@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxdd.reports import tables
 from jaxdd.students import scores
-from jaxdd.workspace.grid_file import Claim, Grid
+from jaxdd.students.rows import cell
+from jaxdd.workspace.grid_file import BASELINE, Claim, Grid
 
 
 class Column(NamedTuple):
@@ -45,7 +46,7 @@ def columns(grid: Grid, rows: list[dict]) -> tuple[list[str], list[Column]]:
         group = ", ".join(names)
         for kind in found.kinds:
             cells = {method: found.get(method, ipc, student, kind) for method in found.methods}
-            made.append(Column(group, kind, {name: cell(cell) for name, cell in cells.items() if cell}))
+            made.append(Column(group, kind, {name: cell(values) for name, values in cells.items() if values}))
         if grid.scores:
             made += _scores(grid.scores, found, group, ipc, student)
         published = {entry.name: f"{entry.published[ipc]:g}" for entry in grid.entries if ipc in entry.published}
@@ -60,7 +61,7 @@ def _scores(base: str, found: Found, group: str, ipc: int, student: str) -> list
     full = _mean(found.get("full", None, student, "hard"))
     cells: dict[str, dict[str, str]] = {name: {} for name in ("HLR", "IOR", "LRS", "ARS")}
     for method in found.methods:
-        kinds = [(mean(method, kind), mean("random", kind)) for kind in (base, f"{base}:plain")]
+        kinds = [(mean(method, kind), mean(BASELINE, kind)) for kind in (base, f"{base}:plain")]
         hard = mean(method, "hard")
         if method == "full" or None in (full, hard, *kinds[0], *kinds[1]):
             continue

@@ -15,13 +15,14 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from jaxdd import ot, summarize
+from jaxdd import ot
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import atomic, write_text
 from jaxdd.ground.measure import Measure
 from jaxdd.ground.progress import progress
 from jaxdd.reports import tables
 from jaxdd.stages.encode import SPACES
+from jaxdd.stages.summarize import summarize
 from jaxdd.workspace import LatentConfig, TeacherConfig, open_workspace
 
 matplotlib.use("Agg")

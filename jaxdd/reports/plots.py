@@ -19,6 +19,8 @@ from PIL import Image, ImageDraw, ImageFont
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import atomic
+from jaxdd.students.protocol import named
+from jaxdd.students.rows import caption
 
 # Told apart by readers who see no red or green; the marks tell them apart once more.
 _PALETTE = (
@@ -255,7 +257,7 @@ def _panels(rows: Sequence[dict], labels: Sequence[str]) -> tuple[Figure, dict[s
     figure = Figure(figsize=(1.2 + 4.4 * len(kinds), 4.4), layout="constrained")
     axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for kind, one in zip(kinds, axes):
-        one.set_title(f"{kind} labels" if kind in ("hard", "soft") else kind, fontsize="medium")
+        one.set_title(caption(kind), fontsize="medium")
         one.spines[["top", "right"]].set_visible(False)
         one.grid(color="#e3e6e8", linewidth=0.8)
         one.set_axisbelow(True)
@@ -298,7 +300,10 @@ def _methods(rows: Iterable[dict]) -> list[str]:
 
 
 def _hard(kind: str) -> bool:
-    return kind == "hard" or kind.endswith(":hard")
+    try:
+        return not named(kind).labels.asks_teacher
+    except InputError:  # rows of a protocol that is not registered here
+        return False
 
 
 def _one(rows: Sequence[dict], name: str) -> None:

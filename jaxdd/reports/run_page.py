@@ -18,7 +18,7 @@ from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import read_json, write_text
 from jaxdd.reports import html
 from jaxdd.reports.preview import preview
-from jaxdd.students.rows import cell
+from jaxdd.students.rows import caption, cell
 from jaxdd.workspace import config_of
 
 # Part of every command, defaults or not.
@@ -100,7 +100,7 @@ def accuracies(rows: list[dict]) -> list[str]:
         for i, j, mean in contest
         if len(contest) > 1 and mean == max(mean for *_, mean in contest)
     ]
-    named = [f"{kind} labels" if kind in ("hard", "soft") else kind for kind in kinds]
+    named = [caption(kind) for kind in kinds]
     text = "Top-1 accuracy on real test images in percent, mean and standard deviation over the seeds."
     for name in ("dataset", "student"):
         if name not in several:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jaxdd.stages.relabel.stored import Labels
-from jaxdd.students.rows import cell
+from jaxdd.students.rows import caption, cell
 
 
 def table(rows: list[dict]) -> str:
@@ -21,7 +21,7 @@ def table(rows: list[dict]) -> str:
         "student",
         "method",
         "IPC",
-        *(f"{kind} labels" if kind in ("hard", "soft") else kind for kind in kinds),
+        *map(caption, kinds),
     ]
     body = [
         [

@@ -19,6 +19,11 @@ def row(
     }  # fmt: skip
 
 
+def caption(kind: str) -> str:
+    """What a column of accuracies under a protocol is called."""
+    return {"hard": "hard labels", "soft": "soft labels"}.get(kind, kind)
+
+
 def cell(accuracies: list[float]) -> str:
     """Mean and sample standard deviation in percent, one number without a deviation for a single run."""
     percent = 100 * np.asarray(accuracies)

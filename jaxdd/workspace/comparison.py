@@ -1,6 +1,6 @@
 """Students trained on distilled datasets and tested on real images, beside baselines under the same protocol."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdd import nn
+from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import hosts, parallel, settings
 from jaxdd.ground.errors import InputError
@@ -15,7 +16,7 @@ from jaxdd.ground.files import read_json
 from jaxdd.ground.progress import log
 from jaxdd.methods import RECIPES
 from jaxdd.nn import Classifier
-from jaxdd.stages.relabel.stored import Labels
+from jaxdd.stages.relabel.stored import Labels, check_fits, open_labels
 from jaxdd.students.evaluation import Lane, accuracies, accuracy, side_by_side, student_trainer
 from jaxdd.students.lanes import Limits
 from jaxdd.students.protocol import Protocol
@@ -167,6 +168,38 @@ def makers_for(
     for name, dataset in datasets.items():
         makers[name] = lambda seed, dataset=dataset: dataset
     return makers
+
+
+def named_datasets(runs: Sequence[Path]) -> dict[str, DistilledDataset]:
+    """The datasets of run folders by the names of their methods, which tell the folder where they are alike.
+
+    Raises:
+      InputError: a run of other classes or images per class than the first.
+    """
+    datasets = [distilled.load(run) for run in runs]
+    first = datasets[0]
+    for run, dataset in zip(runs, datasets):
+        if (dataset.ipc, dataset.class_names) != (first.ipc, first.class_names):
+            raise InputError(f"{run} has other classes or images per class than {runs[0]}; evaluate it alone")
+    names = [dataset.provenance["method"] for dataset in datasets]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({run.name})" for name, run in zip(names, runs)]
+    return dict(zip(names, datasets))
+
+
+def stored_labels(
+    runs: dict[str, Path], datasets: dict[str, DistilledDataset], protocols: dict[str, Protocol], flip: bool
+) -> dict[str, Labels]:
+    """The labels kept in run folders, by the names of their datasets.
+
+    Raises:
+      InputError: no labels there, or labels that do not fit every protocol that asks a teacher.
+    """
+    labels = {name: open_labels(run) for name, run in runs.items()}
+    for protocol in protocols.values():
+        for name, dataset in datasets.items() if protocol.labels.asks_teacher else ():
+            check_fits(labels[name], dataset, with_flip(protocol, flip).stream(len(dataset.labels)))
+    return labels
 
 
 def workspace_of(run: Path, compute: str = "auto") -> Workspace:

@@ -1,9 +1,9 @@
 """Files of grids: which methods, sizes, students and protocols make a table.
 
-A file is TOML. It opens with a comment: what it reproduces, the published figures, the cost and the command, a paragraph
-each. Then ``[grid]`` has fields of `GridConfig`. Each ``[methods.NAME]`` has a ``recipe`` by name, the settings that are
-``set`` otherwise, and the figures ``published`` for it ({IPC = percent}). ``[sweep]`` makes a method for each of several
-values of one setting, and ``[[claim]]`` says which method should beat which.
+A file is TOML. It opens with a comment: what it reproduces, the published figures, the cost and the command, a
+paragraph each. Then ``[grid]`` has fields of `GridConfig`. Each ``[methods.NAME]`` has a ``recipe`` by name, the
+settings that are ``set`` otherwise, and the figures ``published`` for it ({IPC = percent}). ``[sweep]`` makes a method
+for each of several values of one setting, and ``[[claim]]`` says which method should beat which.
 """
 
 import tomllib
@@ -17,6 +17,9 @@ from jaxdd.methods import RECIPES, Recipe
 from jaxdd.workspace.latent_models import LatentConfig
 from jaxdd.workspace.protocols import ProtocolConfig
 from jaxdd.workspace.teachers import TeacherConfig
+
+# The method that scores compare with.
+BASELINE = "random"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from jaxdd.students.rows import row
 from jaxdd.workspace import latent_models, runs, teachers
 from jaxdd.workspace.comparison import Comparison, Maker, full_accuracies, measured
 from jaxdd.workspace.distillation import DistillConfig, fill, machine
-from jaxdd.workspace.grid_file import Entry, Grid, GridConfig
+from jaxdd.workspace.grid_file import BASELINE, Entry, Grid, GridConfig
 from jaxdd.workspace.teachers import TeacherConfig
 from jaxdd.workspace.workspace import Workspace, open_workspace
 
@@ -94,7 +94,7 @@ def _check(grid: Grid, config: GridConfig, names: list[str]) -> None:
         config.protocol(kind)
     if grid.scores:
         needed = {"hard", grid.scores, f"{grid.scores}:plain"}
-        if not needed <= set(config.protocols) or "random" not in names or not config.full:
+        if not needed <= set(config.protocols) or BASELINE not in names or not config.full:
             raise InputError(f"scores of {grid.scores!r} need the protocols {', '.join(sorted(needed))}, the method "
                              "random and `full` 1")  # fmt: skip
 

@@ -156,20 +156,25 @@ def open_for(model: LatentModel, config: TeacherConfig, real: RealData) -> RealD
     return open_data(replace(config, image_size=size, channels=channels, mean=None, std=None))
 
 
-def train(what: str, latent: LatentConfig, config: TeacherConfig, real: RealData, out: Path) -> str:
-    """Fill ``out`` with an autoencoder ("vae"), or with one and a denoiser ("dit"); a line about them."""
-    info, text = {}, ""
+def train_autoencoder(latent: LatentConfig, config: TeacherConfig, real: RealData, out: Path) -> str:
+    """Fill ``out`` with an autoencoder; a line about it."""
     check(latent, real)
-    if what == "vae" or latent.place is None:
+    info = latent_training.train_vae(latent.vae_train, latent.channels, real, config.seed, out)
+    write_json(out / "latents.json", {"vae": info})
+    return f"autoencoder on {real.source.name}: {info['psnr']:.1f} dB on the test images"
+
+
+def train_denoiser(latent: LatentConfig, config: TeacherConfig, real: RealData, out: Path) -> str:
+    """Fill ``out`` with a denoiser and its autoencoder, the one of ``latent.place`` or one trained now."""
+    check(latent, real)
+    info = {}
+    if latent.place is None:
         info["vae"] = latent_training.train_vae(latent.vae_train, latent.channels, real, config.seed, out)
-        text = f"autoencoder on {real.source.name}: {info['vae']['psnr']:.1f} dB on the test images"
-    if what == "dit":
-        if latent.place is not None:
-            pretrained.save_vae(out / "vae", *pretrained.vae(pretrained.find(latent.place)))
-        info["dit"] = _train_dit(latent, config, real, out)
-        text = f"{latent.dit} on {real.source.name}: loss {info['dit']['loss'][-1]:.4f}"
+    else:
+        pretrained.save_vae(out / "vae", *pretrained.vae(pretrained.find(latent.place)))
+    info["dit"] = _train_dit(latent, config, real, out)
     write_json(out / "latents.json", info)
-    return text
+    return f"{latent.dit} on {real.source.name}: loss {info['dit']['loss'][-1]:.4f}"
 
 
 def _train_dit(latent: LatentConfig, config: TeacherConfig, real: RealData, out: Path) -> dict:
@@ -177,6 +182,8 @@ def _train_dit(latent: LatentConfig, config: TeacherConfig, real: RealData, out:
     model = load_vae(latent, out)
     seen = open_for(model, config, real)._replace(flip=real.flip)
     sizes = dit_sizes(latent, seen, model)
+    count, shape = len(seen.source.labels["train"]), list(latent_shape(model))
+    log(f"training {latent.dit} on {latent.dit_train.images} of {count} latents {shape}, repeats counted")
     info = latent_training.train_dit(latent.dit_train, sizes, model, seen, config.seed, out)
     return info | {"name": latent.dit}
 

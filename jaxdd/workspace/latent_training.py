@@ -62,7 +62,6 @@ def train_dit(
     if real.flip:
         views.append(_encode_here(model, _mirrored(source)).features)
     latents = np.stack(views).reshape(len(views), count, *latent_shape(model))
-    log(f"training a DiT on {settings.images} of {count} latents {list(latents.shape[2:])}, repeats counted")
     trainer = training.dit_trainer(dit.denoiser(sizes), schedule, settings)
 
     def batches():

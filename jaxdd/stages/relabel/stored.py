@@ -214,7 +214,7 @@ def materialise(
     for t, answer in batches:
         pending.append(answer)
         if (t + 1) % each == 0 or t + 1 == steps:
-            records = _records(pending, kind, t)
+            records = _records(pending, kind, settings.form, t)
             if not begun:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / "labels.json", header)
@@ -244,7 +244,7 @@ def _answers(
         yield t, previous
 
 
-def _records(answers: list[dict], kind: np.dtype, step: int) -> np.ndarray:
+def _records(answers: list[dict], kind: np.dtype, form: str, step: int) -> np.ndarray:
     """The answers of several steps as records [S, B].
 
     Raises:
@@ -255,7 +255,7 @@ def _records(answers: list[dict], kind: np.dtype, step: int) -> np.ndarray:
     for name in kind.names:
         records[name] = np.stack([part[name] for part in answers])
         if not np.isfinite(records[name]).all():
-            raise InputError(f"labels of steps up to {step} are no numbers in this form; check the teacher, or use "
+            raise InputError(f"labels of steps up to {step} are no numbers as {form}; check the teacher, or use "
                              "float32 if its logits are huge")  # fmt: skip
     return records
 

@@ -29,7 +29,7 @@ class Recover(RecoverSettings, Imager):
     def needs(self) -> frozenset[str]:
         """See `Imager.needs`."""
         atoms = {"atoms"} if self.feature_weight else set()
-        return frozenset(atoms | ({"rows"} if self.start == "real" else set()))
+        return frozenset(atoms | ({"rows"} if self.starts_from_images else set()))
 
     def check(self, problem: Problem, summarizer: Summarizer) -> None:
         """See `Imager.check`."""
@@ -51,7 +51,7 @@ class Recover(RecoverSettings, Imager):
         settings = replace(self, flip=self.flip and context.flip)
         draw = partial(noise, jax.random.fold_in(key, 0), shape=(ipc, *context.classes.image_shape))
         start = lambda places: draw(jnp.asarray(labels[places]))
-        if self.start == "real" and summary.rows is not None:
+        if self.starts_from_images and summary.rows is not None:
             start = lambda places: real_images(context, summary.rows[places])
 
         group, together = group_size(self, len(encoded.counts), ipc)

@@ -86,6 +86,11 @@ class RecoverSettings:
         return self.moments == "class"
 
     @property
+    def starts_from_images(self) -> bool:
+        """Whether the pixels start from real images, where the summary has some."""
+        return self.start == "real"
+
+    @property
     def relative(self) -> bool:
         """Whether distances are in units of the real data's spread."""
         return self.scale == "relative"

@@ -1,0 +1,85 @@
+"""The rules of the house, read off the source: imports point downward, names are compared in registries only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import jaxdd
+
+ROOT = Path(__file__).parents[1]
+PACKAGE, PROGRAMS = ROOT / "jaxdd", ROOT / "experiments"
+# From the ground up: a room imports its own files and those below it.
+FLOORS = (
+    ("ground",), ("data", "nn"), ("ot", "latent"), ("pretrained",), ("stages",), ("students", "methods"), ("recipes",),
+    ("workspace",), ("reports", "commands"),
+)  # fmt: skip
+LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def parsed(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported_modules(tree):
+    """Dotted names of the modules of the project that a file imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            # `from jaxdd import nn` and `from jaxdd.ground import hosts` name modules, other imports may.
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_room_has_a_floor():
+    rooms = {room_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__"}
+    assert rooms == set(LEVEL)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downward(path):
+    if path == PACKAGE / "__init__.py":
+        return
+    here = room_of(path)
+    for name in imported_modules(parsed(path)):
+        parts = name.split(".")
+        if parts[0] != "jaxdd":
+            assert parts[0] not in ("experiments", "benchmarks", "tests"), name
+            continue
+        room = parts[1]
+        assert room == here or LEVEL[room] < LEVEL[here], f"{here} imports {name}"
+
+
+def test_programs_are_thin_and_import_no_program():
+    for path in PROGRAMS.glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 100, path.name
+        assert not [name for name in imported_modules(parsed(path)) if name.startswith("experiments")], path.name
+
+
+def functions(folder):
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.FunctionDef):
+                arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+                yield f"{path.relative_to(ROOT)}: {node.name}", len(arguments), node.end_lineno - node.lineno + 1
+
+
+def test_functions_are_small():
+    measured = [one for folder in (PACKAGE, PROGRAMS, ROOT / "benchmarks") for one in functions(folder)]
+    assert len([name for name, arguments, _ in measured if arguments > 7]) <= 6
+    assert len([name for name, _, lines in measured if lines > 60]) <= 4
+    assert all(len(path.read_text().splitlines()) <= 400 for path in PACKAGE.rglob("*.py"))
+
+
+def test_the_name_of_a_choice_at_a_stage_is_compared_nowhere():
+    names = {*jaxdd.SUMMARIZERS, *jaxdd.IMAGERS, *jaxdd.stages.encode.SPACES, *jaxdd.LABELLINGS}
+    for path in [*PACKAGE.rglob("*.py"), *PROGRAMS.glob("*.py")]:
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.Compare):
+                words = {leaf.value for leaf in ast.walk(node) if isinstance(leaf, ast.Constant)}
+                words = {word for word in words if isinstance(word, str)}
+                assert not words & names, f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
