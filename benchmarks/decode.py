@@ -3,13 +3,13 @@
     python -m benchmarks.decode [--latents FOLDER] [--json FILE] [--trace FOLDER] [--model DiT-XL/2 --image-size N ...]
     python -m benchmarks.decode --quick
 
-C x M latents at a time, noised to half of the schedule and taken back in 25 steps of DDIM with guidance, then decoded:
-`jaxdd.Diffusion` with its defaults, and diffusers' AutoencoderKL, DiTTransformer2DModel and DDIMScheduler on the same
-files. --latents names a folder of these (vae, transformer, scheduler); without it random weights are written to a
-temporary one: on CPU a DiT-Ti/2 and a small autoencoder for 32 pixels, else DiT-XL/2 and Stable Diffusion's autoencoder
-for 256. Before, the guided predictions, the decoded images and the whole way from the same noise are compared in
-float32, and more than 0.1 % apart end the run. A step is a batch of latents, all of its denoising included. --quick
-leaves torch.compile out, which takes half a minute.
+C x M latents, noised to half of the schedule and taken back in 25 steps of DDIM with guidance, then decoded:
+`jaxdd.latent.decoding.decode` with its defaults, which takes up to 64 at a time on an accelerator, and diffusers'
+AutoencoderKL, DiTTransformer2DModel and DDIMScheduler on the same files. --latents names a folder of these (vae,
+transformer, scheduler); without it random weights are written to a temporary one: on CPU a DiT-Ti/2 and a small
+autoencoder for 32 pixels, else DiT-XL/2 and Stable Diffusion's autoencoder for 256. Before, the guided predictions,
+the decoded images and the whole way from the same noise are compared in float32, and more than 0.1 % apart end the run.
+A step is C x M latents, all of their denoising included. --quick leaves torch.compile out, which takes half a minute.
 """
 
 import dataclasses

@@ -23,119 +23,128 @@ import numpy as np
 
 from benchmarks import harness, students
 from benchmarks.harness import Case, Side, Timing
-from experiments import distill, evaluate, teachers
 from jaxdd.data import distilled
 from jaxdd.data.augment import Augment
 from jaxdd.data.distilled import DistilledDataset
-from jaxdd.nn import Apply, Classifier, Variables
-from jaxdd.reports import tables as report
+from jaxdd.nn import Classifier, Variables
+from jaxdd.stages.context import Teacher
 from jaxdd.stages.relabel.stored import Labels, LabelSettings, materialise, open_labels, record
-from jaxdd.students.evaluation import accuracies, student_trainer, train_students
+from jaxdd.students.evaluation import Lane, accuracies, student_trainer, train_students
+from jaxdd.students.lanes import Limits
 from jaxdd.students.protocol import HARD, SOFT, Protocol
+from jaxdd.students.rows import cell
 from jaxdd.students.train import Trainer
+from jaxdd.workspace import TeacherConfig, Workspace, makers_for, open_workspace, teachers, workspace_of
+from jaxdd.workspace.comparison import with_flip
+from jaxdd.workspace.real_data import test_batches
 
 CASE = Case("resnet18", 64, 1000, 1)
 TIMED = 20
 """Epochs whose steps are timed."""
 
 
-def digits(quick: bool) -> tuple[teachers.Teacher, teachers.Source, bool, DistilledDataset]:
-    """A teacher, its data, whether they are mirrored, and random real images."""
-    config = teachers.TeacherConfig(width=16 if quick else None)
+def digits(quick: bool, root: Path) -> tuple[Workspace, DistilledDataset]:
+    """A teacher of the digits, trained in a folder, and random real images."""
+    config = TeacherConfig(width=16 if quick else None)
     config = replace(config, teacher_train=replace(config.teacher_train, epochs=5 if quick else 30))
-    source, norm, flip = teachers.open_data(config)
-    teacher = teachers.train_teacher(config, source, norm, flip)
-    makers = evaluate.makers_for({}, ("random",), 10, source, teacher, distill.encode_real(teacher, source))
-    return teacher, source, flip, makers["random"](0)
-
-
-def opened(run: Path) -> tuple[teachers.Teacher, teachers.Source, bool, DistilledDataset]:
-    """The same of a run folder."""
-    teacher = teachers.load_teacher(run / "teacher")
-    return teacher, *evaluate.open_real(run, teacher), distilled.load(run)
+    workspace = open_workspace(config, root)
+    return workspace, makers_for({}, ("random",), 10, workspace)["random"](0)
 
 
 class Question(NamedTuple):
     """What students are trained on, and their trainers by the number of steps that are stored, each compiled once."""
 
     model: Classifier
-    teacher: tuple[Apply, Variables]
+    teacher: Teacher
     dataset: DistilledDataset
     protocol: Protocol
     seeds: int
     trainers: dict[int | None, Trainer]
 
-    def train(self, stored: Labels | None, **limits) -> Variables:
-        steps, (apply, variables) = stored and stored.steps, self.teacher
+    def train(self, stored: Labels | None, limits: Limits = Limits()) -> Variables:  # noqa: B008
+        steps = stored and stored.steps
         if steps not in self.trainers:
-            self.trainers[steps] = student_trainer(self.model, self.protocol, apply, self.dataset, stored)
-        lanes = [self.dataset] * self.seeds, list(range(self.seeds))
-        labels = [stored] * self.seeds if stored else None
-        return train_students(self.trainers[steps], self.protocol, *lanes, variables, labels=labels, **limits)[0]
+            self.trainers[steps] = student_trainer(self.model, self.protocol, self.teacher.apply, self.dataset, stored)
+        lanes = [Lane(self.dataset, seed, stored) for seed in range(self.seeds)]
+        return train_students(self.trainers[steps], self.protocol, lanes, self.teacher.variables, limits)[0]
 
     def stored(self, folder: Path, settings: LabelSettings) -> Labels:
-        return materialise(folder, self.dataset, self.protocol, *self.teacher, settings)
+        stream = self.protocol.stream(len(self.dataset.labels))
+        return materialise(folder, self.dataset, stream, self.teacher, settings)
+
+
+def protocols(quick: bool, epochs: int, flip: bool) -> tuple[Protocol, Protocol]:
+    """Hard and soft labels."""
+    hard, soft = (replace(p, train=replace(p.train, epochs=epochs)) for p in (HARD, SOFT))
+    if quick:
+        # A resized crop takes most of the time that compiling takes.
+        hard = replace(hard, train=replace(soft.train, augment=Augment("pad")))
+        soft = replace(soft, train=replace(soft.train, augment=replace(soft.train.augment, crop="pad")))
+    return with_flip(hard, flip), with_flip(soft, flip)
+
+
+def kinds(quick: bool, epochs: int, classes: int) -> list[LabelSettings]:
+    """The forms and lengths of stored labels that are compared."""
+    tops = max(3, classes // 20), -(-classes // 100)
+    chosen = [LabelSettings("int8", 1, epochs), LabelSettings("topk", tops[0], epochs)]
+    if not quick:
+        chosen = [LabelSettings("float32", 1, epochs), LabelSettings("float16", 1, epochs), *chosen]
+        chosen += [LabelSettings("topk", tops[1], epochs), LabelSettings("int8", 1, max(1, epochs // 10))]
+    return [*chosen, LabelSettings("int8", 1, 1)]
 
 
 def worth(flags, place: Path) -> tuple[list[dict], Question]:
     """The first table's rows, and what is asked about soft labels."""
-    teacher, source, flip, dataset = opened(flags.run) if flags.run else digits(flags.quick)
+    workspace, dataset = (
+        (workspace_of(flags.run), distilled.load(flags.run)) if flags.run else digits(flags.quick, place)
+    )
     distilled.save(dataset, place / "images")
     pictures = sum(file.stat().st_size for file in place.glob("images/train/*/*.png"))
-    model, classes, rows = teachers.build(teacher.info), len(dataset.class_names), []
-    epochs = flags.steps or (60 if flags.quick else SOFT.train.epochs)
-    hard, soft = (replace(p, train=replace(teachers.with_flip(p.train, flip), epochs=epochs)) for p in (HARD, SOFT))
-    if flags.quick:
-        # A resized crop takes most of the time that compiling takes.
-        plain = replace(soft.train, augment=replace(soft.train.augment, crop="pad"))
-        hard, soft = replace(hard, train=replace(plain, augment=Augment("pad", flip=flip))), replace(soft, train=plain)
-    asked = Question(model, (teacher.model.apply, teacher.variables), dataset, soft, flags.seeds, {})
+    teacher, real, rows = workspace.teacher, workspace.real, []
+    model, epochs = teachers.build(teacher.info), flags.steps or (60 if flags.quick else SOFT.train.epochs)
+    hard, soft = protocols(flags.quick, epochs, real.flip)
+    question = Question(model, teacher, dataset, soft, flags.seeds, {})
 
     def tell(name: str, variables: Variables, stored: Labels | None = None) -> None:
-        found = accuracies(model.apply, variables, teacher.norm, teachers.test_batches(source)).tolist()
+        scores = accuracies(model.apply, variables, teacher.norm, test_batches(real.source)).tolist()
         rows.append({
-            "benchmark": "labels", "labels": name, "dataset": teachers.short_name(source), "ipc": dataset.ipc,
+            "benchmark": "labels", "labels": name, "dataset": real.name, "ipc": dataset.ipc,
             "epochs": soft.train.epochs, "epochs_stored": stored and stored.settings.epochs,
             "bytes": stored.nbytes if stored else 0, "png_bytes": pictures, "float32_bytes": dataset.images.nbytes,
-            "accuracies": found, "mean": float(np.mean(found)),
-            "std": float(np.std(found, ddof=1)) if len(found) > 1 else 0.0, **harness.versions(),
+            "accuracies": scores, "mean": float(np.mean(scores)),
+            "std": float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0, **harness.versions(),
         })  # fmt: skip
 
-    tell("hard", asked._replace(protocol=hard, trainers={}).train(None))
-    tell("replayed", asked.train(None))
-    tops = max(3, classes // 20), -(-classes // 100)
-    kinds = [LabelSettings("int8", 1, epochs), LabelSettings("topk", tops[0], epochs)]
-    if not flags.quick:
-        kinds = [LabelSettings("float32", 1, epochs), LabelSettings("float16", 1, epochs), *kinds]
-        kinds += [LabelSettings("topk", tops[1], epochs), LabelSettings("int8", 1, max(1, epochs // 10))]
-    kinds.append(LabelSettings("int8", 1, 1))
-    for settings in kinds:
+    tell("hard", question._replace(protocol=hard, trainers={}).train(None))
+    tell("replayed", question.train(None))
+    for settings in kinds(flags.quick, epochs, len(dataset.class_names)):
         name = f"top {settings.top}" if settings.form == "topk" else settings.form
         name += "" if settings.epochs == epochs else f", {settings.epochs} of {epochs} epochs"
-        stored = asked.stored(place / name, settings)
-        tell(name, asked.train(stored), stored)
-    return rows, asked
+        stored = question.stored(place / name, settings)
+        tell(name, question.train(stored), stored)
+    return rows, question
 
 
-def timed(asked: Question, repeats: int, place: Path) -> list[dict]:
+def timed(question: Question, repeats: int, place: Path) -> list[dict]:
     """The second table's rows."""
-    folder, data = place / "timed", asked.dataset
-    settings = LabelSettings("int8", 1, asked.protocol.train.epochs)
-    steps, batch = (getattr(asked.stored(folder, settings), name) for name in ("steps", "batch_size"))
+    folder, data = place / "timed", question.dataset
+    settings = LabelSettings("int8", 1, question.protocol.train.epochs)
+    stored = question.stored(folder, settings)
+    steps, batch = stored.steps, stored.batch_size
     classes = len(data.class_names)
-    # Room for what students.run holds besides the labels, and for nothing more.
-    pool = data.images.nbytes + 4 * len(data.labels) * (classes + 1) + 4 * asked.seeds * steps * batch
+    # Room for what lanes.run holds besides the labels, and for nothing more.
+    pool = data.images.nbytes + 4 * len(data.labels) * (classes + 1) + 4 * question.seeds * steps * batch
 
     def streamed(_):
         for file in folder.glob("*.npy"):
             with file.open("rb+") as there:
                 os.fsync(there.fileno())
                 os.posix_fadvise(there.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        asked.train(open_labels(folder), resident_bytes=pool)
+        question.train(open_labels(folder), Limits(resident_bytes=pool))
 
     sides = {
-        "replayed": lambda _: asked.train(None),
-        "resident": lambda _: asked.train(open_labels(folder), resident_bytes=2**40),
+        "replayed": lambda _: question.train(None),
+        "resident": lambda _: question.train(open_labels(folder), Limits(resident_bytes=2**40)),
         "streamed": streamed,
     }
     timings = [Timing(Side(name, harness.turns(advance)), [], None, None) for name, advance in sides.items()]
@@ -144,7 +153,7 @@ def timed(asked: Question, repeats: int, place: Path) -> list[dict]:
     harness.alternate(timings, repeats, steps)
     return [
         {
-            "benchmark": "labels", "side": timing.side.name, "students": asked.seeds, "steps": steps, "batch": batch,
+            "benchmark": "labels", "side": timing.side.name, "students": question.seeds, "steps": steps, "batch": batch,
             "image_shape": list(data.images.shape[1:]), "classes": classes,
             "labels_bytes_a_step": batch * record(settings, classes).itemsize,
             "seconds_per_step": float(np.median(timing.seconds)), "seconds": timing.seconds,
@@ -168,14 +177,15 @@ def main() -> None:
             model = harness.classifier(case, harness.dtype(flags))
             settings = replace(SOFT.train, batch_size=min(100, case.batch), epochs=flags.steps or TIMED)
             protocol = replace(SOFT, train=settings)
-            asked = Question(model, (model.apply, variables), dataset, protocol, flags.seeds, {})
+            teacher = Teacher(model.apply, variables, dataset.norm)
+            question = Question(model, teacher, dataset, protocol, flags.seeds, {})
         else:
-            rows, asked = worth(flags, Path(place))
+            rows, question = worth(flags, Path(place))
             show_worth(rows)
             harness.write(flags.json, rows)
-            short = replace(asked.protocol, train=replace(asked.protocol.train, epochs=TIMED))
-            asked = asked._replace(protocol=short, trainers={})
-        times = timed(asked, flags.repeats, Path(place))
+            short = replace(question.protocol, train=replace(question.protocol.train, epochs=TIMED))
+            question = question._replace(protocol=short, trainers={})
+        times = timed(question, flags.repeats, Path(place))
     show_times(times)
     harness.write(flags.json, rows + times)
 
@@ -185,7 +195,7 @@ def show_worth(rows: list[dict]) -> None:
     for row in rows:
         size = row["bytes"]
         print(f"{row['labels']:24} {size:13,d} {size / row['png_bytes']:8.2f} {size / row['float32_bytes']:9.2f}  "
-              f"{report.cell(row['accuracies'])}")  # fmt: skip
+              f"{cell(row['accuracies'])}")  # fmt: skip
     print(f"images: {rows[0]['png_bytes']:,d} bytes as PNG, {rows[0]['float32_bytes']:,d} as float32\n", flush=True)
 
 

@@ -10,32 +10,35 @@ range of their ratio along the run. Minutes on two cores.
 import argparse
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from experiments import distill, teachers
-from jaxdd import methods
+from jaxdd.methods import RECIPES
+from jaxdd.workspace import TeacherConfig, Workspace, open_workspace
+from jaxdd.workspace.distillation import make
 
 
-def measure(model: str, epochs: int, steps: int) -> list[dict]:
-    config = teachers.TeacherConfig(dataset="digits", image_size=16, model=model)
+def opened(model: str, epochs: int, root: str) -> Workspace:
+    """The digits and a teacher, to be trained in a folder."""
+    config = TeacherConfig(dataset="digits", image_size=16, model=model)
     settings = dataclasses.replace(config.teacher_train, epochs=epochs, learning_rate=0.05)
-    config = dataclasses.replace(config, teacher_train=settings)
-    source, norm, flip = teachers.open_data(config)
-    teacher = teachers.train_teacher(config, source, norm, flip)
-    classes = distill.encode_real(teacher, source)
-    recipe = methods.with_flip(methods.recipe("wmdd"), flip)
+    return open_workspace(dataclasses.replace(config, teacher_train=settings), root)
+
+
+def measure(workspace: Workspace, steps: int) -> list[dict]:
+    teacher, recipe = workspace.teacher, RECIPES["wmdd"]
     rows = []
     for start in ("real", "noise"):
-        changed = dataclasses.replace(recipe, recover=dataclasses.replace(recipe.recover, steps=steps, start=start))
-        _, result = distill.make("wmdd", changed, 1, 0, source, teacher, classes, config.memory_gib)
+        changed = dataclasses.replace(recipe, imager=dataclasses.replace(recipe.imager, steps=steps, start=start))
+        _, result = make("wmdd", changed, 1, 0, workspace)
         feature, moment = (result.curve[name].mean(1) for name in ("feature", "moment"))
         ratio = moment / feature
         rows.append(
             {
-                "model": model,
+                "model": teacher.info["model"],
                 "teacher": round(teacher.info["accuracy"], 4),
                 "start": start,
                 "feature": [float(feature[0]), float(feature[-1])],
@@ -61,7 +64,9 @@ def main() -> None:
     rows = []
     print("model     teacher  start  feature first, last  moment first, last  moment/feature min, median, max")
     for model in models:
-        for r in measure(model, 2 if arguments.quick else arguments.epochs, steps):
+        with tempfile.TemporaryDirectory() as root:
+            measured = measure(opened(model, 2 if arguments.quick else arguments.epochs, root), steps)
+        for r in measured:
             pairs = "".join(f"{r[name][0]:13.3f} {r[name][1]:6.3f}" for name in ("feature", "moment"))
             ratios = " ".join(f"{value:6.2f}" for value in r["ratio"])
             print(f"{model:9} {100 * r['teacher']:6.1f}  {r['start']:5}{pairs}  {ratios:>31}", flush=True)

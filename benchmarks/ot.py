@@ -4,7 +4,7 @@
     python -m benchmarks.ot --thousand --resnet TEACHER [--json FILE]
     python -m benchmarks.ot --quick
 
-Teachers are folders of experiments.squeeze, the latents' folder holds train/<class>/*.
+Teachers are folders of experiments.train, the latents' folder holds train/<class>/*.
 
 All solvers see the same points in the same process, and times begin with all points and their labels: ours sort them
 into classes inside, rivals are handed `points[labels == c]`. W2^2 is the exact one of the atoms with their weights
@@ -31,22 +31,22 @@ import numpy as np
 
 import jaxdd
 from benchmarks import ot_data, ot_rivals
-from jaxdd import ot
+from jaxdd import Barycenter, Quantization, ot
 from jaxdd.ground.measure import Measure
 
-LLOYD = ot.KMeansSettings(restarts=1, exchanges=0)
-TEN = ot.KMeansSettings(restarts=1, exchanges=10)
-ONE_START = ot.KMeansSettings(restarts=1)
-SHORT = ot.BarycenterSettings(rounds=8, polish=2)
+LLOYD = Quantization(restarts=1, exchanges=0)
+TEN = Quantization(restarts=1, exchanges=10)
+ONE_START = Quantization(restarts=1)
+SHORT = Barycenter(rounds=8, polish=2)
 # name -> the weights it finds, arguments of summarize; of each kind the default comes last.
 OURS = {
-    "lloyd, 1 start": ("free", {"settings": LLOYD}),
-    "10 exchanges, 1 start": ("free", {"settings": TEN}),
-    "quantization, 1 start": ("free", {"settings": ONE_START}),
+    "lloyd, 1 start": ("free", {"solver": LLOYD}),
+    "10 exchanges, 1 start": ("free", {"solver": TEN}),
+    "quantization, 1 start": ("free", {"solver": ONE_START}),
     "clvq": ("free", {"solver": "clvq"}),
     "quantization": ("free", {}),
     "barycenter, free": ("free", {"solver": "barycenter"}),
-    "barycenter, 8 rounds": ("uniform", {"weights": "uniform", "settings": SHORT}),
+    "barycenter, 8 rounds": ("uniform", {"weights": "uniform", "solver": SHORT}),
     "barycenter, uniform": ("uniform", {"weights": "uniform"}),
 }
 RIVALS = {

@@ -1,34 +1,31 @@
 """Points to summarize: features of real images, and latents like those of a variational autoencoder."""
 
 import dataclasses
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from experiments import distill, teachers
 from jaxdd import data
 from jaxdd.ground.progress import progress
+from jaxdd.workspace import TeacherConfig, load_teacher, open_workspace
 
 
 def features(teacher_folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Penultimate features [n, d] and labels [n] of the train images of a teacher of experiments.squeeze."""
-    teacher = teachers.load_teacher(teacher_folder)
-    config = teachers.DataConfig(dataset=teacher.info["dataset"])
-    like = teachers.data_like(teacher, config)
-    names = {item.name for item in dataclasses.fields(config)}
-    config = dataclasses.replace(config, **{name: value for name, value in like.items() if name in names})
-    source, _, _ = teachers.open_data(config)
-    encoded = distill.encode_real(teacher, source).encoded
-    return encoded.features, encoded.labels
+    """Penultimate features [n, d] and labels [n] of the train images of a teacher of experiments.train."""
+    config = TeacherConfig(dataset=load_teacher(teacher_folder).info["dataset"])
+    return _encoded(config, teacher_folder)
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """The same of the digits, under a ConvNet-3 of width 64 that is trained for two epochs now."""
-    config = teachers.TeacherConfig(dataset="digits", width=64)
-    settings = dataclasses.replace(config.teacher_train, epochs=2)
-    source, norm, flip = teachers.open_data(config)
-    teacher = teachers.train_teacher(dataclasses.replace(config, teacher_train=settings), source, norm, flip)
-    encoded = distill.encode_real(teacher, source).encoded
+    config = TeacherConfig(dataset="digits", width=64)
+    return _encoded(dataclasses.replace(config, teacher_train=dataclasses.replace(config.teacher_train, epochs=2)))
+
+
+def _encoded(config: TeacherConfig, teacher: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
+    with tempfile.TemporaryDirectory() as root:
+        encoded = open_workspace(config, root, teacher).classes("features").encoded
     return encoded.features, encoded.labels
 
 

@@ -11,23 +11,75 @@ images stay out of such choices: compare the lines with each other only.
 import argparse
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from experiments import distill, evaluate, teachers
 from jaxdd import data, nn
 from jaxdd.data import distilled
 from jaxdd.data.augment import Augment
-from jaxdd.students import evaluation as students
+from jaxdd.data.distilled import DistilledDataset
+from jaxdd.students.evaluation import Lane, accuracies, student_trainer, train_students
+from jaxdd.students.lanes import Limits
 from jaxdd.students.protocol import SOFT, Protocol
 from jaxdd.students.train import TrainSettings
+from jaxdd.workspace import Workspace, makers_for, workspace_of
+from jaxdd.workspace.comparison import with_flip
 
 
 def protocol(epochs: int, batch_size: int, min_scale: float = 0.08, mix: str = "cutmix") -> Protocol:
     settings = TrainSettings(epochs=epochs, batch_size=batch_size, augment=Augment(min_scale=min_scale, mix=mix))
     return dataclasses.replace(SOFT, train=settings)
+
+
+class Line(NamedTuple):
+    """One student: the images that it learns from, and how."""
+
+    images: str
+    what: str
+    dataset: DistilledDataset
+    protocol: Protocol
+
+
+def lines_of(run: DistilledDataset, workspace: Workspace) -> list[Line]:
+    """The students to train."""
+    name = run.provenance["method"]
+    makers = makers_for({name: run}, ("random", "medoid"), run.ipc, workspace)
+    sets = {key: maker(0) for key, maker in makers.items()}
+    half = dataclasses.replace(run, images=(run.images + sets["medoid"].images) / 2)
+    last = protocol(400, 10)
+    return [
+        Line("random", "200 epochs, batch 25", sets["random"], protocol(200, 25)),
+        Line("random", "the same, crops to 25 %", sets["random"], protocol(200, 25, min_scale=0.25)),
+        Line("random", "the same, no CutMix", sets["random"], protocol(200, 25, mix="none")),
+        Line("random", "200 epochs, batch 10", sets["random"], protocol(200, 10)),
+        Line("random", "400 epochs, batch 10", sets["random"], last),
+        Line("medoid", "400 epochs, batch 10", sets["medoid"], last),
+        Line(name, "400 epochs, batch 10", run, last),
+        Line(name, "the same, weights off", run, dataclasses.replace(last, weights="uniform")),
+        Line(f"{name}/2 + medoid/2", "400 epochs, batch 10", half, last),
+    ]
+
+
+def scores(lines: list[Line], workspace: Workspace, quick: bool) -> Iterator[tuple[Line, float]]:
+    """Each student's accuracy; those of one protocol are trained side by side."""
+    source, teacher = workspace.real.source, workspace.teacher
+    count = len(source.labels["train"])
+    chosen = np.sort(np.random.default_rng(0).permutation(count)[:5000])
+    scored = list(data.batches(source, "train", min(500, count), chosen))
+    model = nn.get(teacher.info["model"], len(source.class_names), source.image_shape[0])
+    for kind in dict.fromkeys(line.protocol for line in lines):
+        together = [line for line in lines if line.protocol == kind]
+        changed = with_flip(kind, workspace.real.flip)
+        if quick:
+            changed = dataclasses.replace(changed, train=dataclasses.replace(changed.train, epochs=2))
+        trainer = student_trainer(model, changed, teacher.apply, together[0].dataset)
+        lanes = [Lane(line.dataset, 0) for line in together]
+        variables, _ = train_students(trainer, changed, lanes, teacher.variables, Limits(title=together[0].what))
+        yield from zip(together, accuracies(model.apply, variables, teacher.norm, scored).tolist())
 
 
 def main() -> None:
@@ -36,52 +88,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two epochs of each schedule")
     parser.add_argument("--json", type=Path, help="write the rows here")
     arguments = parser.parse_args()
-
-    run = distilled.load(arguments.run)
-    name = run.provenance["method"]
-    teacher = teachers.load_teacher(arguments.run / "teacher")
-    source, flip = evaluate.open_real(arguments.run, teacher)
-    classes = distill.encode_real(teacher, source)
-    makers = evaluate.makers_for({name: run}, ("random", "medoid"), run.ipc, source, teacher, classes)
-    sets = {key: maker(0) for key, maker in makers.items()}
-    half = dataclasses.replace(run, images=(run.images + sets["medoid"].images) / 2)
-
-    count = len(source.labels["train"])
-    chosen = np.sort(np.random.default_rng(0).permutation(count)[:5000])
-    scored = list(data.batches(source, "train", min(500, count), chosen))
-    model = nn.get(teacher.info["model"], len(source.class_names), source.image_shape[0])
-    last = protocol(400, 10)
-    lines = [
-        ("random", "200 epochs, batch 25", sets["random"], protocol(200, 25)),
-        ("random", "the same, crops to 25 %", sets["random"], protocol(200, 25, min_scale=0.25)),
-        ("random", "the same, no CutMix", sets["random"], protocol(200, 25, mix="none")),
-        ("random", "200 epochs, batch 10", sets["random"], protocol(200, 10)),
-        ("random", "400 epochs, batch 10", sets["random"], last),
-        ("medoid", "400 epochs, batch 10", sets["medoid"], last),
-        (name, "400 epochs, batch 10", run, last),
-        (name, "the same, weights off", run, dataclasses.replace(last, weights="uniform")),
-        (f"{name}/2 + medoid/2", "400 epochs, batch 10", half, last),
-    ]
-    asked = {}
-    for line in lines:
-        asked.setdefault(line[-1], []).append(line)
+    run, workspace = distilled.load(arguments.run), workspace_of(arguments.run)
+    lines = lines_of(run, workspace)
     rows = []
-    for chosen, together in asked.items():
-        settings = teachers.with_flip(chosen.train, flip)
-        if arguments.quick:
-            settings = dataclasses.replace(settings, epochs=2)
-        chosen = dataclasses.replace(chosen, train=settings)
-        learnt = [dataset for _, _, dataset, _ in together]
-        trainer = students.student_trainer(model, chosen, teacher.model.apply, learnt[0])
-        title = together[0][1]
-        variables, _ = students.train_students(
-            trainer, chosen, learnt, [0] * len(learnt), teacher.variables, title=title
-        )
-        scores = students.accuracies(model.apply, variables, teacher.norm, scored)
-        for (images, what, *_), score in zip(together, scores.tolist()):
-            print(f"{images:20} {what:25} {100 * score:5.1f}", flush=True)
-            rows.append({"images": images, "protocol": what, "accuracy": score, "seed": 0})
-    places = [(images, what) for images, what, *_ in lines]
+    for line, score in scores(lines, workspace, arguments.quick):
+        print(f"{line.images:20} {line.what:25} {100 * score:5.1f}", flush=True)
+        rows.append({"images": line.images, "protocol": line.what, "accuracy": score, "seed": 0})
+    places = [(line.images, line.what) for line in lines]
     rows.sort(key=lambda row: places.index((row["images"], row["protocol"])))
     for row in rows:
         row |= {"device": jax.devices()[0].device_kind, "jax": jax.__version__}

@@ -18,6 +18,7 @@ as they are, not of a random view, averaged over the classes.
 
 import argparse
 import contextlib
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,26 +31,32 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from benchmarks import harness
-from experiments import distill, evaluate, teachers
-from experiments.cli import log
 from jaxdd import methods
-from jaxdd.data import Source
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import parallel
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.memory import budget
-from jaxdd.reports import tables as report
-from jaxdd.stages import encode
-from jaxdd.stages.images.recover import chunks as chunked
-from jaxdd.stages.images.recover import descent as recover
-from jaxdd.stages.images.recover.descent import Goal, RecoverSettings
-from jaxdd.students.evaluation import accuracies, row, side_by_side, student_trainer
+from jaxdd.ground.progress import log
+from jaxdd.methods import RECIPES, Recipe
+from jaxdd.reports.tables import columns
+from jaxdd.stages.context import Context
+from jaxdd.stages.encode import class_means
+from jaxdd.stages.images.base import real_images
+from jaxdd.stages.images.nearest import nearest_rows
+from jaxdd.stages.images.recover import chunks, loss
+from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
+from jaxdd.students.evaluation import Lane, accuracies, side_by_side, student_trainer
 from jaxdd.students.protocol import HARD, Protocol
+from jaxdd.students.rows import cell, row
+from jaxdd.workspace import DataConfig, TeacherConfig, Workspace, makers_for, open_workspace, teachers
+from jaxdd.workspace.comparison import with_flip
+from jaxdd.workspace.real_data import test_batches
 
 STEPS = (0, 25, 50, 100, 200, 400, 1000, 2000)
 QUICK = (0, 10, 40)
 COARSE = 0.5  # share of the steps
 COARSE_COST = 0.25  # of a step at half the side
+# No image is held to the mean features, and a row's mean is that of the accuracies.
+TERMS = tuple(name for name in loss.Terms._fields if name != "mean")
 
 
 class Setting(NamedTuple):
@@ -66,11 +73,11 @@ class Setting(NamedTuple):
 class Problem(NamedTuple):
     """What all settings share."""
 
-    teacher: teachers.Teacher
+    context: Context
     key: jax.Array  # of the random views
     goal: Goal  # of all classes
     starts: dict[str, np.ndarray]  # "real" and "noise", [C, m, H, W, ch] each
-    memory_bytes: int  # of each device
+    placement: chunks.Placement
 
 
 class Made(NamedTuple):
@@ -84,7 +91,7 @@ class Made(NamedTuple):
 def settings(base: RecoverSettings, steps: list[int], rates: list[float], coarse: bool) -> list[Setting]:
     """The settings to compare; neighbours that differ in their start alone share a compiled program."""
     most = max(steps)
-    found = [
+    chosen = [
         Setting(f"{start}, cosine", replace(base, start=start, steps=count, schedule="cosine"))
         for count in steps
         for start in ("real", "noise")
@@ -93,29 +100,26 @@ def settings(base: RecoverSettings, steps: list[int], rates: list[float], coarse
         anneal = min(base.anneal, most // 2)
         for rate in rates:
             changed = replace(base, start="real", steps=most, schedule="plateau", learning_rate=rate, anneal=anneal)
-            found.append(Setting(f"real, plateau at {rate:g}", changed))
+            chosen.append(Setting(f"real, plateau at {rate:g}", changed))
     if coarse:
         changed = replace(base, start="real", schedule="cosine", coarse=COARSE)
-        found += [Setting("real, cosine, half coarse", replace(changed, steps=count)) for count in steps if count]
-    return found
+        chosen += [Setting("real, cosine, half coarse", replace(changed, steps=count)) for count in steps if count]
+    return chosen
 
 
-def problem(
-    teacher: teachers.Teacher, classes: methods.Classes, recipe: methods.Recipe, ipc: int, gib: float
-) -> Problem:
+def problem(context: Context, recipe: Recipe, ipc: int) -> Problem:
     """Summarize, with the draws of `experiments.distill` under seed 0, so that its images come out again."""
     k_atoms, k_recover = jax.random.split(jax.random.fold_in(jax.random.key(0), 2))
-    encoded, devices = classes.encoded, jax.local_devices()
-    fits = budget(devices, int(gib * 2**30))
-    atoms, _, nearest = methods.choose(k_atoms, recipe, encoded, ipc, fits * len(devices))
-    own = np.arange(len(nearest), dtype=np.int32)
-    shape = (ipc, *classes.image_shape)
+    classes, labels, resources = context.classes, context.labels.astype(np.int32), context.resources
+    placement = chunks.Placement(resources.mesh, resources.bytes_per_device)
+    encoded, atoms = classes.encoded, recipe.summarizer(k_atoms, context, ipc).atoms
     starts = {
-        "real": classes.images(nearest.reshape(-1)).reshape(-1, *shape),
-        "noise": np.asarray(recover.noise(jax.random.fold_in(k_recover, 0), own, shape)),
+        "real": real_images(context, nearest_rows(context, atoms.points)),
+        "noise": np.asarray(loss.noise(jax.random.fold_in(k_recover, 0), labels, (ipc, *classes.image_shape))),
     }
-    goal = Goal(own, atoms, encode.class_means(encoded, own), encoded.moments, np.float32(encoded.variance))
-    return Problem(teacher, jax.random.fold_in(k_recover, 1), goal, starts, fits)
+    means = class_means(encoded, classes.groups, labels)
+    goal = Goal(labels, atoms, means, encoded.moments, np.float32(encoded.variance))
+    return Problem(context, jax.random.fold_in(k_recover, 1), goal, starts, placement)
 
 
 def recovered(shared: Problem, wanted: RecoverSettings) -> Made:
@@ -123,13 +127,11 @@ def recovered(shared: Problem, wanted: RecoverSettings) -> Made:
     first, began = shared.starts[wanted.start], time.perf_counter()
     images, taken = first.copy(), np.zeros(len(first), int)
     if wanted.steps:
-        model, variables, norm, _ = shared.teacher
-        # Where the images come from is no part of the program, which is compiled for each setting it is told.
-        told = replace(wanted, start="real")
+        teacher, image_shape = shared.context.teacher, shared.context.classes.image_shape
+        # Where the images come from is no part of the program, which is compiled for each setting that it gets.
+        same = replace(wanted, start="real")
         start = lambda rows: first[rows]
-        for part in chunked.run(
-            model.apply, variables, shared.key, norm, told, shared.goal, start, shared.memory_bytes
-        ):
+        for part in chunks.run(shared.key, teacher, same, shared.goal, start, image_shape, shared.placement):
             images[part.places], taken[part.places] = part.images, len(part.terms.feature)
     return Made(images, taken, time.perf_counter() - began)
 
@@ -144,12 +146,12 @@ def step_seconds(shared: Problem, base: RecoverSettings, count: int, coarse: boo
     """Seconds of a step of all classes, warm."""
     probe = replace(base, schedule="cosine", steps=count, coarse=float(coarse))
     recovered(shared, probe)
-    found = []
+    each = []
     for _ in range(2):
         with compiling() as spent:
             seconds = recovered(shared, probe).seconds
-        found.append((seconds - sum(spent)) / count)
-    return min(found)
+        each.append((seconds - sum(spent)) / count)
+    return min(each)
 
 
 @contextlib.contextmanager
@@ -170,45 +172,52 @@ def compiling() -> Iterator[list[float]]:
 
 def final_terms(shared: Problem, base: RecoverSettings, made: list[Made]) -> list[dict[str, float]]:
     """The unweighted terms of the loss of each setting's images, means over the classes."""
-    goal, (model, variables, *_) = shared.goal, shared.teacher
+    goal, teacher = shared.goal, shared.context.teacher
     classes, ipc = made[0].images.shape[:2]
-    program = jax.jit(lambda variables, images, goal: recover.terms(model.apply, variables, images, goal, base))
+    program = jax.jit(lambda variables, images, goal: loss.terms(teacher.apply, variables, images, goal, base))
 
     def mean(images):
-        sums = np.zeros(len(recover.Terms._fields))
+        sums = np.zeros(len(loss.Terms._fields))
         for places in parallel.chunks(classes, max(1, min(classes, 100 // ipc))):
-            arrays, *own = parallel.take((images, *goal[:4]), places)
-            values = program(variables, arrays, Goal(*own, goal.feature_variance))
+            arrays, *rows = parallel.take((images, *goal[:4]), places)
+            values = program(teacher.variables, arrays, Goal(*rows, goal.feature_variance))
             sums += [np.asarray(value)[places >= 0].sum() for value in values]
-        return dict(zip(recover.Terms._fields, (sums / classes).tolist()))
+        return dict(zip(loss.Terms._fields, (sums / classes).tolist()))
 
     return [mean(one.images) for one in made]
 
 
-def scores(
-    sets: list[list[DistilledDataset]], protocol: Protocol, source: Source, teacher: teachers.Teacher
-) -> np.ndarray:
+def scores(sets: list[list[DistilledDataset]], protocol: Protocol, workspace: Workspace) -> np.ndarray:
     """Test accuracies of students of the teacher's architecture, one for each dataset; its place is the seed."""
-    lanes = [dataset for row in sets for dataset in row]
-    seeds = [seed for row in sets for seed in range(len(row))]
-    trainer = student_trainer(teacher.model, protocol, teacher.model.apply, lanes[0])
-    found = np.full(len(lanes), np.nan)
-    for part in side_by_side(trainer, protocol, lanes, seeds, teacher.variables):
-        batches = teachers.test_batches(source)
-        found[part.lanes] = accuracies(teacher.model.apply, part.variables, teacher.norm, batches)
-    return found.reshape(len(sets), -1)
+    teacher, model = workspace.teacher, teachers.build(workspace.teacher.info, workspace.config.compute)
+    lanes = [Lane(dataset, seed) for datasets in sets for seed, dataset in enumerate(datasets)]
+    trainer = student_trainer(model, protocol, teacher.apply, lanes[0].dataset)
+    values = np.full(len(lanes), np.nan)
+    for part in side_by_side(trainer, protocol, lanes, teacher.variables):
+        batches = test_batches(workspace.real.source)
+        values[part.lanes] = accuracies(model.apply, part.variables, teacher.norm, batches)
+    return values.reshape(len(sets), -1)
 
 
-def measure(
-    teacher: teachers.Teacher,
-    source: Source,
-    classes: methods.Classes,
-    recipe: methods.Recipe,
-    protocol: Protocol,
-    flags: argparse.Namespace,
-) -> list[dict]:
+def datasets_of(
+    shared: Problem, made: list[Made], workspace: Workspace, ipc: int, seeds: int
+) -> list[list[DistilledDataset]]:
+    """Random real images and those of the settings, one for each seed."""
+    real, norm = workspace.real, workspace.teacher.norm
+    labels = np.repeat(np.arange(len(real.class_names), dtype=np.int32), ipc)
+    weights = np.asarray(shared.goal.atoms.weights, np.float32).reshape(-1)
+    dataset = lambda images: DistilledDataset(
+        images.reshape(-1, *real.source.image_shape), labels, weights, real.class_names, norm, {}
+    )
+    random = makers_for({}, ("random",), ipc, workspace)["random"]
+    return [[random(seed) for seed in range(seeds)], *([dataset(one.images)] * seeds for one in made)]
+
+
+def measure(workspace: Workspace, recipe: Recipe, protocol: Protocol, flags: argparse.Namespace) -> list[dict]:
     """A row a setting, after that of random real images."""
-    shared, base = problem(teacher, classes, recipe, flags.ipc, flags.memory_gib), recipe.recover
+    teacher, context = workspace.teacher, workspace.context(recipe)
+    shared, base = problem(context, recipe, flags.ipc), recipe.imager
+    base = replace(base, flip=base.flip and context.flip)
     chosen = settings(base, flags.steps, flags.plateau_rates, teacher.info["model"].startswith("resnet"))
     kinds = {False, *(setting.recover.coarse > 0 for setting in chosen)}
     each = {coarse: step_seconds(shared, base, flags.probe, coarse) for coarse in sorted(kinds)}
@@ -216,52 +225,46 @@ def measure(
     for setting in chosen:
         made.append(recovered(shared, setting.recover))
         log(f"{setting.name}: took {made[-1].taken.mean():.0f}, {made[-1].seconds:.1f} s")
+    sets = datasets_of(shared, made, workspace, flags.ipc, flags.seeds)
+    values = scores(sets, protocol, workspace).tolist()
 
-    labels = np.repeat(np.arange(len(source.class_names), dtype=np.int32), flags.ipc)
-    weights = np.asarray(shared.goal.atoms.weights, np.float32).reshape(-1)
-    dataset = lambda images: DistilledDataset(
-        images.reshape(-1, *source.image_shape), labels, weights, source.class_names, teacher.norm, {}
-    )
-    random = evaluate.makers_for({}, ("random",), flags.ipc, source, teacher, classes)["random"]
-    sets = [[random(seed) for seed in range(flags.seeds)], *([dataset(one.images)] * flags.seeds for one in made)]
-    found = scores(sets, protocol, source, teacher).tolist()
-
+    images = len(sets[0][0].labels)
     about = {
-        "images": len(labels), "epochs": protocol.train.epochs, "teacher": teacher.info["accuracy"],
+        "images": images, "epochs": protocol.train.epochs, "teacher": teacher.info["accuracy"],
         "holdout": teacher.info["holdout"], "step_seconds": each[False], "coarse_step_seconds": each.get(True),
         **harness.versions(),
     }  # fmt: skip
-    common = (teachers.short_name(source), flags.ipc, teacher.info["model"], "hard")
-    rows = [row("random", *common, found[0], benchmark="steps", kind="random real", **about)]
-    for setting, one, terms, own in zip(chosen, made, final_terms(shared, base, made), found[1:]):
+    common = (workspace.real.name, flags.ipc, teacher.info["model"], "hard")
+    rows = [row("random", *common, values[0], benchmark="steps", kind="random real", **about)]
+    for setting, one, terms, mine in zip(chosen, made, final_terms(shared, base, made), values[1:]):
         wanted = setting.recover
         full, coarse = parts(wanted, one.taken)
         counted = {
             "benchmark": "steps", "kind": setting.kind, "name": setting.name, "start": wanted.start,
             "schedule": wanted.schedule, "learning_rate": wanted.learning_rate, "coarse": wanted.coarse,
             "steps": wanted.steps, "steps_taken": full + coarse,
-            "image_steps": len(labels) * (full + COARSE_COST * coarse),
+            "image_steps": images * (full + COARSE_COST * coarse),
             "seconds": full * each[False] + coarse * each.get(True, 0.0), "wall_seconds": one.seconds,
         }  # fmt: skip
-        rows.append(row("wmdd", *common, own, **counted, **terms, **about))
+        rows.append(row("wmdd", *common, mine, **counted, **{name: terms[name] for name in TERMS}, **about))
     return rows
 
 
 def show(rows: list[dict]) -> None:
     """The table."""
-    head = ["kind", "steps", "taken", "image-steps", "seconds", "accuracy", *recover.Terms._fields]
+    head = ["kind", "steps", "taken", "image-steps", "seconds", "accuracy", *TERMS]
     body = []
     for r in sorted(rows, key=lambda r: (r["kind"] != "random real", r["kind"], r.get("steps", 0))):
-        cells = [""] * 4 + [report.cell(r["accuracies"])] + [""] * len(recover.Terms._fields)
+        cells = [""] * 4 + [cell(r["accuracies"])] + [""] * len(TERMS)
         if "steps" in r:
-            terms = [f"{r[name]:.3f}" for name in recover.Terms._fields]
+            terms = [f"{r[name]:.3f}" for name in TERMS]
             counts = [str(r["steps"]), f"{r['steps_taken']:.0f}", f"{r['image_steps']:.0f}", f"{r['seconds']:.2f}"]
-            cells = [*counts, report.cell(r["accuracies"]), *terms]
+            cells = [*counts, cell(r["accuracies"]), *terms]
         body.append([r["kind"], *cells])
     first = rows[0]
     print(f"{first['dataset']}, IPC {first['ipc']}, {first['student']}, hard labels, {_students(first)} of "
           f"{first['epochs']} epochs; the teacher has {100 * first['teacher']:.1f} %\n")  # fmt: skip
-    print(report.columns(head, body, left=1))
+    print(columns(head, body, left=1))
     coarse = first["coarse_step_seconds"]
     print(f"\na step of {first['images']} images: {1e3 * first['step_seconds']:.1f} ms"
           + (f", at half the side {1e3 * coarse:.1f} ms" if coarse else ""))  # fmt: skip
@@ -275,24 +278,24 @@ def _students(one: dict) -> str:
 
 def plot(rows: list[dict], path: Path) -> None:
     """Accuracy against image-steps, one line a kind, random real images as a band."""
-    baseline, *found = rows
+    baseline, *others = rows
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.add_subplot()
     low, high = (100 * (baseline["mean"] + sign * baseline["std"]) for sign in (-1, 1))
     axes.axhspan(low, high, color="0.88", zorder=0)
     axes.axhline(100 * baseline["mean"], color="0.5", linewidth=1, zorder=1, label="random real")
-    for kind, marker in zip(dict.fromkeys(r["kind"] for r in found), "osD^vP*X"):
-        line = sorted((r for r in found if r["kind"] == kind), key=lambda r: r["image_steps"])
+    for kind, marker in zip(dict.fromkeys(r["kind"] for r in others), "osD^vP*X"):
+        line = sorted((r for r in others if r["kind"] == kind), key=lambda r: r["image_steps"])
         x, mean, std = np.array([(r["image_steps"], 100 * r["mean"], 100 * r["std"]) for r in line]).T
         alone = len(line) == 1
         style = {"markersize": 8, "zorder": 4, "linestyle": "none"} if alone else {"markersize": 5, "linewidth": 1.5}
         axes.errorbar(x, mean, std, marker=marker, capsize=3, label=kind, **style)
-    positive = [r["image_steps"] for r in found if r["image_steps"]]
+    positive = [r["image_steps"] for r in others if r["image_steps"]]
     if positive:
         # No steps at all have a place too, left of the decades.
         axes.set_xscale("symlog", linthresh=min(positive), linscale=0.4)
         axes.set_xlim(-0.15 * min(positive), 1.5 * max(positive))
-        axes.set_xticks(sorted({r["image_steps"] for r in found if r["kind"] == found[0]["kind"]}))
+        axes.set_xticks(sorted({r["image_steps"] for r in others if r["kind"] == others[0]["kind"]}))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.minorticks_off()
     axes.set_xlabel("image-steps (images x steps; coarse steps count a quarter)")
@@ -306,8 +309,8 @@ def plot(rows: list[dict], path: Path) -> None:
 
 def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--teacher", type=Path, help="folder of experiments.squeeze; default: one is trained")
-    flags.add_argument("--model", default="convnet3", help="of the teacher, where none is given")
+    flags.add_argument("--teacher", type=Path, help="folder of experiments.train; default: one is trained")
+    flags.add_argument("--model", default="convnet3", help="of the teacher, where one is trained")
     flags.add_argument("--dataset", default="digits")
     flags.add_argument("--data-dir", help="where TFDS keeps its datasets")
     flags.add_argument("--holdout", type=float, default=0.0, help="share of the train images to test on instead")
@@ -318,7 +321,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--seeds", type=int, help="students of each setting; default: 3")
     flags.add_argument("--epochs", type=int, help=f"of the students; default: {HARD.train.epochs}")
     flags.add_argument("--probe", type=int, help="steps that are timed; default: 20 on CPU, else 200")
-    flags.add_argument("--memory-gib", type=float, default=teachers.DataConfig.memory_gib)
+    flags.add_argument("--memory-gib", type=float, default=DataConfig.memory_gib)
     flags.add_argument("--quick", action="store_true", help="few steps, epochs and seeds: digits within a minute")
     flags.add_argument("--json", type=Path, help="write the rows here")
     flags.add_argument("--plot", type=Path, help="draw accuracy against image-steps here, a PNG")
@@ -331,8 +334,8 @@ def filled(flags: argparse.Namespace) -> argparse.Namespace:
     defaults = {"steps": STEPS, "seeds": 3, "epochs": HARD.train.epochs, "probe": 20 if cpu else 200}
     if flags.quick:
         defaults = {"steps": QUICK, "seeds": 2, "epochs": 30, "probe": 20}
-    given = {name: value for name, value in vars(flags).items() if value is not None}
-    flags = argparse.Namespace(**{**vars(flags), **defaults, **given})
+    changes = {name: value for name, value in vars(flags).items() if value is not None}
+    flags = argparse.Namespace(**{**vars(flags), **defaults, **changes})
     for name, least in (("seeds", 1), ("epochs", 1), ("probe", 1), ("ipc", 1)):
         if getattr(flags, name) < least:
             raise InputError(f"--{name} {getattr(flags, name)}: give {least} or more")
@@ -349,24 +352,18 @@ def filled(flags: argparse.Namespace) -> argparse.Namespace:
 
 def main() -> None:
     flags = filled(parser().parse_args())
-    config = teachers.TeacherConfig(
+    config = TeacherConfig(
         dataset=flags.dataset, data_dir=flags.data_dir, holdout=flags.holdout, model=flags.model,
         memory_gib=flags.memory_gib,
     )  # fmt: skip
     if flags.quick:
         config = replace(config, teacher_train=replace(config.teacher_train, epochs=4))
-    teacher = teachers.load_teacher(flags.teacher) if flags.teacher else None
-    if teacher:
-        config = replace(config, **teachers.data_like(teacher, config))
-    source, norm, flip = teachers.open_data(config)
-    recipe = methods.with_flip(methods.recipe("wmdd"), flip)
-    methods.check("wmdd", flags.ipc, recipe, source.labels["train"], source.class_names)
-    if teacher:
-        teachers.check_fits(teacher, source, flags.teacher)
-    else:
-        teacher = teachers.train_teacher(config, source, norm, flip)
-    protocol = replace(HARD, train=replace(teachers.with_flip(HARD.train, flip), epochs=flags.epochs))
-    rows = measure(teacher, source, distill.encode_real(teacher, source), recipe, protocol, flags)
+    recipe = RECIPES["wmdd"]
+    with tempfile.TemporaryDirectory() as root:
+        workspace = open_workspace(config, root, flags.teacher)
+        methods.check(recipe, workspace.problem("wmdd", flags.ipc))
+        protocol = with_flip(replace(HARD, train=replace(HARD.train, epochs=flags.epochs)), workspace.real.flip)
+        rows = measure(workspace, recipe, protocol, flags)
     harness.write(flags.json, rows)
     if flags.plot:
         plot(rows, flags.plot)

@@ -99,8 +99,9 @@ def test_a_method(modules, program, runs, context):
     recipe = jaxdd.RECIPES.find("labelled")
     assert recipe is modules["my_method"].LABELLED
     config, dataset, _ = made(program, runs, "--plugin", "my_method", "--method", "labelled", "--steps")
-    assert config["recipe"]["summarizer"] | {"name": "quantization", "restarts": 8, "weights": "sqrt"} == (
-        config["recipe"]["summarizer"]
+    assert (
+        config["recipe"]["summarizer"] | {"name": "quantization", "restarts": 8, "weights": "sqrt"}
+        == (config["recipe"]["summarizer"])
     )
     assert config["recipe"]["imager"]["cross_entropy_weight"] == 1.0 and len(dataset.labels) == 20
 

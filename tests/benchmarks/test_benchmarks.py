@@ -1,7 +1,9 @@
 """The side-by-side benchmarks: what they count, how they pair, and our sides of them."""
 
+import importlib
 import json
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import encode, harness, recover
-from benchmarks.harness import Case, Side, Timing
+from benchmarks.harness import Case, Side, Timing, Work
 
 
 def conv(stride):
@@ -76,7 +78,8 @@ def test_sides_take_turns_and_the_ratio_is_that_of_the_pairs():
     assert timings[0].seconds == slow
     failed = Timing(Side("broken", None, note="failed"), [], None, None)
     peak = {"n": 8, "dtype": "float32", "flops": 1e3}
-    rows = harness.rows("recover", Case("convnet3", 8, 2, 3), "float32", [*timings, failed], 500, peak, 6)
+    work = Work("recover", Case("convnet3", 8, 2, 3), "float32", 500, 6)
+    rows = harness.rows(work, [*timings, failed], peak)
     assert [row["ours_times_as_fast"] for row in rows] == [1.0, 3.0, 2.0, None]
     assert rows[1]["ours_times_as_fast_range"] == [3.0, 3.0]
     assert rows[0]["seconds_per_step"] == 10.0 and rows[0]["images_steps_per_second"] == 0.6
@@ -89,6 +92,15 @@ def test_sides_that_differ_end_the_run():
     for b in (a * 1.002, np.full(100, np.nan), np.ones(99)):
         with pytest.raises(SystemExit, match="features"):
             harness.check_close("features", a, b)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in Path(harness.__file__).parent.glob("*.py")))
+def test_every_benchmark_is_importable(name):
+    if name in ("torch_rivals", "diffusers_rival"):
+        pytest.importorskip("torch")
+    if name == "diffusers_rival":
+        pytest.importorskip("diffusers")
+    importlib.import_module(f"benchmarks.{name}")
 
 
 def run(monkeypatch, module, *arguments):

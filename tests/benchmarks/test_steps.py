@@ -14,33 +14,35 @@ from benchmarks import harness, steps
 from jaxdd import methods
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.measure import Measure
-from jaxdd.stages.images.recover import descent as recover
-from jaxdd.stages.images.recover.descent import Goal, RecoverSettings
+from jaxdd.methods import RECIPES
+from jaxdd.stages.images.recover import loss
+from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
 from jaxdd.students.protocol import HARD
+from jaxdd.workspace import LatentConfig, RealData, TeacherConfig, Workspace
 
-RECIPE = methods.with_flip(methods.recipe("wmdd"), False)
+RECIPE = RECIPES["wmdd"]
+IMAGER = replace(RECIPE.imager, flip=False)
 
 
 @pytest.fixture(scope="module")
-def shared(teacher, classes):
-    return steps.problem(teacher, classes, RECIPE, 1, 4.0)
+def shared(context):
+    return steps.problem(context, RECIPE, 1)
 
 
 def flags(*arguments):
     return steps.filled(steps.parser().parse_args([str(a) for a in arguments]))
 
 
-def test_images_are_those_of_the_method(shared, teacher, classes):
+def test_images_are_those_of_the_method(shared, context):
     """Two steps from real images, and none at all: the medoids."""
     key = jax.random.fold_in(jax.random.key(0), 2)
-    common = (1, teacher.model.apply, teacher.variables, teacher.norm, classes)
-    wanted = replace(RECIPE.recover, steps=2)
-    expected = methods.distill(key, replace(RECIPE, recover=wanted), *common)
+    wanted = replace(IMAGER, steps=2)
+    expected = methods.distill(key, replace(RECIPE, imager=wanted), 1, context)
     made = steps.recovered(shared, wanted)
     np.testing.assert_allclose(made.images, expected.images, atol=1e-5)
     assert (made.taken == 2).all() and np.ptp(made.images - shared.starts["real"]) > 0.05
-    medoids = methods.distill(key, methods.recipe("medoid"), *common)
-    made = steps.recovered(shared, replace(RECIPE.recover, steps=0))
+    medoids = methods.distill(key, RECIPES["medoid"], 1, context)
+    made = steps.recovered(shared, replace(IMAGER, steps=0))
     np.testing.assert_array_equal(made.images, medoids.images)
     assert (made.taken == 0).all()
 
@@ -53,11 +55,11 @@ def test_final_terms_are_means_over_all_classes_whatever_the_chunks(shared, digi
     points = rng.normal(size=(10, 30, shared.goal.atoms.points.shape[-1])).astype(np.float32)
     goal = shared.goal._replace(atoms=Measure(points, weights))
     made = steps.Made(images, np.zeros(10), 0.0)
-    (found,) = steps.final_terms(shared._replace(goal=goal), RECIPE.recover, [made])
+    (terms,) = steps.final_terms(shared._replace(goal=goal), IMAGER, [made])
     whole = Goal(*jax.tree.map(jnp.asarray, tuple(goal)))
-    at_once = jax.jit(lambda x: recover.terms(teacher.model.apply, teacher.variables, x, whole, RECIPE.recover))(images)
+    at_once = jax.jit(lambda x: loss.terms(teacher.apply, teacher.variables, x, whole, IMAGER))(images)
     for name, values in at_once._asdict().items():
-        assert found[name] == pytest.approx(float(values.mean()), rel=1e-4)
+        assert terms[name] == pytest.approx(float(values.mean()), rel=1e-4)
 
 
 def test_compilation_is_told_from_running():
@@ -76,14 +78,14 @@ def test_compilation_is_told_from_running():
 
 def test_settings():
     base = RecoverSettings(flip=False)
-    found = steps.settings(base, [0, 25, 60], [0.1, 0.2], coarse=True)
-    assert len({setting.name for setting in found}) == len(found) == 2 * 3 + 2 + 2
-    real, noise = found[2:4]
+    chosen = steps.settings(base, [0, 25, 60], [0.1, 0.2], coarse=True)
+    assert len({setting.name for setting in chosen}) == len(chosen) == 2 * 3 + 2 + 2
+    real, noise = chosen[2:4]
     assert replace(noise.recover, start="real") == real.recover and real.recover.steps == 25
-    plateaus = [setting.recover for setting in found if setting.recover.schedule == "plateau"]
+    plateaus = [setting.recover for setting in chosen if setting.recover.schedule == "plateau"]
     # The rate must have time to fall to zero.
     assert [(p.learning_rate, p.steps, p.anneal) for p in plateaus] == [(0.1, 60, 30), (0.2, 60, 30)]
-    assert [s.recover.steps for s in found if s.recover.coarse] == [25, 60]
+    assert [s.recover.steps for s in chosen if s.recover.coarse] == [25, 60]
     assert {s.recover.coarse for s in steps.settings(base, [0, 25], [0.1], coarse=False)} == {0.0}
     assert [s.kind for s in steps.settings(base, [0], [0.1], coarse=True)] == ["real, cosine", "noise, cosine"]
 
@@ -112,15 +114,24 @@ def test_flags(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_rows_table_and_plot(digits, teacher, classes, tmp_path, capsys):
+@pytest.fixture
+def workspace(digits, teacher, tmp_path):
     known = {"model": "convnet3", "width": 8, "stem": "auto", "accuracy": 0.9, "holdout": 0.0, "seed": 0}
-    asked = flags("--steps", 0, 2, "--plateau-rates", "--seeds", 2, "--epochs", 1, "--probe", 2)
+    known |= {"class_names": list(digits.class_names), "image_shape": list(digits.image_shape)}
+    real = RealData(digits, teacher.norm, False)
+    return Workspace(tmp_path, TeacherConfig(), LatentConfig(), real, (teacher._replace(info=known), tmp_path))
+
+
+def test_rows_table_and_plot(workspace, tmp_path, capsys):
+    options = flags("--steps", 0, 2, "--plateau-rates", "--seeds", 2, "--epochs", 1, "--probe", 2)
     protocol = replace(HARD, train=replace(HARD.train, epochs=1))
-    rows = steps.measure(teacher._replace(info=known), digits, classes, RECIPE, protocol, asked)
+    rows = steps.measure(workspace, RECIPE, protocol, options)
     assert [(r["method"], r["kind"], r.get("steps")) for r in rows] == [
         ("random", "random real", None),
         *[("wmdd", f"{start}, cosine", count) for count in (0, 2) for start in ("real", "noise")],
     ]
+    for r in rows:
+        assert r["mean"] == pytest.approx(np.mean(r["accuracies"]))
     for r in rows[1:]:
         assert r["steps_taken"] == r["steps"] and r["image_steps"] == 10 * r["steps"] and len(r["accuracies"]) == 2
         assert r["seconds"] == pytest.approx(r["steps"] * r["step_seconds"]) and r["step_seconds"] > 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers import message
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -14,7 +14,7 @@ from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation
-from jaxdd.reports import tables as report
+from jaxdd.reports import preview, tables
 
 WEIRD = ("a/b", "a b", "../up", ".hidden", "", "näme", "CON: x|y?", "a/b")
 
@@ -82,7 +82,7 @@ def test_nothing_to_load_is_one_clear_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("temper", "power"), [("w", 1.0), ("sqrt", 0.5), ("uniform", 0.0)])
+@pytest.mark.parametrize(("temper", "power"), [("free", 1.0), ("sqrt", 0.5), ("uniform", 0.0)])
 def test_loss_weights_have_mean_one_and_tempered_ratios(temper, power):
     dataset = make()
     weights = dataset.loss_weights(temper)
@@ -93,12 +93,12 @@ def test_loss_weights_have_mean_one_and_tempered_ratios(temper, power):
 
 def test_loss_weights_are_the_atoms_own_by_default_and_no_others():
     dataset = make()
-    np.testing.assert_array_equal(dataset.loss_weights(), dataset.loss_weights("w"))
-    for temper in ("root", "free", ""):
+    np.testing.assert_array_equal(dataset.loss_weights(), dataset.loss_weights("free"))
+    for temper in ("root", "w", ""):
         assert repr(temper) in message(lambda t=temper: dataset.loss_weights(t))
 
 
-@pytest.mark.parametrize("temper", ["w", "sqrt"])
+@pytest.mark.parametrize("temper", ["free", "sqrt"])
 def test_an_atom_without_weight_has_none_in_the_loss(temper):
     dataset = make()
     weights = dataset.weights.copy()
@@ -110,7 +110,7 @@ def test_an_atom_without_weight_has_none_in_the_loss(temper):
 @pytest.mark.parametrize("ipc", [1, 3])
 def test_the_preview_shows_the_pixels_magnified(tmp_path, ipc):
     dataset = make(3, ("one", "two"), ipc)
-    report.preview(dataset, tmp_path / "preview.png")
+    preview.preview(dataset, tmp_path / "preview.png")
     sheet = np.asarray(Image.open(tmp_path / "preview.png"))
     zoom = (96 if ipc == 1 else 64) // 5
     shown = 0
@@ -135,8 +135,115 @@ def test_a_table_puts_hard_and_soft_side_by_side():
             "accuracies": [1.0],
         },
     ]
-    lines = report.table(rows).splitlines()
+    lines = tables.table(rows).splitlines()
     assert lines[0].split("  ")[0] == "dataset" and "hard labels" in lines[0] and "soft labels" in lines[0]
     assert len(lines) == 4
     assert "60.0 ± 14.1" in lines[2] and lines[2].endswith("25.0")
     assert "all" in lines[3] and "100.0" in lines[3]
+
+
+# From arrays
+
+
+def pixels_of(count, channels=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 5, 5, channels), np.uint8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.sampled_from([None, 1, 3]), st.integers(1, 4), st.integers(1, 3))
+def test_arrays_in_any_order_become_a_dataset_grouped_by_class(draw, channels, classes, ipc):
+    labels = np.array(draw.draw(st.permutations(list(range(classes)) * ipc)), draw.draw(st.sampled_from(["u1", "i8"])))
+    images = pixels_of(len(labels), channels or 1)
+    weights = draw.draw(st.none() | st.lists(st.floats(0.01, 9), min_size=len(labels), max_size=len(labels)))
+    dataset = DistilledDataset.from_arrays(images[..., 0] if channels is None else images, labels, weights)
+    assert dataset.ipc == ipc and dataset.class_names == tuple(map(str, range(classes)))
+    np.testing.assert_array_equal(dataset.labels, np.repeat(np.arange(classes), ipc))
+    assert (dataset.images.dtype, dataset.labels.dtype, dataset.weights.dtype) == (np.float32, np.int32, np.float32)
+    # Images of a class keep their order, and their weights stay with them.
+    order = np.concatenate([np.flatnonzero(labels == c) for c in range(classes)])
+    np.testing.assert_array_equal(dataset.pixels(), images[order])
+    masses = np.ones(len(labels)) if weights is None else np.array(weights)
+    of_class = dataset.weights.reshape(classes, ipc)
+    np.testing.assert_allclose(of_class.sum(1), 1, rtol=1e-6)
+    want = masses[order].reshape(classes, ipc)
+    np.testing.assert_allclose(of_class, want / want.sum(1, keepdims=True), rtol=1e-5)
+
+
+def test_pixels_are_normalised_by_their_own_moments_or_by_those_that_are_named():
+    images, labels = pixels_of(6), np.arange(6) % 2
+    dataset = DistilledDataset.from_arrays(images, labels)
+    np.testing.assert_allclose(dataset.norm.mean, (images / 255).mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(dataset.norm.std, (images / 255).std((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(dataset.images.mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(dataset.images.std((0, 1, 2)), 1, rtol=1e-5)
+    norm = Normalisation(np.float32([0.1, 0.2, 0.3]), np.float32([0.4, 0.5, 0.6]))
+    other = DistilledDataset.from_arrays(images, labels, norm=norm)
+    assert other.norm is norm
+    np.testing.assert_allclose(other.images, (images[[0, 2, 4, 1, 3, 5]] / 255 - norm.mean) / norm.std, atol=1e-6)
+    np.testing.assert_array_equal(other.pixels(), dataset.pixels())
+    # One grey level at least, so that a constant can be divided by.
+    assert DistilledDataset.from_arrays(np.full_like(images, 9), labels).norm.std == pytest.approx(1 / 255)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_are_in_the_normalised_space_already(dtype):
+    dataset = make(3, ("one", "two"))
+    order = np.array([3, 0, 2, 1])
+    again = DistilledDataset.from_arrays(
+        dataset.images[order].astype(dtype),
+        dataset.labels[order],
+        3 * dataset.weights[order],
+        dataset.class_names,
+        dataset.norm,
+    )
+    assert again.class_names == ("one", "two") and again.norm is dataset.norm and again.images.dtype == np.float32
+    grouped = np.array([0, 1, 3, 2])
+    np.testing.assert_array_equal(again.images, dataset.images[grouped].astype(dtype))
+    np.testing.assert_allclose(again.weights, dataset.weights[grouped], rtol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_dataset_of_arrays_survives_the_disk(tmp_path, channels):
+    images, labels = pixels_of(6, channels), np.arange(6, dtype=np.uint8) % 3
+    dataset = DistilledDataset.from_arrays(images, labels, np.arange(6) + 1.0, np.array(["a", "b", "c"]))
+    distilled.save(dataset, tmp_path / "distilled")
+    back = distilled.load(tmp_path)
+    for name in ("images", "labels", "weights"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(dataset, name), strict=True)
+    assert back.class_names == dataset.class_names == ("a", "b", "c")
+    assert back.provenance == dataset.provenance == {"method": "arrays"}
+    np.testing.assert_array_equal(back.pixels(), images[[0, 3, 1, 4, 2, 5]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"images": pixels_of(5)}, "(5, 5, 5, 3) and labels (6,)"),
+        ({"images": pixels_of(6)[0, 0]}, "(5, 3)"),
+        ({"images": pixels_of(0), "labels": np.zeros(0, int)}, "(0, 5, 5, 3)"),
+        ({"labels": np.zeros((6, 1), int)}, "labels (6, 1)"),
+        ({"labels": np.arange(6) % 2 / 1}, "float64"),
+        ({"labels": np.array(list("ababab"))}, "<U1"),
+        ({"labels": np.arange(6) % 2 - 1}, "labels from -1 to 0"),
+        ({"labels": np.array([0, 0, 0, 0, 1, 1])}, "2 of 2 classes have images, from 2 to 4 each"),
+        ({"labels": np.arange(6) % 2 * 2}, "2 of 3 classes have images"),
+        ({"labels": np.arange(6) % 2 * 2**32}, "2 of 4294967297 classes have images"),
+        ({"class_names": ("a",)}, "labels from 0 to 1 of 1 classes"),
+        ({"class_names": ("a", "b", "c")}, "2 of 3 classes have images"),
+        ({"class_names": ()}, "of 0 classes"),
+        ({"weights": np.ones(5)}, "weights (5,); give [6]"),
+        ({"weights": np.ones((6, 1))}, "weights (6, 1)"),
+        ({"weights": [1, 1, 1, 1, 1, -1]}, "non-negative"),
+        ({"weights": [1, 1, 1, 1, 1, np.nan]}, "finite"),
+        ({"weights": [1, 0, 1, 0, 1, 0]}, "all zero"),
+        ({"images": pixels_of(6).astype(np.float32)}, "give norm"),
+        # Pixels of other types could lie beyond 255, or below zero.
+        ({"images": pixels_of(6).astype(np.int64)}, "int64"),
+        ({"images": pixels_of(6) > 127}, "bool"),
+        ({"images": pixels_of(6, 1), "norm": Normalisation(np.zeros(3), np.ones(3))}, "3 channels, but images have 1"),
+        ({"norm": Normalisation(np.zeros(3), np.ones(4))}, "4 channels, but images have 3"),
+    ],
+)
+def test_arrays_that_make_no_dataset_are_one_line(changes, words):
+    arguments = {"images": pixels_of(6), "labels": np.arange(6) % 2} | changes
+    assert words in message(lambda: DistilledDataset.from_arrays(**arguments))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jaxdd import data
 from jaxdd.data.source import make_source
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.registry import Registry
 
 
 def synthetic(count, classes=3, shape=(2, 3, 3), seed=0):
@@ -246,3 +247,17 @@ def test_without_tfds_the_remedy_is_a_pip_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     assert 'pip install "jaxdd[tfds]"' in message(lambda: data.load("cifar10"))
     assert data.load("digits").image_shape == (8, 8, 1)
+
+
+# Names
+
+
+def test_a_registered_dataset_is_opened_by_its_name_and_nothing_is_imported(monkeypatch):
+    requests = []
+    sources = Registry("dataset")
+    sources.register("mine", lambda image_size, channels: requests.append((image_size, channels)) or synthetic(5)[0])
+    monkeypatch.setattr(data, "SOURCES", sources)
+    assert len(data.load("mine", 8).labels["train"]) == 5 and requests == [(8, None)]
+    monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"imported {name}"))
+    text = message(lambda: data.load("somebody.elses:dataset"))
+    assert "'somebody.elses:dataset' is not registered" in text and "--plugin" in text

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from golden_helpers import HERE
-from test_text import golden, pipeline
+from pretrained_helpers import golden, pipeline
 
 from jaxdd import pretrained
 from jaxdd.data import distilled
@@ -16,7 +16,7 @@ from jaxdd.latent import VAEConfig, dit
 
 TEACHER = ["--width", "8", "--teacher-train.epochs", "2"]
 FEW = ["--latent.vae-train.images", "640", "--latent.dit-train.images", "640", "--latent.dit", "DiT-Ti/4"]
-DDOQ = ["--dataset", "digits", *TEACHER, *FEW, "--diffusion.steps", "4"]
+DDOQ = ["--dataset", "digits", *TEACHER, *FEW, "--imager.steps", "4"]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def place(tmp_path_factory):
 def test_what_is_missing_is_trained_and_found_again(program, place):
     status, out, err = program("distill", "--method", "ddoq", *DDOQ, "--ipc", 2, "--out", place / "a")
     assert status == 0 and "20 images of 10 classes" in out
-    assert "training an autoencoder" in err and "training DiT-Ti/4" in err and "the teacher knows" in err
+    assert "training an autoencoder" in err and "training DiT-Ti/4" in err and "the teacher recognises" in err
     made = distilled.load(place / "a")
     assert made.images.shape == (20, 8, 8, 1) and made.provenance["method"] == "ddoq"
     assert 0 <= made.provenance["recognised"] <= 1
@@ -48,7 +48,7 @@ def test_what_is_missing_is_trained_and_found_again(program, place):
     np.testing.assert_allclose(again.weights, 0.5)
 
     # The folder can be named, too.
-    named = ["--latent.place", whole, "--weights", "free", "--ipc", 2, "--out", place / "d"]
+    named = ["--latent.place", whole, "--summarizer.weights", "free", "--ipc", 2, "--out", place / "d"]
     status, _, err = program("distill", "--method", "ddoq", *DDOQ, *named)
     assert status == 0 and "training" not in err
     free = distilled.load(place / "d")
@@ -58,9 +58,9 @@ def test_what_is_missing_is_trained_and_found_again(program, place):
 
 
 def test_runs_of_one_method_are_told_apart(program, place):
-    asked = ["--seeds", 1, "--protocols", "hard", "--hard.train.epochs", 2, "--baselines", "random", "--full", 0]
+    flags = ["--seeds", 1, "--protocols", "hard", "--hard.train.epochs", 2, "--baselines", "random", "--full", 0]
     runs = [place / "a", place / "b", place / "d"]
-    status, out, _ = program("evaluate", *runs, *asked)
+    status, out, _ = program("evaluate", *runs, *flags)
     assert status == 0
     rows = json.loads((place / "a" / "evaluation.json").read_text())
     assert [row["method"] for row in rows] == ["random", "ddoq (a)", "d4m (b)", "ddoq (d)"]
@@ -70,14 +70,14 @@ def test_runs_of_one_method_are_told_apart(program, place):
     np.testing.assert_allclose(losses[1], 1.0)
 
 
-def test_squeeze_trains_either_model(program, place):
-    status, out, _ = program("squeeze", "--what", "vae", "--dataset", "digits", *FEW, "--out", place / "vae")
+def test_train_trains_either_model(program, place):
+    status, out, _ = program("train", "--what", "vae", "--dataset", "digits", *FEW, "--out", place / "vae")
     assert status == 0 and "dB" in out
     assert sorted(os.listdir(place / "vae")) == ["latents.json", "vae"]
     config, variables = pretrained.vae(place / "vae")
     assert isinstance(config, VAEConfig) and config.scaling_factor != 1.0
     small = ["--what", "dit", "--dataset", "digits", *FEW, "--latent.place", place / "vae"]
-    status, out, _ = program("squeeze", *small, "--out", place / "dit")
+    status, out, _ = program("train", *small, "--out", place / "dit")
     assert status == 0 and "DiT-Ti/4" in out
     assert sorted(os.listdir(place / "dit")) == ["latents.json", "scheduler", "transformer", "vae"]
     assert pretrained.dit(place / "dit").config == dit.named("DiT-Ti/4", 10, 4)
@@ -86,26 +86,26 @@ def test_squeeze_trains_either_model(program, place):
 
 def test_bad_requests(refused, tmp_path, place):
     out = ["--out", tmp_path / "x"]
-    assert "'unet'" in refused("squeeze", "--what", "unet", *out)
-    assert "patches of 3" in refused("squeeze", "--what", "dit", "--latent.dit", "DiT-Ti/3", *out)
-    assert "DiT-Q/2" in refused("squeeze", "--what", "dit", "--latent.dit", "DiT-Q/2", *out)
-    assert "9 pixels" in refused("squeeze", "--what", "vae", "--image-size", 9, *out)
-    assert "images 0" in refused("squeeze", "--what", "vae", "--latent.vae-train.images", 0, *out)
-    given = ["distill", "--method", "ddoq", "--teacher", place / "a" / "teacher"]
-    assert "nowhere" in refused(*given, "--latent.place", "nowhere", *out)
-    assert "vae" in refused(*given, "--latent.place", place / "a" / "distilled", *out)
-    assert "--latent.labels" in refused(*given, "--latent.place", place / "dit", "--latent.labels", 1, 2, *out)
-    assert "--latent.size" in refused(*given, "--latent.place", place / "dit", "--latent.size", 9, *out)
-    assert "patches of 3" in refused(*given, "--latent.place", place / "vae", "--latent.dit", "DiT-Ti/3", *out)
-    assert "--latent.size" in refused(*given, "--latent.place", place / "dit", "--latent.size", 16, *out)
-    assert "--space latents" in refused("distill", "--method", "wmdd", "--images", "vae", *out)
-    assert "'euler'" in refused("distill", "--method", "ddoq", "--diffusion.sampler", "euler", *out)
+    assert "'unet'" in refused("train", "--what", "unet", *out)
+    assert "patches of 3" in refused("train", "--what", "dit", "--latent.dit", "DiT-Ti/3", *out)
+    assert "DiT-Q/2" in refused("train", "--what", "dit", "--latent.dit", "DiT-Q/2", *out)
+    assert "9 pixels" in refused("train", "--what", "vae", "--image-size", 9, *out)
+    assert "images 0" in refused("train", "--what", "vae", "--latent.vae-train.images", 0, *out)
+    ddoq = ["distill", "--method", "ddoq", "--teacher", place / "a" / "teacher"]
+    assert "nowhere" in refused(*ddoq, "--latent.place", "nowhere", *out)
+    assert "vae" in refused(*ddoq, "--latent.place", place / "a" / "distilled", *out)
+    assert "--latent.labels" in refused(*ddoq, "--latent.place", place / "dit", "--latent.labels", 1, 2, *out)
+    assert "--latent.size" in refused(*ddoq, "--latent.place", place / "dit", "--latent.size", 9, *out)
+    assert "patches of 3" in refused(*ddoq, "--latent.place", place / "vae", "--latent.dit", "DiT-Ti/3", *out)
+    assert "--latent.size" in refused(*ddoq, "--latent.place", place / "dit", "--latent.size", 16, *out)
+    assert "use --summarizer.space latents" in refused("distill", "--method", "wmdd", "--imager", "vae", *out)
+    assert "'euler'" in refused("distill", "--method", "ddoq", "--imager.sampler", "euler", *out)
 
 
 def test_an_autoencoder_of_other_images_is_given_what_it_wants(program, place):
     """One made for 8 pixels sees digits of 12 at 8, its pictures come out at 12, and no denoiser is trained."""
-    asked = ["--method", "ddoq", "--images", "vae", "--image-size", 12, "--latent.place", place / "vae", *TEACHER]
-    status, _, err = program("distill", "--dataset", "digits", *asked, "--out", place / "large")
+    flags = ["--method", "ddoq", "--imager", "vae", "--image-size", 12, "--latent.place", place / "vae", *TEACHER]
+    status, _, err = program("distill", "--dataset", "digits", *flags, "--out", place / "large")
     assert status == 0 and "training an autoencoder" not in err and "training DiT" not in err, err
     assert distilled.load(place / "large").images.shape == (10, 12, 12, 1)
     with np.load(place / "large" / "atoms.npz", allow_pickle=False) as atoms:
@@ -114,15 +114,15 @@ def test_an_autoencoder_of_other_images_is_given_what_it_wants(program, place):
 
 def test_a_text_to_image_folder_decodes_other_sizes_and_colours(program, refused, place, tmp_path):
     """Stable Diffusion's layout in small: grey digits of 8 pixels go in at 32 in colour and come back as they were."""
-    given = place / "text"
+    model = place / "text"
     for part in ("vae", "unet", "scheduler"):
-        shutil.copytree(HERE / "latent" / part, given / part)
-    pipeline(given, len(golden()["vocab"]))
+        shutil.copytree(HERE / "latent" / part, model / part)
+    pipeline(model, len(golden()["vocab"]))
     prompts = tmp_path / "prompts"
     prompts.write_text("\n".join(f"the {digit}" for digit in range(10)) + "\n")
     teacher = ["--teacher", place / "a" / "teacher"]
-    asked = ["--method", "d4m", *DDOQ, *teacher, "--diffusion.steps", 3, "--latent.place", given]
-    prompted = [*asked, "--latent.prompts", prompts]
+    flags = ["--method", "d4m", *DDOQ, *teacher, "--imager.steps", 3, "--latent.place", model]
+    prompted = [*flags, "--latent.prompts", prompts]
     out = tmp_path / "x"
     assert "--latent.size" in refused("distill", *prompted, "--out", out)
     prompts.write_text("the 9\n")
@@ -130,7 +130,7 @@ def test_a_text_to_image_folder_decodes_other_sizes_and_colours(program, refused
     prompts.unlink()
     assert "prompts" in refused("distill", *prompted, "--latent.size", 32, "--out", out)
     # The names of the classes will do.
-    status, _, err = program("distill", *asked, "--latent.size", 32, "--latent.bfloat16", "--out", place / "sd")
+    status, _, err = program("distill", *flags, "--latent.size", 32, "--latent.bfloat16", "--out", place / "sd")
     assert status == 0, err
     made = distilled.load(place / "sd")
     assert made.images.shape == (10, 8, 8, 1) and made.pixels().std() > 1

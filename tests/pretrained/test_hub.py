@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from helpers import message
 from huggingface_hub import errors
-from test_pretrained import FILES, FOLDER, READ
+from pretrained_helpers import FILES, FOLDER, READ
 
 from jaxdd import pretrained
 

@@ -13,22 +13,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from golden_helpers import HERE, MODELS, model, parameter, torch_name
+from golden_helpers import MODELS, model, parameter, torch_name
 from helpers import message
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretrained_helpers import DIFFUSERS, FILES, FOLDER, READ
 from safetensors.numpy import load_file, save_file
 
-from experiments.teachers import load_teacher
 from jaxdd import nn, pretrained
 from jaxdd.latent import STABLE_DIFFUSION, Schedule
 from jaxdd.pretrained import tensors
-
-FOLDER = HERE / "latent"
-DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model.safetensors", "model.safetensors"
-FILES = {"vae": DIFFUSERS, "transformer": DIFFUSERS, "unet": DIFFUSERS, "text_encoder": TRANSFORMERS}
-READ = {"vae": pretrained.vae, "transformer": pretrained.dit, "unet": pretrained.unet,
-        "text_encoder": pretrained.text_encoder}  # fmt: skip
+from jaxdd.workspace.teachers import load_teacher
 
 
 @functools.cache
@@ -348,12 +343,12 @@ def test_published_resnets_become_teachers(program, refused, folder, tmp_path):
     weights = tmp_path / "weights"
     weights.mkdir()
     save_file(torch_tensors("resnet18_small"), weights / "model.safetensors")
-    asked = ["squeeze", "--model", "resnet18", "--pretrained", weights]
-    status, out, err = program(*asked, "--dataset", "digits", "--out", tmp_path / "teacher")
+    request = ["train", "--model", "resnet18", "--pretrained", weights]
+    status, out, err = program(*request, "--dataset", "digits", "--out", tmp_path / "teacher")
     assert status == 0 and "resnet18 on digits: test accuracy" in out and "training" not in err
     teacher = load_teacher(tmp_path / "teacher")
     same(jax.tree.map(np.asarray, teacher.variables), model("resnet18_small")[1])
     np.testing.assert_allclose(teacher.norm.mean, [0.485, 0.456, 0.406])
     assert teacher.info["image_shape"] == [8, 8, 3] and 0 <= teacher.info["accuracy"] < 0.5
-    assert "10 classes" in refused(*asked, "--dataset", folder, "--out", tmp_path / "x")
-    assert "nowhere" in refused("squeeze", "--model", "resnet18", "--pretrained", "nowhere", "--out", tmp_path / "x")
+    assert "10 classes" in refused(*request, "--dataset", folder, "--out", tmp_path / "x")
+    assert "nowhere" in refused("train", "--model", "resnet18", "--pretrained", "nowhere", "--out", tmp_path / "x")

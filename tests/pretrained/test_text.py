@@ -1,33 +1,15 @@
 """CLIP's tokenizer against transformers' (golden/tokenizer.json, by golden/make_tokenizer.py), and class prompts."""
 
-import functools
 import json
 
-import jax
 import numpy as np
 import pytest
-from golden_helpers import HERE
 from helpers import message
+from pretrained_helpers import golden, pipeline, vocabulary
 
 from jaxdd import pretrained
-from jaxdd.latent import clip
-from jaxdd.pretrained.tensors import Naming, write
 
 END = "<|endoftext|>"
-
-
-@functools.cache
-def golden():
-    return json.loads((HERE / "tokenizer.json").read_text())
-
-
-def vocabulary(place, **files):
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "vocab.json").write_text(json.dumps(golden()["vocab"]))
-    (place / "merges.txt").write_text("#version: 0.2\n" + "\n".join(golden()["merges"]) + "\n")
-    for name, record in files.items():
-        (place / f"{name}.json").write_text(json.dumps(record))
-    return place
 
 
 @pytest.mark.parametrize(
@@ -65,18 +47,6 @@ def test_vocabularies_that_are_refused(tmp_path):
     assert "<|startoftext|>" in message(read)
     (tmp_path / "vocab.json").write_text(json.dumps({END: "0"}))
     assert "vocab.json" in message(read)
-
-
-def pipeline(place, vocab_size):
-    vocabulary(place / "tokenizer")
-    config = clip.CLIPTextConfig(vocab_size, 8, 16, 1, 2)
-    encoder = clip.text_encoder(config)
-    variables = encoder.init(jax.random.key(0))
-    (place / "text_encoder").mkdir(exist_ok=True)
-    record = {**vars(config), "model_type": "clip_text_model"}
-    (place / "text_encoder" / "config.json").write_text(json.dumps(record))
-    write(place / "text_encoder" / "model.safetensors", variables, variables, Naming())
-    return jax.jit(encoder.apply), variables
 
 
 def test_class_context(tmp_path):

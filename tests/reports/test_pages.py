@@ -10,18 +10,23 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from experiments import cli, distill, run_page
-from jaxdd import methods
+from experiments import distill
+from jaxdd.commands import flags
 from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground.files import write_json, write_text
 from jaxdd.ground.normalise import Normalisation
+from jaxdd.methods import RECIPES
 from jaxdd.reports import html as page
-from jaxdd.students.evaluation import row
+from jaxdd.reports import run_page
+from jaxdd.stages.images import Vae
+from jaxdd.stages.summarize import Barycenter, Clvq, Quantization
+from jaxdd.students.rows import row
+from jaxdd.workspace import config_of, distillation
 
 AWKWARD = "<b>&\"'"
 VOID = {"meta", "img", "br", "link", "input"}
@@ -58,7 +63,7 @@ class Parsed(HTMLParser):
             self.texts[tag][-1] += data
 
     def all(self, tag):
-        return [found for name, found in self.attributes if name == tag]
+        return [attributes for name, attributes in self.attributes if name == tag]
 
 
 def picture(source):
@@ -93,20 +98,20 @@ def run(tmp_path):
     """A run folder of three classes with awkward names, with all its parts."""
     folder = tmp_path / "run"
     folder.mkdir()
-    config = distill.default(["--method", "wmdd"])
-    config = replace(config, ipc=4, out=folder, recipe=replace(config.recipe, atoms="quantization"))
-    cli.write_json(folder / "config.json", cli.config_dict(config))
+    config = config_of("wmdd", ipc=4, out=folder)
+    config = replace(config, recipe=replace(config.recipe, summarizer=Quantization()))
+    write_json(folder / "config.json", distillation.record(config))
     distilled.save(made(names=["0", AWKWARD, "a rather long name of a class"]), folder / "distilled")
     costs = np.array([[3.0, 2.0, 1.234567], [4.0, 4.0, 4.0], [9.0, 8.0, 7.0]])
     np.savez(folder / "atoms.npz", points=np.zeros((3, 4, 2)), weights=np.full((3, 4), 0.25), costs=costs)
     lines = [{"step": step, "feature": 1 / (1 + step), "moment": 0.5, "cross_entropy": 0.0} for step in (0, 10, 20)]
-    cli.write_text(folder / "metrics.jsonl", "\n".join(map(json.dumps, lines)))
-    cli.write_json(folder / "evaluation.json", ROWS)
+    write_text(folder / "metrics.jsonl", "\n".join(map(json.dumps, lines)))
+    write_json(folder / "evaluation.json", ROWS)
     return folder
 
 
 def test_the_page_is_well_formed_and_fetches_nothing(run):
-    text = run_page.run_page(run, distill.default)
+    text = run_page.run_page(run)
     parsed = Parsed(text)
     for tag, attributes in parsed.attributes:
         assert tag not in ("script", "link", "iframe", "object")
@@ -121,7 +126,7 @@ def test_the_page_is_well_formed_and_fetches_nothing(run):
 
 
 def test_the_page_holds_what_the_folder_holds(run):
-    parsed = Parsed(run_page.run_page(run, distill.default))
+    parsed = Parsed(run_page.run_page(run))
     assert len(parsed.all("img")) == 12
     assert parsed.rows[:5] == [
         ["method", "IPC", "hard labels", "wmdd:uniform"],
@@ -130,8 +135,9 @@ def test_the_page_holds_what_the_folder_holds(run):
         ["full", "all", "98.8", ""],
         ["flag", "value", "default of wmdd"],
     ]
-    assert ["--atoms", "quantization", "barycenter"] in parsed.rows
-    assert ["--recover.steps", "400", "400"] in parsed.rows
+    assert ["--summarizer", "quantization", "barycenter"] in parsed.rows
+    assert ["--summarizer.restarts", "4", "4"] in parsed.rows
+    assert ["--imager.steps", "400", "400"] in parsed.rows
     # The best of two methods is emphasised; a protocol that one method saw has no best.
     assert "91.0 ± 1.4" in parsed.texts["strong"] and "82.0 ± 1.4" not in parsed.texts["strong"]
     weights = made().weights.reshape(3, 4).astype(float)
@@ -144,22 +150,22 @@ def test_the_page_holds_what_the_folder_holds(run):
 
 
 def test_what_the_folder_lacks_has_no_section(run):
-    whole = Parsed(run_page.run_page(run, distill.default)).texts["h2"]
+    whole = Parsed(run_page.run_page(run)).texts["h2"]
     assert whole == ["Images", "Accuracy", "Weights", "Distances", "Recovery", "How to make it again"]
     (run / "evaluation.json").unlink()
     (run / "metrics.jsonl").unlink()
     np.savez(run / "atoms.npz", costs=np.zeros((3, 0)))
-    assert Parsed(run_page.run_page(run, distill.default)).texts["h2"] == ["Images", "Weights", "How to make it again"]
+    assert Parsed(run_page.run_page(run)).texts["h2"] == ["Images", "Weights", "How to make it again"]
     (run / "atoms.npz").unlink()
-    assert Parsed(run_page.run_page(run, distill.default)).texts["h2"] == ["Images", "Weights", "How to make it again"]
+    assert Parsed(run_page.run_page(run)).texts["h2"] == ["Images", "Weights", "How to make it again"]
 
 
 def test_a_setting_of_another_version_is_named(run):
     saved = json.loads((run / "config.json").read_text())
-    saved["recipe"]["recover"]["sharpness"] = 3
-    cli.write_json(run / "config.json", saved)
-    text = run_page.run_page(run, distill.default)
-    assert "recover.sharpness" in text and "sharpness" not in run_page.command(saved, distill.default)
+    saved["recipe"]["imager"]["sharpness"] = 3
+    write_json(run / "config.json", saved)
+    text = run_page.run_page(run)
+    assert "imager.sharpness" in text and "sharpness" not in run_page.command(saved)
 
 
 def test_the_program_writes_a_page_into_each_run(run, program, refused, tmp_path):
@@ -169,7 +175,7 @@ def test_the_program_writes_a_page_into_each_run(run, program, refused, tmp_path
     assert "no run folder" in refused("report")
     status, out, _ = program("report", run)
     assert status == 0 and out.strip() == str(run / "report.html")
-    assert (run / "report.html").read_text(encoding="utf-8") == run_page.run_page(run, distill.default)
+    assert (run / "report.html").read_text(encoding="utf-8") == run_page.run_page(run)
 
 
 # The command line
@@ -178,19 +184,18 @@ def test_the_program_writes_a_page_into_each_run(run, program, refused, tmp_path
 def parsed_back(command):
     words = shlex.split(command.replace("\\\n", ""))
     assert words[:3] == ["python", "-m", "experiments.distill"]
-    start = distill.default(words[3:])
-    return tyro.cli(type(start), default=start, args=words[3:])
+    return flags.parse(distill.default(words[3:]), words[3:])
+
+
+def staged(config, **stages):
+    return replace(config, recipe=replace(config.recipe, **stages))
 
 
 CHANGES = {
     "nothing": lambda config: config,
-    "switches": lambda config: replace(
-        config,
-        flip=False,
-        latent=replace(config.latent, bfloat16=True),
-        recipe=replace(
-            config.recipe, recover=replace(config.recipe.recover, flip=False, weighted_moments=False, steps=7)
-        ),
+    "switches": lambda config: staged(
+        replace(config, flip=False, latent=replace(config.latent, bfloat16=True)),
+        imager=replace(config.recipe.imager, flip=False, weighted_moments=False, steps=7),
     ),
     "lists": lambda config: replace(
         config,
@@ -199,23 +204,36 @@ CHANGES = {
         std=(0.3, 0.2, 0.1),
         latent=replace(config.latent, labels=(3, 1, 2), place="hub/name@refs/pr/1"),
     ),
-    "nested": lambda config: replace(
-        config,
-        ipc=50,
-        image_size=64,
-        teacher_train=replace(
-            config.teacher_train, epochs=3, augment=replace(config.teacher_train.augment, flip=False, mix="none")
+    "nested": lambda config: staged(
+        replace(
+            config,
+            ipc=50,
+            image_size=64,
+            teacher_train=replace(
+                config.teacher_train, epochs=3, augment=replace(config.teacher_train.augment, flip=False, mix="none")
+            ),
         ),
-        recipe=replace(config.recipe, weights="sqrt", diffusion=replace(config.recipe.diffusion, strength=0.35)),
+        summarizer=replace(config.recipe.summarizer, weights="free"),
+        imager=replace(config.recipe.imager, strength=0.35),
+    ),
+    "choices": lambda config: staged(config, summarizer=Clvq(space="latents", batch_size=7), imager=Vae()),
+    "choices with settings": lambda config: staged(
+        config, summarizer=Barycenter(k_means=replace(Barycenter().k_means, restarts=9))
     ),
 }
 
 
-@pytest.mark.parametrize("method, change", [*zip(("wmdd", "sre2l", "ddoq", "random"), CHANGES), ("d4m", "switches")])
+@pytest.mark.parametrize(
+    "method, change",
+    [
+        ("wmdd", "nothing"), ("sre2l", "switches"), ("ddoq", "lists"), ("ddoq", "nested"), ("d4m", "choices"),
+        ("random", "nothing"), ("mmd", "choices with settings"), ("herding", "lists"),
+    ],
+)  # fmt: skip
 def test_the_command_makes_the_same_config(method, change):
     config = CHANGES[change](distill.default(["--method", method]))
-    saved = json.loads(json.dumps(cli.config_dict(config), default=str))
-    command = run_page.command(saved, distill.default)
+    saved = json.loads(json.dumps(distillation.record(config)))
+    command = run_page.command(saved)
     assert parsed_back(command) == config
     if change == "nothing":
         assert command.replace(" \\\n   ", "") == (
@@ -224,9 +242,9 @@ def test_the_command_makes_the_same_config(method, change):
 
 
 def test_every_method_has_a_short_command():
-    for method in methods.RECIPES:
-        saved = json.loads(json.dumps(cli.config_dict(distill.default(["--method", method])), default=str))
-        assert run_page.command(saved, distill.default).count("--") == 4
+    for method in RECIPES:
+        saved = json.loads(json.dumps(distillation.record(config_of(method))))
+        assert run_page.command(saved).count("--") == 4
 
 
 # The blocks
@@ -247,8 +265,8 @@ def test_the_grid_holds_each_image_as_it_is():
     images = Parsed(page.grid(dataset)).all("img")
     pixels = dataset.pixels()
     for c in range(3):
-        own = 4 * c + np.argsort(-dataset.weights[4 * c : 4 * c + 4])
-        for i, image in zip(own, images[4 * c : 4 * c + 4]):
+        rows = 4 * c + np.argsort(-dataset.weights[4 * c : 4 * c + 4])
+        for i, image in zip(rows, images[4 * c : 4 * c + 4]):
             np.testing.assert_array_equal(picture(image["src"]), pixels[i])
             assert image["alt"] == f"class class {c}, weight {100 * dataset.weights[i]:.1f} %"
             assert (image["width"], image["height"], image["class"]) == ("64", "64", "pixels")

@@ -6,10 +6,10 @@ from helpers import message
 from matplotlib.colors import same_color
 from PIL import Image
 
-from experiments import plots
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground.normalise import Normalisation
-from jaxdd.students.evaluation import row
+from jaxdd.reports import plots
+from jaxdd.students.rows import row
 
 PAPER = {"wmdd": {10: 64.8, 1: 40.2, 100: 87.1, 50: 83.5}}
 SCORES = {1: [0.3, 0.34], 10: [0.5, 0.56]}

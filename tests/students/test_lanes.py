@@ -15,77 +15,41 @@ import pytest
 from helpers import message
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lane_helpers import LINEAR, SHAPE, UNIT, A, B, close, dataset, lane, linear_apply, linear_init
 
 from jaxdd import nn
 from jaxdd.data import permutations
 from jaxdd.data.augment import Augment
-from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import parallel
 from jaxdd.ground.normalise import Normalisation
-from jaxdd.nn.classifier import Classifier, Output
 from jaxdd.nn.convnet import ConvNet
-from jaxdd.students import evaluation as evaluate
-from jaxdd.students import lanes as students
-from jaxdd.students import protocol, train
+from jaxdd.stages.relabel.labelling import HardLabels
+from jaxdd.students import evaluation, lanes, protocol, train
+from jaxdd.students.evaluation import Lane
+from jaxdd.students.lanes import Limits
 from jaxdd.students.train import TrainSettings
 
-UNIT = Normalisation(np.zeros(1, np.float32), np.ones(1, np.float32))
-SHAPE = (4, 4, 1)
 # Nine images in batches of four: batches join epochs, and nine steps are three launches of three.
 SOFT = replace(protocol.SOFT, train=TrainSettings(4, 4, "sgd", 0.05, augment=Augment(crop="none")))
-HARD = replace(SOFT, labels="hard")
+HARD = replace(SOFT, labels=HardLabels())
 MIXED = replace(SOFT, train=replace(SOFT.train, augment=Augment(crop="none", mix="cutmix")))
 STEPS = 9
 
 
-def dataset(seed, n=9):
-    rng = np.random.default_rng(seed)
-    images = rng.normal(size=(n, *SHAPE)).astype(np.float32)
-    weights = rng.uniform(0.2, 1.8, n).astype(np.float32)
-    return DistilledDataset(images, np.arange(n, dtype=np.int32) % 3, weights, ("a", "b", "c"), UNIT, {})
-
-
-A, B = dataset(0), dataset(1)
 # One block, because compiling takes most of the time here.
 MODEL = nn.from_linen(ConvNet(3, depth=1, width=4))
 
 
-def close(a, b, tolerance=1e-5):
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), a, b)
-
-
-def lane(variables, s):
-    return jax.tree.map(lambda x: x[s], variables)
-
-
-# A model that is no Linen module and compiles in no time
-
-
-def linear_init(key, image_shape):
-    size = int(np.prod(image_shape))
-    return {"params": {"w": 0.3 * jax.random.normal(key, (size, 3)), "b": jnp.zeros(3)}}
-
-
-def linear_apply(variables, images):
-    flat = images.reshape(len(images), -1)
-    return Output(flat @ variables["params"]["w"] + variables["params"]["b"], flat, {})
-
-
-LINEAR = Classifier(linear_init, linear_apply, lambda v, x: (linear_apply(v, x).logits, v))
-
-
 @pytest.fixture(scope="module")
 def linear():
-    """(datasets, seeds, **limits) -> chunks of linear students with soft labels."""
-    trainer = evaluate.student_trainer(LINEAR, SOFT, linear_apply, A)
+    """(students, **limits) -> chunks of linear students with soft labels."""
+    trainer = evaluation.student_trainer(LINEAR, SOFT, linear_apply, A)
     context = linear_init(jax.random.key(5), SHAPE)
-    return lambda datasets, seeds, **limits: list(
-        evaluate.side_by_side(trainer, SOFT, datasets, seeds, context, **limits)
-    )
+    return lambda students, **limits: list(evaluation.side_by_side(trainer, SOFT, students, context, Limits(**limits)))
 
 
 @pytest.mark.parametrize(
-    "limits, lanes, steps",
+    "limits, sizes, steps",
     [
         ({"together": 3}, [3], [1] * 9),
         ({"together": 2}, [2, 1], [1] * 9),
@@ -97,57 +61,59 @@ def linear():
         ({"together": 3, "memory_bytes": 2**30}, [3], [1] * 9),
     ],
 )
-def test_chunks_launches_and_where_batches_come_from_change_nothing(linear, monkeypatch, limits, lanes, steps):
-    asked = [B, A, B], [2, 1, 1]
-    want = linear(*asked)
+def test_chunks_launches_and_where_batches_come_from_change_nothing(linear, monkeypatch, limits, sizes, steps):
+    students = [Lane(B, 2), Lane(A, 1), Lane(B, 1)]
+    want = linear(students)
     assert [part.lanes.tolist() for part in want] == [[0], [1], [2]]
     streamed, launched = [], []
-    batches, launches = students._batches, parallel.launches
-    monkeypatch.setattr(students, "_batches", lambda *given: streamed.append(given) or batches(*given))
-    monkeypatch.setattr(parallel, "launches", lambda *given: launched.append(launches(*given)) or launched[-1])
-    found = linear(*asked, **limits)
-    assert [len(part.lanes) for part in found] == lanes and launched == [steps]
+    batches, launches = lanes._batches, parallel.launches
+    monkeypatch.setattr(lanes, "_batches", lambda *inputs: streamed.append(inputs) or batches(*inputs))
+    monkeypatch.setattr(parallel, "launches", lambda *inputs: launched.append(launches(*inputs)) or launched[-1])
+    parts = linear(students, **limits)
+    assert [len(part.lanes) for part in parts] == sizes and launched == [steps]
     assert bool(streamed) == ("resident_bytes" in limits)
-    for part in found:
+    for part in parts:
         assert {len(x) for x in jax.tree.leaves((part.variables, part.losses))} == {len(part.lanes)}
         for s, place in enumerate(part.lanes):
             close((lane(part.variables, s), part.losses[s]), (lane(want[place].variables, 0), want[place].losses[0]))
 
 
 def test_the_devices_hold_one_copy_of_a_dataset(linear, monkeypatch):
-    held, put = [], students.parallel.put
-    keep = lambda tree, *given: held.append(tree) or put(tree, *given)
-    monkeypatch.setattr(students.parallel, "put", keep)
-    linear([A, B, A], [0, 0, 1], together=3)
-    (pool,) = [tree for tree in held if isinstance(tree, students.Pool)]
+    held, put = [], lanes.parallel.put
+    keep = lambda tree, *places: held.append(tree) or put(tree, *places)
+    monkeypatch.setattr(lanes.parallel, "put", keep)
+    linear([Lane(A, 0), Lane(B, 0), Lane(A, 1)], together=3)
+    (pool,) = [tree for tree in held if isinstance(tree, lanes.Pool)]
     np.testing.assert_array_equal(pool.images, np.stack([A.images, B.images]))
 
 
 def test_weights_reach_the_loss():
     plain = replace(HARD, train=replace(HARD.train, augment=Augment(crop="none", flip=False)))
-    trainer = evaluate.student_trainer(LINEAR, plain, linear_apply, A)
+    trainer = evaluation.student_trainer(LINEAR, plain, linear_apply, A)
     images, weights = A.images.copy(), A.weights.copy()
     images[4], weights[4] = 9.0, 0.0
     without, other = replace(A, weights=weights), replace(A, weights=weights, images=images)
-    run = partial(evaluate.train_students, trainer, seeds=[0, 0], context=None, together=2)
-    variables, losses = run(plain, datasets=[without, other])
+    students = [Lane(without, 0), Lane(other, 0)]
+    run = partial(evaluation.train_students, trainer, students=students, context=None, limits=Limits(together=2))
+    variables, losses = run(plain)
     np.testing.assert_array_equal(losses[0], losses[1])
     close(lane(variables, 0), lane(variables, 1), 0)
-    _, blind = run(replace(plain, weights="uniform"), datasets=[without, other])
+    _, blind = run(replace(plain, weights="uniform"))
     assert np.abs(blind[0] - blind[1]).max() > 0.1 and np.abs(blind[0] - losses[0]).max() > 1e-3
 
 
 def test_datasets_that_do_not_fit_together_are_refused(linear):
-    assert "[9, 4, 4, 1]" in message(lambda: linear([A, dataset(0, 6)], [0, 0]))
-    assert "2 datasets and 1 seeds" in message(lambda: linear([A, B], [0]))
-    assert "0 datasets" in message(lambda: linear([], []))
+    assert "[9, 4, 4, 1]" in message(lambda: linear([Lane(A, 0), Lane(dataset(0, 6), 0)]))
+    fewer = replace(A, labels=A.labels % 2, class_names=("a", "b"))
+    assert "3 classes" in message(lambda: linear([Lane(A, 0), Lane(fewer, 0)]))
+    assert "no students" in message(lambda: linear([]))
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 40), st.integers(0, 100), st.integers(1, 25))
 def test_the_order_is_that_of_the_permutations_and_launches_cover_it(n, batch_size, steps, seed, most):
     want = np.stack(list(islice(permutations(n, batch_size, seed), steps)))
-    np.testing.assert_array_equal(students._order(n, batch_size, steps, seed), want)
+    np.testing.assert_array_equal(lanes._order(n, batch_size, steps, seed), want)
     launches = parallel.launches(steps, most)
     assert sum(launches) == steps and max(launches) <= most and len(set(launches)) <= 2
     if steps % most == 0:
@@ -166,22 +132,22 @@ def answers():
 
 
 def test_a_teacher_is_asked_without_its_batchnorm_and_answers_the_same(answers):
-    trainer = evaluate.student_trainer(MODEL, SOFT, MODEL.apply, A)
+    trainer = evaluation.student_trainer(MODEL, SOFT, MODEL.apply, A)
     folded = trainer.prepare(answers)
     assert set(folded) == {"params"}
     close(MODEL.apply(folded, A.images).logits, MODEL.apply(answers, A.images).logits, 1e-4)
     # Hard labels never ask it.
-    assert evaluate.student_trainer(MODEL, HARD, None, A).prepare(answers) is None
+    assert evaluation.student_trainer(MODEL, HARD, None, A).prepare(answers) is None
 
 
 def test_a_model_that_cannot_do_without_its_batchnorm_keeps_it():
     scaled = lambda v, x: linear_apply({"params": v["params"]}, x * v["batch_stats"]["norm1"]["bn"]["var"])
     variables = linear_init(jax.random.key(0), SHAPE) | {"batch_stats": {"norm1": {"bn": {"var": 2.0}}}}
     for apply in (scaled, linear_apply):
-        trainer = evaluate.student_trainer(LINEAR, SOFT, apply, A)
+        trainer = evaluation.student_trainer(LINEAR, SOFT, apply, A)
         assert trainer.prepare(variables) is variables and not nn.foldable(apply, variables, SHAPE)
     assert not nn.foldable(linear_apply, ("no", "mapping"), SHAPE)
-    score = evaluate.accuracy(scaled, jax.tree.map(jnp.asarray, variables), UNIT, [(A.images, A.labels, np.ones(9))])
+    score = evaluation.accuracy(scaled, jax.tree.map(jnp.asarray, variables), UNIT, [(A.images, A.labels, np.ones(9))])
     assert score == np.mean(scaled(variables, A.images).logits.argmax(1) == A.labels)
 
 
@@ -198,11 +164,11 @@ def test_accuracies_of_several_are_those_of_each_by_counting(answers):
     labels = np.where(np.arange(40) < 25, guesses[0], guesses[1]).astype(np.int32)
     valid = (rng.random(40) < 0.8).astype(np.float32)
     batches = [(images[i : i + 8], labels[i : i + 8], valid[i : i + 8]) for i in range(0, 40, 8)]
-    found = evaluate.accuracies(MODEL.apply, several, norm, iter(batches))
-    np.testing.assert_allclose(found, [(valid * (guess == labels)).sum() / valid.sum() for guess in guesses])
-    assert len(set(found)) > 1
-    assert evaluate.accuracy(MODEL.apply, lane(several, 1), norm, batches) == found[1]
-    assert "no images" in message(lambda: evaluate.accuracies(MODEL.apply, several, norm, []))
+    scores = evaluation.accuracies(MODEL.apply, several, norm, iter(batches))
+    np.testing.assert_allclose(scores, [(valid * (guess == labels)).sum() / valid.sum() for guess in guesses])
+    assert len(set(scores)) > 1
+    assert evaluation.accuracy(MODEL.apply, lane(several, 1), norm, batches) == scores[1]
+    assert "no images" in message(lambda: evaluation.accuracies(MODEL.apply, several, norm, []))
 
 
 # Several devices
@@ -222,29 +188,29 @@ def one_by_one(trainer, protocol, data, seed, context):
 def on_two_devices(protocol):
     """Lanes are the runs alone, whether a device takes one at a time or several together."""
     teacher = MODEL.init(jax.random.key(7), SHAPE)
-    trainer = evaluate.student_trainer(MODEL, protocol, MODEL.apply, A)
-    datasets, seeds = [A, A, B, B, A], [0, 3, 0, 3, 1]
-    want = [one_by_one(trainer, protocol, *asked, teacher) for asked in zip(datasets, seeds)]
-    for limits in ({}, {"together": 2, "launch": 3}):
+    trainer = evaluation.student_trainer(MODEL, protocol, MODEL.apply, A)
+    students = [Lane(A, 0), Lane(A, 3), Lane(B, 0), Lane(B, 3), Lane(A, 1)]
+    want = [one_by_one(trainer, protocol, student.dataset, student.seed, teacher) for student in students]
+    for limits in (Limits(), Limits(together=2, launch=3)):
         # The fifth lane has no neighbour in either case, so that places are filled.
-        variables, losses = evaluate.train_students(trainer, protocol, datasets, seeds, teacher, **limits)
+        variables, losses = evaluation.train_students(trainer, protocol, students, teacher, limits)
         assert losses.shape == (5, STEPS) and losses.dtype == np.float32
         for s in range(5):
             close((lane(variables, s), losses[s]), want[s], 1e-4)
-    close(evaluate.train_student(trainer, protocol, A, 1, teacher), want[4], 1e-4)
+    close(evaluation.train_student(trainer, protocol, A, 1, teacher), want[4], 1e-4)
     assert (np.abs(losses[:, None] - losses).max(2) + np.eye(5)).min() > 1e-2
 
     batches = [(A.images, A.labels, np.ones(9, np.float32))]
-    scores = evaluate.accuracies(MODEL.apply, variables, UNIT, batches)
-    assert [evaluate.accuracy(MODEL.apply, lane(variables, s), UNIT, batches) for s in range(5)] == scores.tolist()
+    scores = evaluation.accuracies(MODEL.apply, variables, UNIT, batches)
+    assert [evaluation.accuracy(MODEL.apply, lane(variables, s), UNIT, batches) for s in range(5)] == scores.tolist()
 
     mesh = parallel.mesh()
-    program = students.programs(trainer, SHAPE, mesh, True, parallel.SAME)
-    pool = students.Pool(np.stack([A.images, B.images]), np.ones((2, 9, 3), np.float32), np.ones((2, 9), np.float32))
+    program = lanes.programs(trainer, SHAPE, mesh, True, parallel.SAME)
+    pool = lanes.Pool(np.stack([A.images, B.images]), np.ones((2, 9, 3), np.float32), np.ones((2, 9), np.float32))
     shared = parallel.put((trainer.prepare(teacher), pool), mesh, parallel.SAME)
     order = np.zeros((4, STEPS, 4), np.int32)
-    keys, *own = parallel.put((jax.random.split(jax.random.key(0), 4), np.zeros(4, np.int32), order), mesh)
-    compiled = program.launch.lower(program.init(keys), *shared, keys, *own, count=3).compile()
+    keys, *rest = parallel.put((jax.random.split(jax.random.key(0), 4), np.zeros(4, np.int32), order), mesh)
+    compiled = program.launch.lower(program.init(keys), *shared, keys, *rest, count=3).compile()
     assert {s.num_devices for s in jax.tree.leaves(compiled.output_shardings)} == {2}
     print(compiled.as_text())
 

@@ -6,8 +6,10 @@ import pytest
 from helpers import message
 
 from jaxdd.data.augment import Augment
+from jaxdd.ground import settings
+from jaxdd.stages.relabel.labelling import HardLabels, SoftLabels
 from jaxdd.students import protocol
-from jaxdd.students.protocol import PROTOCOLS, named
+from jaxdd.students.protocol import PROTOCOLS, Protocol, named
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -17,7 +19,7 @@ def test_a_name_gives_its_settings_and_all_of_them_exist(name):
 
 
 def test_only_the_labels_of_hard_are_hard():
-    assert [name for name in PROTOCOLS if PROTOCOLS[name].labels == "hard"] == ["hard"]
+    assert [name for name in PROTOCOLS if isinstance(PROTOCOLS[name].labels, HardLabels)] == ["hard"]
 
 
 def test_changes_change_what_they_say_and_nothing_else():
@@ -26,18 +28,20 @@ def test_changes_change_what_they_say_and_nothing_else():
     assert plain.train.augment == Augment(crop="none", flip=False, mix="none")
     assert replace(plain, train=replace(plain.train, augment=soft.train.augment)) == soft
     assert named("soft:uniform") == replace(soft, weights="uniform")
-    assert named("dd-ranking:hard") == replace(PROTOCOLS["dd-ranking"], labels="hard")
+    assert named("dd-ranking:hard") == replace(PROTOCOLS["dd-ranking"], labels=HardLabels())
     assert named("soft:plain:uniform") == named("soft:uniform:plain")
 
 
 def test_settings_of_ones_own_are_changed_likewise():
-    mine = {"soft": replace(PROTOCOLS["soft"], temperature=4.0)}
+    mine = {"soft": replace(PROTOCOLS["soft"], labels=SoftLabels(temperature=4.0))}
     assert named("soft:uniform", mine) == replace(mine["soft"], weights="uniform")
+    # Names that are not among them are still the published ones.
+    assert named("wmdd", mine) == PROTOCOLS["wmdd"]
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("firm", "unknown protocol 'firm'"), ("sotf", "nearest: soft"), ("soft:bare", "unknown change 'bare'")],
+    [("firm", "unknown protocol 'firm'"), ("sotf", "use soft"), ("soft:bare", "unknown change of a protocol 'bare'")],
 )
 def test_names_that_do_not_exist(name, words):
     assert words in message(lambda: named(name))
@@ -45,7 +49,26 @@ def test_names_that_do_not_exist(name, words):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"labels": "firm"}, "'firm'"), ({"weights": "heavy"}, "'heavy'"), ({"temperature": 0.0}, "temperature 0.0")],
+    [
+        ({"weights": "heavy"}, "'heavy'"),
+        ({"labels": SoftLabels(temperature=0.0)}, "temperature 0.0"),
+        ({"labels": HardLabels(smoothing=1.0)}, "smoothing 1.0"),
+        ({"labels": HardLabels(smoothing=-0.1)}, "smoothing -0.1"),
+    ],
 )
 def test_settings_that_do_not_exist(change, words):
     assert words in message(lambda: protocol.check(replace(PROTOCOLS["soft"], **change)))
+
+
+def test_a_record_names_the_labels_and_unknown_ones_are_refused():
+    for name in PROTOCOLS:
+        assert settings.changed(Protocol(), settings.record(PROTOCOLS[name]), "here") == PROTOCOLS[name]
+    assert settings.record(PROTOCOLS["hard"])["labels"] == {"name": "hard", "smoothing": 0.0}
+    assert "'firm'" in message(lambda: settings.changed(PROTOCOLS["soft"], {"labels": "firm"}, "here"))
+
+
+def test_a_stream_is_what_decides_the_answers_of_a_teacher():
+    wmdd = PROTOCOLS["wmdd"]
+    assert wmdd.stream(500) == (wmdd.train.augment, 100, 20.0)
+    assert wmdd.stream(30).batch_size == 30
+    assert "hard labels" in message(lambda: PROTOCOLS["hard"].stream(30))

@@ -18,9 +18,8 @@ from jaxdd.ground import checkpoint, losses
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation, denormalise, normalise, valid_range
 from jaxdd.nn.classifier import Classifier, Output
-from jaxdd.stages.relabel import criteria as relabel
-from jaxdd.students import evaluation as evaluate
-from jaxdd.students import train
+from jaxdd.stages.relabel.labelling import HardLabels, SoftLabels
+from jaxdd.students import evaluation, train
 from jaxdd.students.train import TrainSettings
 
 PLAIN = Augment(crop="none", flip=False)
@@ -90,7 +89,7 @@ ONES = np.ones(8, np.float32)
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
 def test_a_tiny_set_is_learnt_by_heart(kind):
     run = TrainSettings(optimizer=kind, learning_rate=0.1, weight_decay=0.0, augment=PLAIN)
-    trainer = train.trainer(LINEAR, run, 100, relabel.hard(), UNIT)
+    trainer = train.trainer(LINEAR, run, 100, HardLabels().criterion(), UNIT)
     state = trainer.init(jax.random.key(0), X.shape[1:])
     state, curve = train.fit(trainer.step, state, jax.random.key(1), itertools.repeat((X, Y, ONES)), 100)
     assert curve.shape == (100,) and curve.dtype == np.float32
@@ -101,7 +100,7 @@ def test_a_tiny_set_is_learnt_by_heart(kind):
 
 def test_an_image_of_weight_zero_changes_nothing():
     run = TrainSettings(learning_rate=0.1, augment=PLAIN)
-    trainer = train.trainer(LINEAR, run, 5, relabel.hard(), UNIT)
+    trainer = train.trainer(LINEAR, run, 5, HardLabels().criterion(), UNIT)
     weights = np.where(np.arange(8) == 3, 0, ONES).astype(np.float32)
 
     def trained(images, weights):
@@ -118,7 +117,7 @@ def test_an_image_of_weight_zero_changes_nothing():
 
 def test_weights_scale_the_loss_of_their_image():
     run = TrainSettings(learning_rate=0.1, augment=PLAIN)
-    trainer = train.trainer(LINEAR, run, 5, relabel.hard(), UNIT)
+    trainer = train.trainer(LINEAR, run, 5, HardLabels().criterion(), UNIT)
     weights = np.arange(8, dtype=np.float32)
     state = trainer.init(jax.random.key(0), X.shape[1:])
     logits = np.asarray(linear_apply(state.variables, X).logits, np.float64)
@@ -156,7 +155,7 @@ def network():
     """A narrow ConvNet under random crops and flips, and how to run it from any state."""
     model = nn.get("convnet3", 10, 8, width=4)
     run = TrainSettings(batch_size=8, learning_rate=0.01, augment=Augment(crop="pad"))
-    trainer = train.trainer(model, run, 6, relabel.hard(), UNIT)
+    trainer = train.trainer(model, run, 6, HardLabels().criterion(), UNIT)
     images = np.random.default_rng(1).normal(size=(20, 8, 8, 1)).astype(np.float32)
     targets = train.one_hot(np.arange(20) % 10, 10)
 
@@ -233,7 +232,7 @@ def test_distillation_at_high_temperature_compares_centred_logits():
 
 
 def test_soft_labels_are_the_teachers_on_the_same_images_and_carry_no_gradient_to_it():
-    criterion = relabel.soft(linear_apply, 4.0)
+    criterion = SoftLabels(temperature=4.0).criterion(linear_apply)
     teacher = linear_init(jax.random.key(3), X.shape[1:])
     logits = linear_apply(teacher, X).logits
     np.testing.assert_allclose(criterion(logits, X, Y, teacher), 0, atol=1e-5)
@@ -244,7 +243,7 @@ def test_soft_labels_are_the_teachers_on_the_same_images_and_carry_no_gradient_t
 
 
 def test_smoothing_mixes_the_target_with_the_uniform():
-    got = relabel.hard(0.3)(LOGITS, None, train.one_hot(np.arange(4), 5), None)
+    got = HardLabels(smoothing=0.3).criterion()(LOGITS, None, train.one_hot(np.arange(4), 5), None)
     want = optax.softmax_cross_entropy(LOGITS, optax.smooth_labels(jnp.eye(5)[:4], 0.3))
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
@@ -253,26 +252,26 @@ def test_smoothing_mixes_the_target_with_the_uniform():
 
 
 def test_a_narrow_teacher_learns_digits_and_is_scored_by_counting(digits, teacher):
-    model, variables, norm, _ = teacher
+    apply, variables, norm, _ = teacher
     images = digits.read("test", np.arange(len(digits.labels["test"])))
-    hits = np.asarray(model.apply(variables, normalise(norm, images)).logits).argmax(1) == digits.labels["test"]
+    hits = np.asarray(apply(variables, normalise(norm, images)).logits).argmax(1) == digits.labels["test"]
     for size in (100, len(images)):
-        score = evaluate.accuracy(model.apply, variables, norm, data.batches(digits, "test", size))
+        score = evaluation.accuracy(apply, variables, norm, data.batches(digits, "test", size))
         assert score == pytest.approx(hits.mean(), abs=1e-6)
     assert score > 0.85
 
 
 def test_recognised_images_are_counted_once_whatever_the_batch(digits, teacher):
-    model, variables, norm, _ = teacher
+    apply, variables, norm, _ = teacher
     pixels, labels = digits.read("train", np.arange(23)), digits.labels["train"][:23].copy()
-    answers = np.asarray(model.apply(variables, normalise(norm, pixels)).logits.argmax(-1))
+    answers = np.asarray(apply(variables, normalise(norm, pixels)).logits.argmax(-1))
     labels[::3] = (answers[::3] + 1) % 10
     dataset = DistilledDataset(
         np.asarray(normalise(norm, pixels)), labels, np.ones(23, np.float32), digits.class_names, norm, {}
     )
     for size in (5, 23, 250):
-        found = evaluate.recognised(model.apply, variables, dataset, size)
-        assert found == pytest.approx((answers == labels).mean()) and 0.2 < found < 0.8
+        share = evaluation.recognised(apply, variables, dataset, size)
+        assert share == pytest.approx((answers == labels).mean()) and 0.2 < share < 0.8
 
 
 def test_normalising_and_back_is_exact_and_leaves_floats_alone():
