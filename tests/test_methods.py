@@ -76,7 +76,7 @@ def test_a_class_is_the_same_bytes_whichever_others_are_made_here(made, context,
     ("recipe", "words"),
     [
         (methods.Recipe(Barycenter(weights="learned"), Recover()), "`weights` 'learned'"),
-        (methods.Recipe(Barycenter(space="pixels"), Nearest()), "'pixels'"),
+        (methods.Recipe(Barycenter(space="pixels"), Nearest()), "pixels"),
         (methods.Recipe(NoAtoms(), Recover()), "`summarizer` none"),
         (methods.Recipe(Barycenter(), Crops()), "`summarizer` none"),
         (methods.Recipe(NoAtoms(), Crops(parts=3)), "`imager.parts` 3"),

@@ -1,4 +1,4 @@
-"""What a user's module adds, without an edit of the package: the examples of CONTRIBUTING.md, by API and command line."""
+"""What a module of a user adds without an edit of the package: the examples of CONTRIBUTING.md, both ways."""
 
 import importlib
 import json
