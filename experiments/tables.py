@@ -3,7 +3,7 @@
     python -m experiments.tables wmdd-main [--grid cifar10 --dataset path/to/cifar10]
 
 `wmdd-main`, `wmdd-ablation`, `wmdd-cross-architecture`, `ddoq-main`, `ddoq-weights`, `scores` and the papers to the
-letter, `wmdd-paper`, `sre2l-paper`, `d4m-paper`, `ddoq-paper` and `rded-paper`, are grids of experiments/configs, whose
+letter, `sre2l-paper`, `d4m-paper`, `ddoq-paper` and `rded-paper`, are grids of experiments/configs, whose
 files say what each reproduces, the published figures, the cost and the command. `--grid` takes another of them, or any
 file like them, and every field is a flag. `ot` is what weights are worth, see
 jaxdd/reports/ot_rates.py. An interrupted run resumes with the same command.
@@ -24,7 +24,7 @@ from jaxdd.reports import grid_page, grid_tables, ot_rates
 from jaxdd.workspace import grid_file, grid_runner
 
 CONFIGS = Path(__file__).parent / "configs"
-PAPERS = ("wmdd-paper", "sre2l-paper", "d4m-paper", "ddoq-paper", "rded-paper")
+PAPERS = ("sre2l-paper", "d4m-paper", "ddoq-paper", "rded-paper")
 GRIDS = ("wmdd-main", "wmdd-ablation", "wmdd-cross-architecture", "ddoq-main", "ddoq-weights", "scores", *PAPERS)
 
 

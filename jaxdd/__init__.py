@@ -1,7 +1,7 @@
 """Dataset distillation by optimal transport, as pure functions in JAX.
 
-A distilled dataset is the pushforward of a small weighted measure. Data flows one way, and a method is a choice of
-function at each stage:
+A distilled dataset is the pushforward of a small weighted measure. Data flows through the stages in one direction, and
+a method chooses one function for each stage:
 
     images --encode--> class measures --summarize--> atoms and weights --recover | decode--> --relabel--> --train-->
 """

@@ -1,8 +1,8 @@
-"""The methods as data: a method is a choice of function at each stage, and `distill` is their one composition.
+"""Methods as data: a method chooses one function for each stage, and `distill` composes them.
 
     images --encode--> class measures --summarize--> atoms and weights --recover | decode--> images
 
-Only crops go straight from images to images.
+The crops of RDED have no atoms: they are cut from the real images directly.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,35 +28,35 @@ class Recipe:
     """What a method does at each stage."""
 
     summarizer: Summarizer = choice(SUMMARIZERS, Barycenter())
-    """Each class's cloud of points to a few weighted atoms, or to chosen real images."""
+    """Turns the points of each class into a few weighted atoms, or chooses real images."""
     imager: Imager = choice(IMAGERS, Recover())
-    """Atoms, or real images, to distilled images."""
+    """Turns atoms or real images into distilled images."""
 
     @property
     def needs(self) -> frozenset[str]:
-        """The models that it needs beside the teacher, of "autoencoder" and "denoiser"."""
+        """The models needed besides the teacher: a subset of {"autoencoder", "denoiser"}."""
         wanted = SPACES.find(self.summarizer.space).needs | self.imager.needs
         return wanted & {"autoencoder", "denoiser"}
 
     @property
     def is_redrawn(self) -> bool:
-        """Whether the images are drawn anew for each student: those that are nothing but a random choice."""
+        """Whether each student gets a new draw of the images, because they are real images chosen at random."""
         return self.summarizer.is_random and self.imager.is_real
 
 
 RECIPES = Registry("method", Recipe)
-"""The methods by their names; the named ones are in `jaxdd.recipes`."""
+"""The methods by name; `jaxdd.recipes` registers those of the library."""
 
 
 class Result(NamedTuple):
-    """What a method makes of some classes, with the evidence.
+    """The distilled images of some classes, with the atoms and the costs and losses behind them.
 
     Attributes:
       images: float32 [C, m, H, W, ch], in the teacher's normalised space.
       atoms: points [C, m, d], weights [C, m].
-      costs: W2^2 along the solver's rounds, [C, rounds]; [C, 0] where nothing was solved.
-      curve: the terms of the recover loss, name -> [steps, C]; empty without recovery.
-      classes: which classes these are, [C].
+      costs: W2^2 after each round of the solver, [C, rounds]; [C, 0] if there was no solver.
+      curve: the terms of the recover loss, name -> [steps, C]; empty if nothing was recovered.
+      classes: the labels of these classes, [C].
     """
 
     images: np.ndarray
@@ -67,10 +67,10 @@ class Result(NamedTuple):
 
 
 def joined(parts: Iterable[Result]) -> Result:
-    """Results of different classes as one, in the order of the classes."""
+    """Merge results of different classes into one, in the order of the classes."""
     parts = sorted(parts, key=lambda part: part.classes[0])
     steps = max((len(values) for part in parts for values in part.curve.values()), default=0)
-    # A part that stopped early stays at its last loss.
+    # A part that stopped early is padded with its last loss.
     pad = lambda values: np.pad(values, ((0, steps - len(values)), (0, 0)), "edge")
     curve = {name: np.concatenate([pad(part.curve[name]) for part in parts], 1) for name in parts[0].curve}
     rows = lambda *arrays: np.concatenate(arrays)
@@ -79,31 +79,31 @@ def joined(parts: Iterable[Result]) -> Result:
 
 
 def check(recipe: Recipe, problem: Problem) -> None:
-    """Raise InputError for settings that do not exist or go together, and for a class of too few real images."""
+    """Raise InputError for unknown or conflicting settings, or if a class has too few real images."""
     if problem.ipc < 1:
-        raise InputError(f"`ipc` {problem.ipc} is not a number of images per class; use 1 or more")
+        raise InputError(f"`ipc` {problem.ipc} is no valid number of images per class; use 1 or more")
     recipe.imager.check(problem, recipe.summarizer)
     recipe.summarizer.check(problem)
 
 
 def distill(key: jax.Array, recipe: Recipe, ipc: int, context: Context) -> Result:
-    """Distil to ``ipc`` images a class: summarize, then real images, recovered or decoded ones; or crops.
+    """Distil to ``ipc`` images per class: summarize the classes, then make images from the summary.
 
     Args:
-      key: every draw comes from it, folded with stage, class and step.
-      recipe: the choice at each stage.
+      key: all random numbers derive from it, by folding in stage, class and step.
+      recipe: the function chosen for each stage.
       ipc: images per class.
-      context: the teacher, the real data as encoded in the recipe's space, a latent model if the recipe needs one, and
-        the machine. Unused images are never read.
+      context: the teacher, the real data encoded in the recipe's space, a latent model if the recipe needs one, and
+        the memory and devices. Images that the recipe does not use are never read.
     """
     return joined(distill_parts(key, recipe, ipc, context))
 
 
 def distill_parts(key: jax.Array, recipe: Recipe, ipc: int, context: Context) -> Iterator[Result]:
-    """`distill`, some classes at a time as they are finished, so that they can be kept.
+    """`distill`, but yields some classes at a time as soon as they are finished, so that they can be saved.
 
-    A class comes out the same whichever others are in ``context.subset``, but global moments need undivided groups of
-    ``recipe.imager.group_size`` neighbouring classes.
+    The result of a class does not depend on which other classes are in ``context.subset``. Global moments are the one
+    exception: they need whole groups of ``recipe.imager.group_size`` neighbouring classes.
     """
     k_atoms, k_images = jax.random.split(key)
     summary = recipe.summarizer(k_atoms, context, ipc)

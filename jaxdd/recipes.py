@@ -1,7 +1,7 @@
-"""The named recipes: the methods with this library's own defaults, and the papers to the letter.
+"""The named recipes: each method with this library's defaults, and with exactly the settings of its paper.
 
 A recipe called NAME-paper has its authors' settings at every stage. The grid of the same name in experiments/configs
-says what it reproduces, with which protocol and at what cost.
+says which results it reproduces, with which protocol and at what cost.
 """
 
 from dataclasses import replace
@@ -15,8 +15,9 @@ _SRE2L = replace(_CROSS_ENTROPY, moments="global", weighted_moments=False, start
 _MEANS = Recover(feature_weight=0.0, mean_weight=1.0)
 _LATENT_QUANTIZATION = Quantization(space="latents", weights="sqrt")
 
-# What the recover stages of SRe2L and WMDD share in their authors' code: plain norms, one view of crop, flip and roll a
-# step, Adam with rate 0.25. A roll of 0 to 32 pixels of 224 is, from noise, the same as one of up to 16 either way.
+# What the recover stages of SRe2L and WMDD share in their authors' code: plain norms, one view (crop, flip, roll) per
+# step, Adam with rate 0.25. They roll by 0 to 32 pixels of 224. Starting from noise, this equals a roll of up to 16
+# pixels in either direction.
 _PAPER = Recover(
     scale="absolute", cross_entropy_weight=1.0, weighted_moments=False, start="noise", learning_rate=0.25,
     min_scale=0.08, roll=16 / 224,
@@ -33,38 +34,39 @@ _NAMED = {
     "sre2l": Recipe(NoAtoms(), _SRE2L),
     # Tan and Slade 2025 (arXiv 2501.07681): optimal quantization of latents, decoded by diffusion, tempered masses.
     "ddoq": Recipe(_LATENT_QUANTIZATION, Diffusion()),
-    # Su et al. 2024 (arXiv 2407.15138): the same without weights.
+    # Su et al. 2024 (arXiv 2407.15138): the same with equal weights.
     "d4m": Recipe(replace(_LATENT_QUANTIZATION, weights="uniform"), Diffusion()),
     # The ablation of Liu et al. 2025, with wmdd: {Wasserstein, cross-entropy} x {moments of the class, of all classes}.
-    # All four have the same atoms, weights, start and steps, so that only the terms of the loss differ.
+    # All four share atoms, weights, start and steps; only the terms of the loss differ.
     "ce-class": Recipe(Barycenter(), _CROSS_ENTROPY),
     "wmdd-global": Recipe(Barycenter(), Recover(moments="global")),
     "ce-global": Recipe(Barycenter(), replace(_CROSS_ENTROPY, moments="global")),
-    # Zhao and Bilen 2023 (arXiv 2110.04181): mean features alone, of the teacher instead of many random networks.
+    # Zhao and Bilen 2023 (arXiv 2110.04181): mean features alone, here of the teacher instead of many random networks.
     "dm": Recipe(Random(weights="uniform"), replace(_MEANS, moment_weight=0.0)),
-    # The other side of Figure 4 of Liu et al. 2025: mean features instead of the barycenter, with the class's moments.
+    # The comparison in Figure 4 of Liu et al. 2025: mean features instead of the barycenter, with per-class moments.
     "mmd": Recipe(Random(weights="uniform"), _MEANS),
-    # Sun et al. 2024 (arXiv 2312.03526): crops of real images that the teacher is sure of, nothing optimised.
+    # Sun et al. 2024 (arXiv 2312.03526): the crops of real images that the teacher classifies best; no optimisation.
     "rded": Recipe(NoAtoms(weights="uniform"), Crops()),
-    # Coresets: the real images nearest to the atoms, or any.
+    # Coresets: the real images nearest to the atoms, or random ones.
     "medoid": Recipe(Barycenter(), Nearest()),
     "random": Recipe(Random(), Nearest()),
-    # Welling 2009 (ICML): means; Sener and Savarese 2018 (arXiv 1708.00489): nothing is far from a chosen image.
+    # Herding matches the class mean (Welling 2009, ICML). K-center leaves no image of the class far from a chosen one
+    # (Sener and Savarese 2018, arXiv 1708.00489).
     "herding": Recipe(Herding(weights="uniform"), Nearest()),
     "kcenter": Recipe(KCenter(weights="uniform"), Nearest()),
-    # WMDD's program, which has cross-entropy beside the Wasserstein term: lambda 10, 2,000 steps, equal weights.
+    # WMDD's code, which adds cross-entropy to the Wasserstein term: lambda 10, 2,000 steps, equal weights.
     "wmdd-paper": Recipe(Barycenter(weights="uniform"), replace(_PAPER, moment_weight=10.0, steps=2000)),
     # SRe2L's script for ImageNet-1K.
     "sre2l-paper": Recipe(NoAtoms(weights="uniform"), _SRE2L_PAPER),
-    # SRe2L's script for CIFAR: no crops or mirrors, a roll of 0 to 4 pixels of 32, 1,000 steps.
+    # SRe2L's script for CIFAR: no crops or flips, a roll of 0 to 4 pixels of 32, 1,000 steps.
     "sre2l-paper-cifar": Recipe(
         NoAtoms(weights="uniform"), replace(_SRE2L_PAPER, min_scale=1.0, flip=False, roll=2 / 32, steps=1000)
     ),
-    # D4M's scripts: mini-batch k-means, strength 0.7, guidance 8. Its negative prompt belongs to the latent model.
+    # D4M's scripts: mini-batch k-means, strength 0.7, guidance 8. The negative prompt is a setting of the latent model.
     "d4m-paper": Recipe(replace(_LATENT_CLVQ, weights="uniform"), Diffusion(strength=0.7, guidance=8.0)),
-    # DDOQ keeps D4M's scripts and adds tempered masses.
+    # DDOQ uses D4M's scripts and adds tempered masses.
     "ddoq-paper": Recipe(_LATENT_CLVQ, Diffusion(strength=0.7, guidance=8.0)),
-    # RDED's scripts: 300 images a class, 5 crops each, one crop an image up to 64 pixels, four above.
+    # RDED's scripts: 300 images per class, 5 crops of each; one crop per image up to 64 pixels, four above.
     "rded-paper": Recipe(NoAtoms(weights="uniform"), Crops(pool=300, crops=5, small=64)),
 }
 for _name, _recipe in _NAMED.items():

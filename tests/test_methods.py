@@ -21,7 +21,7 @@ PROBLEM = Problem("wmdd", 1, np.array([1, 1]), ("a", "b"))
 
 def short(name):
     recipe = methods.RECIPES.find(name)
-    if "steps" in {f for f in vars(recipe.imager)}:
+    if "steps" in set(vars(recipe.imager)):
         recipe = replace(recipe, imager=replace(recipe.imager, steps=3))
     return recipe
 
