@@ -187,7 +187,7 @@ def fresh(key, size):
 
 @pytest.fixture(scope="module")
 def learned():
-    """States after many fresh batches, [seeds], the held-out sample and Lloyd's quantizers of another."""
+    """States after many fresh batches, [16], the held-out sample and Lloyd's quantizers of another, [16]."""
 
     @jax.jit
     @jax.vmap
@@ -199,20 +199,23 @@ def learned():
         state = clvq.init(key, ones(fresh(jax.random.fold_in(key, 10**6), 256)), ATOMS)
         return jax.lax.scan(advance, state, jnp.arange(500))[0]
 
-    keys = jax.random.split(jax.random.key(1), 4)
-    lloyd = jax.jit(partial(quantize, m=ATOMS, settings=KMeansSettings(exchanges=0)))
+    keys = jax.random.split(jax.random.key(1), 16)
+    # As many starts as a stream has: one.
+    lloyd = jax.jit(partial(quantize, m=ATOMS, settings=KMeansSettings(restarts=1, exchanges=0)))
     size = 4000
     sample = Measure(fresh(jax.random.key(8), size), jnp.full(size, 1 / size))
-    return stream(keys), fresh(jax.random.key(9), 20000), lloyd(KEY, sample)
+    return stream(keys), fresh(jax.random.key(9), 20000), [lloyd(k, sample) for k in keys]
 
 
 def test_a_stream_is_quantized_as_well_as_lloyd_quantizes_a_sample(learned):
     states, held_out, lloyd = learned
     size = len(held_out)
     judge = lambda z: float(distortion(Measure(held_out, jnp.full(size, 1 / size)), z))
-    limit = judge(lloyd.atoms.points)
+    limits = np.array([judge(summary.atoms.points) for summary in lloyd])
     costs = np.array([judge(z) for z in states.points])
-    assert (costs <= 1.03 * limit).all()
+    # From one start both end in a local optimum of many; on average, and at best, in equally good ones.
+    assert costs.mean() <= 1.01 * limits.mean() and costs.min() <= 1.01 * limits.min()
+    assert costs.max() <= 1.05 * limits.max()
     np.testing.assert_allclose(states.distortion, costs, rtol=0.05)
 
 
