@@ -6,19 +6,23 @@ from jaxdd.ot.clvq import ClvqSettings
 from jaxdd.ot.distance import (
     SinkhornSettings,
     distortion,
+    quantization_loss,
     sinkhorn_divergence,
     squared_distances,
     transport,
     w2_squared,
 )
+from jaxdd.ot.entropic import INITS, EntropicSettings, entropic_barycenter
 from jaxdd.ot.exact import exact
 from jaxdd.ot.quantization import KMeansSettings, quantize
 from jaxdd.ot.semidual import NewtonSettings
 from jaxdd.ot.summary import Summary, check
 
 __all__ = [
+    "INITS",
     "BarycenterSettings",
     "ClvqSettings",
+    "EntropicSettings",
     "KMeansSettings",
     "NewtonSettings",
     "SinkhornSettings",
@@ -27,7 +31,9 @@ __all__ = [
     "check",
     "clvq",
     "distortion",
+    "entropic_barycenter",
     "exact",
+    "quantization_loss",
     "quantize",
     "semidual",
     "sinkhorn_divergence",

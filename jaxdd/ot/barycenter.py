@@ -93,7 +93,7 @@ def barycenter(
         probability; a start of other shapes; fewer than m points (see `check` for padded classes).
     """
     check_size(mu.points.shape[0], m)
-    given = _given(weights, m)
+    given = prescribed(weights, m, "barycenter")
     if m == 1:
         return quantize(key, mu, m)  # one atom weighs one, whatever was asked for
     standard, shift, scale = standardise(mu)
@@ -112,7 +112,7 @@ def barycenter(
     else:
         start = quantize(key, searched, m, settings=k_means).atoms
         if given is not None:
-            start = _fitted(key, start, given)
+            start = fitted(key, start, given)
     found = _alternate(searched, start if given is None else start._replace(weights=given), given, settings)
     best = found.best
     if short:
@@ -129,22 +129,22 @@ def barycenter(
     return Summary(atoms, costs, jnp.minimum(closing.lower, least) * scale**2, found.stale > 0)
 
 
-def _given(weights: str | jax.Array, m: int) -> jax.Array | None:
+def prescribed(weights: str | jax.Array, m: int, solver: str) -> jax.Array | None:
     """The weights to hold, or None to learn them."""
     if isinstance(weights, str):
         if weights not in ("free", "uniform"):
-            raise InputError(f"barycenter: weights={weights!r}; choose 'free', 'uniform' or an array [m]")
+            raise InputError(f"{solver}: weights={weights!r}; choose 'free', 'uniform' or an array [m]")
         return jnp.full(m, 1.0 / m) if weights == "uniform" else None
     if np.shape(weights) != (m,):
-        raise InputError(f"barycenter: weights of shape {np.shape(weights)} for m={m} atoms; give [{m}]")
+        raise InputError(f"{solver}: weights of shape {np.shape(weights)} for m={m} atoms; give [{m}]")
     if not isinstance(weights, jax.core.Tracer):
         values = np.asarray(weights)
         if not are_masses(values):
-            raise InputError(f"barycenter: weights sum to {values.sum():g}; give non-negative ones that sum to one")
+            raise InputError(f"{solver}: weights sum to {values.sum():g}; give non-negative ones that sum to one")
     return jnp.asarray(weights, jnp.float32)
 
 
-def _fitted(key: jax.Array, start: Measure, given: jax.Array) -> Measure:
+def fitted(key: jax.Array, start: Measure, given: jax.Array) -> Measure:
     """The start with its largest cells where the largest weights are."""
     rank = jnp.argsort(jnp.argsort(given))
     points, masses = (leaf[jnp.argsort(start.weights)][rank] for leaf in start)

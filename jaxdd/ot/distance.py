@@ -74,6 +74,34 @@ def distortion(mu: Measure, z: jax.Array) -> jax.Array:
     return jnp.sum(mu.weights * jnp.min(squared_distances(real_points(mu), z), axis=1))
 
 
+def quantization_loss(mu: Measure, z: jax.Array, *, epsilon: float = 0.01) -> jax.Array:
+    r"""The distortion with a soft minimum, :math:`L(z) = -\varepsilon \sum_i a_i \log \frac1m \sum_j
+    e^{-\|x_i - z_j\|^2 / \varepsilon}`: a loss for atoms whose weights are free.
+
+    It is the entropic transport of mu onto the points z, whose masses are left free,
+    :math:`\min_P \langle P, C \rangle + \varepsilon KL(P \| a \otimes \frac1m)` over the P of row masses a. With
+
+    .. math:: G(z) \le L(z) \le G(z) + \varepsilon \log m
+
+    it tends to the `distortion` G as epsilon falls, but is smooth: where a point changes cells G has a kink, and an
+    atom without a cell no gradient. That of L is :math:`2 \sum_i P_{ij} (z_j - x_i)` with P the minimiser, rows
+    :math:`a_i \, \mathrm{softmax}(-C_i / \varepsilon)`; it takes the unit of epsilon as fixed.
+
+    Args:
+      mu: one measure, points x [n, d], weights a [n].
+      z: points, [m, d].
+      epsilon: relative to the mean cost between mu and equal masses on z.
+
+    Returns:
+      A scalar, in the squared unit of the points.
+    """
+    cost = squared_distances(real_points(mu), z)
+    mean = jax.lax.stop_gradient(mu.weights @ jnp.mean(cost, axis=1))
+    unit = epsilon * jnp.where(mean > 0, mean, 1.0)
+    soft = math.log(z.shape[0]) - jax.nn.logsumexp(-cost / unit, axis=1)
+    return unit * jnp.sum(mu.weights * soft)
+
+
 def cell_masses(mu: Measure, z: jax.Array) -> jax.Array:
     """The mass of mu nearest to each of the points z [m, d]: the weights of least W2^2 on them, [m]."""
     nearest = jnp.argmin(squared_distances(real_points(mu), z), axis=1)

@@ -10,6 +10,7 @@ from jaxdd.stages.summarize.none import NoAtoms
 from jaxdd.stages.summarize.points import summarize
 from jaxdd.stages.summarize.quantization import Quantization
 from jaxdd.stages.summarize.random import Random
+from jaxdd.stages.summarize.sinkhorn import Sinkhorn
 from jaxdd.stages.summarize.solver import Solver
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "NoAtoms",
     "Quantization",
     "Random",
+    "Sinkhorn",
     "Solver",
     "Summarizer",
     "Summary",
