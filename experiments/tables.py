@@ -1,12 +1,12 @@
-"""The papers' tables and plots, made again from real data: whatever of a table is missing is run first, and kept.
+"""Reproduce the papers' tables and plots from real data; missing cells of a table are run first, and kept.
 
     python -m experiments.tables wmdd-main [--grid cifar10 --dataset path/to/cifar10]
 
 `wmdd-main`, `wmdd-ablation`, `wmdd-cross-architecture`, `ddoq-main`, `ddoq-weights`, `scores` and the papers to the
-letter, `sre2l-paper`, `d4m-paper`, `ddoq-paper` and `rded-paper`, are grids of experiments/configs, whose
-files say what each reproduces, the published figures, the cost and the command. `--grid` takes another of them, or any
-file like them, and every field is a flag. `ot` is what weights are worth, see
-jaxdd/reports/ot_rates.py. An interrupted run resumes with the same command.
+letter, `wmdd-paper`, `sre2l-paper`, `d4m-paper`, `ddoq-paper` and `rded-paper`, are grids of experiments/configs, whose
+files say what each reproduces, with the published figures, the cost and the command. `--grid` selects another of these
+files or any file of the same form, and every field is a flag. `ot` measures the value of weights, see
+jaxdd/reports/ot_rates.py. To resume an interrupted run, use the same command.
 """
 
 import os
@@ -24,7 +24,7 @@ from jaxdd.reports import grid_page, grid_tables, ot_rates
 from jaxdd.workspace import grid_file, grid_runner
 
 CONFIGS = Path(__file__).parent / "configs"
-PAPERS = ("sre2l-paper", "d4m-paper", "ddoq-paper", "rded-paper")
+PAPERS = ("wmdd-paper", "sre2l-paper", "d4m-paper", "ddoq-paper", "rded-paper")
 GRIDS = ("wmdd-main", "wmdd-ablation", "wmdd-cross-architecture", "ddoq-main", "ddoq-weights", "scores", *PAPERS)
 
 
@@ -37,11 +37,11 @@ def main() -> None:
         commands.run(ot_rates.table, lambda _: ot_rates.OtConfig(), arguments)
         return
     command = shlex.join(["python", "-m", "experiments.tables", name, *arguments])
-    commands.run(lambda config: table(name, config, command), lambda asked: default(name, asked), arguments)
+    commands.run(lambda config: table(name, config, command), lambda flags: default(name, flags), arguments)
 
 
 def default(name: str, arguments: list[str]) -> grid_file.GridConfig:
-    """What the file of the grid says, which flags then change."""
+    """The config in the grid file, which flags can change."""
     if name not in GRIDS:
         raise InputError(f"unknown table {name!r}; use: python -m experiments.tables {'|'.join(('ot', *GRIDS))}")
     path = commands.flag_value(arguments, "--grid")
@@ -54,7 +54,7 @@ def table(name: str, config: grid_file.GridConfig, command: str) -> None:
 
 
 def write(grid: grid_file.Grid, config: grid_file.GridConfig, command: str) -> None:
-    """Run what is missing of a grid, then write the table in every form and print it."""
+    """Run the missing cells of a grid, then write the table in all formats and print it."""
     work = grid_runner.opened(grid, config)
     out = work.config.out / grid.name
     out.mkdir(exist_ok=True)
