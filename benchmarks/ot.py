@@ -44,9 +44,11 @@ OURS = {
     "10 exchanges, 1 start": ("free", {"solver": TEN}),
     "quantization, 1 start": ("free", {"solver": ONE_START}),
     "clvq": ("free", {"solver": "clvq"}),
+    "sinkhorn, learned": ("free", {"solver": "sinkhorn"}),
     "quantization": ("free", {}),
     "barycenter, free": ("free", {"solver": "barycenter"}),
     "barycenter, 8 rounds": ("uniform", {"weights": "uniform", "solver": SHORT}),
+    "sinkhorn, uniform": ("uniform", {"weights": "uniform", "solver": "sinkhorn"}),
     "barycenter, uniform": ("uniform", {"weights": "uniform"}),
 }
 RIVALS = {

@@ -1,8 +1,8 @@
-"""Real digits become ten images: every method at one image per class, and what each is worth.
+"""Distil the digits to ten images with several methods, and compare the accuracies of students.
 
     python -m experiments.demo
 
-Under two minutes on two cores. Hard-label accuracy to expect: wmdd over 90 %, well above random.
+Takes less than two minutes on two cores. Expect a hard-label accuracy of more than 90 % for wmdd, well above random.
 """
 
 import shutil
@@ -34,13 +34,13 @@ class DemoConfig:
     """Replaced if it holds an earlier demo."""
     methods: tuple[str, ...] = ("sre2l", "wmdd")
     steps: int = 500
-    """Of the recover stage."""
+    """Steps of the recover stage."""
     seeds: int = 3
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
 
 
 def distil(name: str, config: DemoConfig, workspace: Workspace) -> DistilledDataset:
-    """One image a class by a method, with its run folder and page."""
+    """Distil one image per class with a method, and write its run folder and page."""
     same = {item.name: getattr(config.teacher, item.name) for item in fields(config.teacher)}
     run = config_of(name, **same, out=config.out / name)
     run = replace(run, recipe=settings.changed(run.recipe, {"imager.steps": config.steps}, name))

@@ -3,11 +3,12 @@
     python -m experiments.distill --method wmdd --dataset digits --ipc 1 --out runs/x
     python -m experiments.distill --method ddoq --dataset digits --ipc 10 --out runs/y
 
-Trains a teacher first unless `--teacher` names one (or one of the same settings lies in the `teachers` folder beside
-the output). Methods of the latent space train an autoencoder and a denoiser likewise, unless `--latent.place` names
-some. Digits take half a minute on two cores with wmdd and six minutes with ddoq, or 14 seconds once its models are
-there. Published, with ResNet-18 at 10 images per class and soft labels: WMDD reaches 64.8 % on ImageNette, 41.8 % on
-Tiny-ImageNet and 38.2 % on ImageNet-1K; DDOQ with Stable Diffusion 33.1 % on ImageNet-1K, with DiT-XL/2 53.0 %.
+A teacher is trained first, unless `--teacher` names one or the `teachers` folder beside the output has one of the same
+settings. In the same way, methods of the latent space train an autoencoder and a denoiser, unless `--latent.place`
+names them. On two cores, digits take half a minute with wmdd and six minutes with ddoq, or 14 seconds if its models
+exist already. Published accuracies of ResNet-18 at 10 images per class with soft labels: WMDD reaches 64.8 % on
+ImageNette, 41.8 % on Tiny-ImageNet and 38.2 % on ImageNet-1K; on ImageNet-1K, DDOQ reaches 33.1 % with Stable Diffusion
+and 53.0 % with DiT-XL/2.
 """
 
 from dataclasses import dataclass, field

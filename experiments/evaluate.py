@@ -1,9 +1,9 @@
-"""Train students on distilled datasets and test them on real images, beside baselines under the same protocol.
+"""Train students on distilled datasets, test them on real images, and compare with baselines under the same protocols.
 
     python -m experiments.evaluate runs/x --students convnet3 resnet18 --seeds 3
 
-Prints one table and writes evaluation.json into the first run folder (or to --out). `random` draws its images anew for
-each seed; `full` is the teacher where the student has its architecture, else a student trained on all real images.
+Prints a table and writes evaluation.json into the first run folder (or to --out). `random` draws new images for each
+seed. `full` is the teacher if the student has its architecture, otherwise a student trained on all real images.
 """
 
 from dataclasses import dataclass
@@ -25,35 +25,35 @@ from jaxdd.workspace.protocols import ProtocolConfig
 @dataclass(frozen=True)
 class EvaluateConfig(ProtocolConfig):
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Run folders of experiments.distill, of one dataset, size and number of images per class."""
+    """Run folders of experiments.distill; all have the same dataset, image size and number of images per class."""
     students: tuple[str, ...] = ()
     """Architectures; default: the teacher's."""
     seeds: int = 3
     protocols: tuple[str, ...] = ("hard", "soft")
-    """hard, soft, wmdd, ddoq, dd-ranking; with ":plain" behind the name no augmentation, with ":uniform" no weights."""
+    """hard, soft, wmdd, ddoq, dd-ranking. The suffix ":plain" removes the augmentation, ":uniform" the weights."""
     baselines: tuple[str, ...] = ("random", "medoid")
-    """Methods that make no pixels: random, medoid, herding, kcenter, rded."""
+    """Methods that select real pixels: random, medoid, herding, kcenter, rded."""
     full: int = 1
-    """Runs on all real images; the teacher counts as the first."""
+    """Students trained on all real images; the teacher counts as the first."""
     stored: bool = False
-    """Learn soft labels from those that experiments.relabel kept in the run folders, not from their teacher."""
+    """Use the soft labels that experiments.relabel stored in the run folders, instead of the teacher."""
     compute: str = "auto"
     """float32, bfloat16, or auto, which is bfloat16 on accelerators."""
     out: Path | None = None
-    """Where the rows go; default: evaluation.json in the first run folder."""
+    """The file for the rows; default: evaluation.json in the first run folder."""
 
 
 def check(config: EvaluateConfig) -> None:
-    """Raise InputError for what cannot be evaluated, before anything is loaded."""
+    """Raise InputError for settings that cannot be evaluated, before anything is loaded."""
     if not config.runs:
-        raise InputError("no run folder given; use: python -m experiments.evaluate runs/x")
+        raise InputError("no run folder; use: python -m experiments.evaluate runs/x")
     if config.seeds < 1:
-        raise InputError(f"`seeds` {config.seeds} is not a number of students; use 1 or more")
+        raise InputError(f"`seeds` {config.seeds} is no valid number of students; use 1 or more")
     if not config.protocols:
-        raise InputError(f"no `protocols` to train students under; use {', '.join(PROTOCOLS)}")
+        raise InputError(f"`protocols` is empty; use {', '.join(PROTOCOLS)}")
     for name in config.baselines:
         if not RECIPES.find(name).imager.is_real:
-            raise InputError(f"`baselines` {name} makes pixels; distil it, and give its run folder")
+            raise InputError(f"`baselines` {name} makes new pixels; distil it first, and give its run folder")
 
 
 def main(config: EvaluateConfig) -> None:
@@ -62,7 +62,7 @@ def main(config: EvaluateConfig) -> None:
     datasets = comparison.named_datasets(config.runs)
     out = config.out or config.runs[0] / "evaluation.json"
     if not out.parent.is_dir():
-        raise InputError(f"folder {out.parent} of `out` does not exist; make it first")
+        raise InputError(f"the folder {out.parent} of `out` does not exist; make it first")
     workspace = workspace_of(config.runs[0], config.compute)
     info = workspace.teacher.info
     students = config.students or (info["model"],)

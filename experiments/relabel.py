@@ -1,9 +1,10 @@
-"""Ask the teacher of a run folder about its images and keep the answers, so that students can do without the teacher.
+"""Store the teacher's soft labels for the images of a run folder, so that students can be trained without the teacher.
 
     python -m experiments.relabel runs/x --form int8 --epochs 300
 
-Writes runs/x/labels, resumes there if it was interrupted, and prints what labels and images take on the disk. Labels
-belong to the images, the augmentation and the batch size of a protocol; any student may learn from them, for any time.
+Writes runs/x/labels, resumes if it was interrupted, and prints the sizes of labels and images on disk. Labels belong to
+the images and to the augmentation and batch size of a protocol. Any student can learn from them, for any number of
+epochs.
 """
 
 import os
@@ -30,13 +31,13 @@ class RelabelConfig(ProtocolConfig):
     form: str = LabelSettings.form
     """float32, float16, topk or int8."""
     top: int = LabelSettings.top
-    """topk: classes that keep their own probability."""
+    """For topk: the number of classes whose probabilities are stored."""
     epochs: int | None = None
-    """Epochs of the images that are labelled; default: those of the protocol."""
+    """The number of epochs to store; default: that of the protocol."""
     protocol_name: Annotated[str, tyro.conf.arg(name="protocol")] = "soft"
-    """The protocol whose batches and augmentation the teacher sees: soft, wmdd, ddoq, dd-ranking."""
+    """The protocol whose batches and augmentation are used: soft, wmdd, ddoq, dd-ranking."""
     seed: int = 0
-    """Decides the order of the images and their augmentation."""
+    """Seed of the order of the images and of their augmentation."""
     compute: str = "auto"
     """float32, bfloat16, or auto, which is bfloat16 on accelerators."""
     out: Path | None = None
@@ -46,7 +47,7 @@ class RelabelConfig(ProtocolConfig):
 def main(config: RelabelConfig) -> None:
     protocol = config.protocol(config.protocol_name)
     if not protocol.labels.asks_teacher:
-        raise InputError(f"protocol {config.protocol_name!r} has hard labels, which need no teacher; use a soft one")
+        raise InputError(f"`protocol` {config.protocol_name!r} has hard labels, which need no teacher; use a soft one")
     dataset = distilled.load(config.run)
     workspace = workspace_of(config.run, config.compute)
     protocol = comparison.with_flip(protocol, workspace.real.flip)
@@ -54,7 +55,7 @@ def main(config: RelabelConfig) -> None:
     settings = LabelSettings(config.form, config.top, epochs)
     out = config.out or config.run / "labels"
     if not os.access(out.parent, os.W_OK):
-        raise InputError(f"cannot write to {out.parent}; give `out` a place in a folder that is there and yours")
+        raise InputError(f"cannot write to {out.parent}; give `out` in a folder that exists and is writable")
     stream = protocol.stream(len(dataset.labels))
     labels = stored.materialise(out, dataset, stream, workspace.teacher, settings, config.seed)
     print(label_sizes(labels, config.run))

@@ -1,8 +1,8 @@
-"""Write the page of a run folder, as experiments.distill and experiments.evaluate do when they end.
+"""Write the page of a run folder, as experiments.distill and experiments.evaluate do at their end.
 
     python -m experiments.report runs/x [runs/y ...]
 
-report.html is one file that shows everything by itself, in any browser and without a network.
+report.html is a single self-contained file, which any browser shows without a network.
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class ReportConfig:
 
 def main(config: ReportConfig) -> None:
     if not config.runs:
-        raise InputError("no run folder given; use: python -m experiments.report runs/x")
-    # All of them before one is written: a folder that is no run leaves nothing behind.
+        raise InputError("no run folder; use: python -m experiments.report runs/x")
+    # Make all pages before writing any, so that nothing is written if one folder is no run folder.
     pages = {folder: run_page.run_page(folder) for folder in config.runs}
     for folder, text in pages.items():
         write_text(folder / "report.html", text)

@@ -1,11 +1,11 @@
-"""Train what the methods need on all real images of a dataset and keep it: a teacher, or a small latent model.
+"""Train the models that methods need on all real images of a dataset: a teacher, or a small latent model.
 
     python -m experiments.train --dataset digits --out runs/teachers/digits
     python -m experiments.train --what dit --dataset digits --out runs/latents/digits
 
 Digits with convnet3 take about ten seconds on two cores. WMDD trains its ImageNette and Tiny-ImageNet teachers for 50
-epochs with SGD, rate 0.025, weight decay 1e-4, batch 32, cosine: 89.9 and 63.5 % for ResNet-18. `vae` trains the
-autoencoder alone, `dit` a denoiser on the latents of `--latent.place` or else of an autoencoder trained now.
+epochs with SGD, rate 0.025, weight decay 1e-4, batch 32, cosine: 89.9 and 63.5 % for ResNet-18. `vae` trains only an
+autoencoder. `dit` trains a denoiser on the latents of `--latent.place`, or of an autoencoder that it trains first.
 """
 
 from dataclasses import dataclass, field
@@ -21,14 +21,15 @@ class TrainConfig(TeacherConfig):
     what: str = "teacher"
     """teacher, vae or dit."""
     out: Path = Path("runs/teacher")
-    """Where it goes: variables/ (Orbax) and teacher.json, or vae/, transformer/ and scheduler/ in diffusers' layout."""
+    """The output folder: variables/ (Orbax) and teacher.json, or vae/, transformer/ and scheduler/ in diffusers'
+    layout."""
     pretrained: str | None = None
-    """Of a teacher: torchvision's or timm's weights of --model as safetensors, in a folder or of the hub."""
+    """For a teacher: torchvision's or timm's weights of --model as safetensors, in a folder or on the hub."""
     latent: LatentConfig = field(default_factory=LatentConfig)
 
 
 def train_teacher(config: TrainConfig, out: Path) -> str:
-    """Write a teacher; a line about it."""
+    """Write a teacher, and return a line about it."""
     if config.pretrained:
         teacher = teachers.published(config, config.pretrained)
     else:

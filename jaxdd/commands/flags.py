@@ -103,7 +103,8 @@ def as_flags(message: str, config: Any) -> str:
     Args:
       config: of the program; None before there is one, when only the program itself can have named a parameter.
     """
-    known = flags_of(config) if dataclasses.is_dataclass(config) else []
+    # Every program takes plug-ins, and none has them in its config.
+    known = ["plugin", *(flags_of(config) if dataclasses.is_dataclass(config) else ())]
 
     def flag(match: re.Match) -> str:
         name = match.group(1)
@@ -152,7 +153,9 @@ def _choose(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
         if argument not in registries:
             rest.append(argument)
             continue
-        name = next(values, "")
+        name = next(values, "--")
+        if name.startswith("--"):
+            raise InputError(f"{argument} has no name after it; use {', '.join(registries[argument])}")
         kind = registries[argument].load(name)
         config = _switch(config, argument.removeprefix("--").replace("-", "_").split("."), kind)
     return config, rest
@@ -185,7 +188,7 @@ def _modern(config: Any, arguments: list[str]) -> list[str]:
       InputError: a flag of another choice than the one that is made.
     """
     chosen = {_flag(path): registry.name_of(value) for path, registry, value in _choices(config)}
-    modern = []
+    modern: list[str] = []
     for argument in arguments:
         if argument.startswith("--") and "imager" in chosen:
             name = argument.removeprefix("--")

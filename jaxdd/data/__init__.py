@@ -1,4 +1,4 @@
-"""Labelled image datasets with random access: the embedded digits, folders of images, TFDS."""
+"""Labelled image datasets with random access: the digits of scikit-learn, folders of images, arrays and TFDS."""
 
 import os
 import re
@@ -53,15 +53,17 @@ def load(
 ) -> Source:
     """Open a dataset by name or path.
 
-    name: one of `SOURCES`, such as "digits" (scikit-learn's, see `load_digits`), a path to a folder (see
-    `load_folder`), or a TFDS name (see `load_tfds`). A path is whatever is absolute, starts with "." or "~", exists as
-    a folder, or contains a separator and is no TFDS name with a config ("imagenette/160px"); for a folder that is
-    called digits, write "./digits".
-    image_size, channels: the images come out as uint8 [image_size, image_size, channels]; None takes what
-    suits the data.
-    data_dir: where TFDS keeps its datasets; None is TFDS's own default.
+    Args:
+      name: one of `SOURCES`, such as "digits" (see `load_digits`), a path to a folder (see `load_folder`), or a TFDS
+        name (see `load_tfds`). A name is a path if it is absolute, starts with "." or "~", exists as a folder, or
+        contains a separator and is not a TFDS name with a config ("imagenette/160px"). For a folder named digits, write
+        "./digits".
+      image_size: the side of the images, uint8 [image_size, image_size, channels]; None is the default of the dataset.
+      channels: 1 or 3; None is the default of the dataset.
+      data_dir: the folder of the TFDS datasets; None is the default of TFDS.
 
-    Raises InputError as those three do.
+    Raises:
+      InputError: an unknown name, or see the function that opens the dataset.
     """
     name = os.fspath(name)
     if name in SOURCES or _IMPORT_PATH.fullmatch(name):

@@ -1,4 +1,4 @@
-"""Images and labels that are in memory already."""
+"""Datasets of arrays in memory."""
 
 from collections.abc import Sequence
 
@@ -16,27 +16,27 @@ def from_arrays(
     class_names: Sequence[str] | None = None,
     name: str = "arrays",
 ) -> Source:
-    """A dataset of arrays in memory; nothing is copied.
+    """A dataset of arrays in memory, without a copy of the images.
 
         source = jaxdd.data.from_arrays(x_train, y_train, x_test, y_test)
         workspace = jaxdd.open_workspace(jaxdd.TeacherConfig(model="convnet3"), source=source)
 
     Args:
       images: train images, uint8 [n, H, W] or [n, H, W, C], with C 1 or 3.
-      labels: their classes, integers from 0 on, [n] or [n, 1].
+      labels: the classes of the train images, integers from 0 on, [n] or [n, 1].
       test_images: test images of the same size.
-      test_labels: their classes.
-      class_names: one a class; default: the numbers up to the largest label.
-      name: what tables call the dataset.
+      test_labels: the classes of the test images.
+      class_names: one per class; default: the numbers up to the largest label.
+      name: the name of the dataset in tables.
 
     Raises:
       InputError: other dtypes, shapes that disagree, labels outside of the classes, or a class without train images.
     """
     pairs = {"train": (images, labels), "test": (test_images, test_labels)}
     pictures, classes = {}, {}
-    for split, (some, their) in pairs.items():
-        pictures[split] = _checked_images(some, split)
-        classes[split] = _checked_labels(their, len(pictures[split]), split)
+    for split, (split_images, split_labels) in pairs.items():
+        pictures[split] = _checked_images(split_images, split)
+        classes[split] = _checked_labels(split_labels, len(pictures[split]), split)
     if pictures["train"].shape[1:] != pictures["test"].shape[1:]:
         shapes = [list(pictures[split].shape[1:]) for split in pairs]
         raise InputError(f"train images are {shapes[0]}, test images {shapes[1]}; give images of one size")
@@ -46,10 +46,10 @@ def from_arrays(
         raise InputError(f"label {largest} of {number} classes; name all classes, or none")
     present = np.unique(classes["train"])
     if len(present) < number:
-        # The first number that is not among the labels; names are made once there is an image for each.
+        # The smallest class without a label. Names are built only after this check, as a stray label may demand many.
         empty = int(np.argmin(np.append(present == np.arange(len(present)), False)))
-        name = empty if class_names is None else class_names[empty]
-        raise InputError(f"class {str(name)!r} has no train images; add some, or drop the class")
+        class_name = str(empty if class_names is None else class_names[empty])
+        raise InputError(f"class {class_name!r} has no train images; add some, or drop the class")
     names = tuple(map(str, range(number) if class_names is None else class_names))
     read = lambda split, rows: pictures[split][rows]
     return make_source(name, names, pictures["train"].shape[1:], classes, read)

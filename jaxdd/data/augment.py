@@ -1,6 +1,6 @@
-"""Augmentation on the device: each function is pure in a key, so replaying the key replays the picture.
+"""Augmentation on the device. Each function is deterministic in its PRNG key, so that views can be reproduced.
 
-Images are [N, H, W, C] float. A draw is made for each image unless the function says that it is made for the batch.
+Images are float [N, H, W, C]. Random numbers are drawn per image, unless a docstring says per batch.
 """
 
 from collections.abc import Callable
@@ -14,21 +14,21 @@ from jaxdd.ground.registry import Registry
 
 @dataclass(frozen=True)
 class Augment:
-    """Which augmentations, in the order of the fields."""
+    """The augmentations, applied in the order of the fields: crop, flip, mix."""
 
     crop: str = "resized"  # "resized" (random-resized-crop), "pad" (pad and crop) or "none"
-    min_scale: float = 0.08  # smallest share of the area that a random-resized-crop keeps
-    pad: float = 0.125  # padding of pad-and-crop as a share of the side
+    min_scale: float = 0.08  # least area of a random-resized-crop, as a share of the image
+    pad: float = 0.125  # padding of pad-and-crop, as a share of the side
     flip: bool = True
     mix: str = "none"  # "cutmix", "mixup" or "none"
-    alpha: float = 1.0  # Beta(alpha, alpha) of the mixing coefficient
+    alpha: float = 1.0  # the mixing coefficient is drawn from Beta(alpha, alpha)
 
 
 def random_box(key: jax.Array, min_scale: float, max_ratio: float = 4 / 3) -> tuple[jax.Array, jax.Array]:
-    """A random box as shares of the side: origin [2] and size [2], (y, x).
+    """A random box in units of the sides of the image: origin [2] and size [2], in the order (y, x).
 
-    The area is uniform on [min_scale, 1], the logarithm of the aspect ratio uniform up to ``max_ratio``, sides are
-    clipped to the image (Szegedy et al. 2015).
+    The area is uniform on [min_scale, 1]. The logarithm of the aspect ratio is uniform on [-log(max_ratio),
+    log(max_ratio)]. The sides are clipped to the image (Szegedy et al. 2015).
     """
     k_area, k_ratio, k_origin = jax.random.split(key, 3)
     area = jax.random.uniform(k_area, minval=min_scale, maxval=1.0)
@@ -38,7 +38,10 @@ def random_box(key: jax.Array, min_scale: float, max_ratio: float = 4 / 3) -> tu
 
 
 def crop_resize(image: jax.Array, origin: jax.Array, size: jax.Array) -> jax.Array:
-    """The box (shares of the side) of [..., H, W, C], resized bilinearly to H x W; differentiable in the image."""
+    """A box of images [..., H, W, C], resized bilinearly to H x W; differentiable in the images.
+
+    origin, size: of the box, [2] each, in units of the sides, see `random_box`.
+    """
     h, w = image.shape[-3:-1]
     scale = 1.0 / size
     shift = -origin * jnp.array([h, w]) * scale
@@ -47,7 +50,7 @@ def crop_resize(image: jax.Array, origin: jax.Array, size: jax.Array) -> jax.Arr
 
 
 def random_resized_crop(key: jax.Array, images: jax.Array, min_scale: float = 0.08) -> jax.Array:
-    """A random box of each image, resized to the full side."""
+    """A random box of each image [N, H, W, C], resized to H x W."""
 
     def one(k, image):
         return crop_resize(image, *random_box(k, min_scale))
@@ -56,13 +59,13 @@ def random_resized_crop(key: jax.Array, images: jax.Array, min_scale: float = 0.
 
 
 def flip(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Each image mirrored left to right with probability one half."""
+    """Each image [N, H, W, C] mirrored left to right with probability one half."""
     mirrored = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
     return jnp.where(mirrored, images[:, :, ::-1], images)
 
 
 def pad_crop(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
-    """Each image padded with zeros by ``pad`` pixels on all sides and cropped back at a random place."""
+    """Each image [N, H, W, C] padded with ``pad`` zeros on all sides, and cropped to H x W at a random position."""
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     corners = jax.random.randint(key, (images.shape[0], 2), 0, 2 * pad + 1)
 
@@ -73,13 +76,16 @@ def pad_crop(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
 
 
 def roll(key: jax.Array, images: jax.Array, max_shift: int) -> jax.Array:
-    """The whole batch rolled round both axes by one draw of up to ``max_shift`` pixels either way."""
+    """The images [..., H, W, C] rolled along both axes by up to ``max_shift`` pixels; the shift is drawn per batch."""
     shift = jax.random.randint(key, (2,), -max_shift, max_shift + 1)
     return jnp.roll(images, shift, (-3, -2))
 
 
 def mixup(key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
-    """x <- t x + (1 - t) x[pi], the same for the targets; t ~ Beta(alpha, alpha) and pi drawn for the batch."""
+    """x <- t x + (1 - t) x[pi], with t ~ Beta(alpha, alpha), for images [N, H, W, C] and targets [N, K].
+
+    t and the permutation pi are drawn per batch (Zhang et al. 2018).
+    """
     k_t, k_pi = jax.random.split(key)
     t = jax.random.beta(k_t, alpha, alpha)
     pi = jax.random.permutation(k_pi, images.shape[0])
@@ -87,9 +93,10 @@ def mixup(key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float) -
 
 
 def cutmix(key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
-    """One box, of area share 1 - Beta(alpha, alpha), pasted from x[pi]; targets mixed by the area really pasted.
+    """Paste one box of x[pi] into images x [N, H, W, C], and mix the targets [N, K] by the area pasted.
 
-    Box and pi are drawn for the batch (Yun et al. 2019).
+    The area of the box is 1 - t with t ~ Beta(alpha, alpha). Its centre is uniform, and it is clipped to the image.
+    The box and the permutation pi are drawn per batch (Yun et al. 2019).
     """
     k_t, k_centre, k_pi = jax.random.split(key, 3)
     side = jnp.sqrt(1.0 - jax.random.beta(k_t, alpha, alpha))
@@ -123,7 +130,10 @@ MIXES.register("none", lambda key, images, targets, alpha: (images, targets))
 
 
 def pipeline(settings: Augment) -> Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """(key, images [N, H, W, C], targets [N, K]) -> the same, augmented; the composition that ``settings`` names.
+    """The composition of the augmentations that ``settings`` names.
+
+    Returns:
+      A function (key, images [N, H, W, C], targets [N, K]) -> (images, targets) of the same shapes.
 
     Raises:
       InputError: an unknown crop or mix.

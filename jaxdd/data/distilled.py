@@ -1,4 +1,4 @@
-"""A distilled dataset: images, labels, weights and where they come from, in memory and on disk."""
+"""A distilled dataset: images, labels, weights and provenance, in memory and on disk."""
 
 import json
 import re
@@ -17,15 +17,15 @@ from jaxdd.ground.normalise import Normalisation, denormalise, normalise
 
 @dataclass(frozen=True)
 class DistilledDataset:
-    """The pushforward of a small weighted measure: what a student is trained on instead of the real data.
+    """The training data of students in place of the real data: the pushforward of a small weighted measure.
 
     Attributes:
-      images: [n, H, W, ch] float32, normalised space.
-      labels: [n] int32, indices into ``class_names``.
-      weights: [n] float32, the atoms' weights; they sum to one within each class.
-      class_names: one name a class.
-      norm: turns ``images`` back into pixels.
-      provenance: JSON-serialisable record of how it was made.
+      images: float32 [n, H, W, ch], normalised by ``norm``.
+      labels: int32 [n], indices into ``class_names``.
+      weights: float32 [n], the weights of the atoms, with sum one in each class.
+      class_names: one name per class.
+      norm: the normalisation of ``images``.
+      provenance: JSON-serialisable record of the method and settings.
     """
 
     images: np.ndarray
@@ -37,11 +37,11 @@ class DistilledDataset:
 
     @property
     def ipc(self) -> int:
-        """Images per class."""
+        """The number of images per class."""
         return len(self.labels) // len(self.class_names)
 
     def pixels(self) -> np.ndarray:
-        """The images as uint8."""
+        """The images as uint8 [n, H, W, ch]."""
         return np.asarray(denormalise(self.norm, self.images))
 
     @classmethod
@@ -56,14 +56,15 @@ class DistilledDataset:
         """A distilled dataset from arrays in memory.
 
         Args:
-          images: [n, H, W, ch] or [n, H, W]: uint8 pixels, or floats in the normalised space of ``norm``.
+          images: [n, H, W, ch] or [n, H, W], uint8 pixels or floats that are normalised by ``norm``.
           labels: integer classes, [n], with equally many images of each class.
-          weights: non-negative, [n], made to sum to one within each class; default: equal.
-          class_names: one a class; default: the numbers.
-          norm: default: mean and standard deviation of the pixels; floating images need one.
+          weights: non-negative, [n], normalised to sum one in each class; default: equal.
+          class_names: one per class; default: the numbers.
+          norm: the normalisation; required for floating images. Default: mean and standard deviation of the pixels.
 
         Raises:
-          InputError: shapes that disagree, labels that are no classes, or weights that are no masses.
+          InputError: shapes that disagree, invalid labels or weights, images of another dtype, or floating images
+            without ``norm``.
         """
         images, labels = np.asarray(images), np.asarray(labels)
         images = images[..., None] if images.ndim == 3 else images
@@ -91,23 +92,23 @@ class DistilledDataset:
         return cls(pixels, labels[order].astype(np.int32), grouped.reshape(-1), names, norm, {"method": "arrays"})
 
     def loss_weights(self, kind: str = "free") -> np.ndarray:
-        r"""The weight of each image's loss, :math:`\propto w^p` and of mean 1 over the dataset, [n] float32.
+        r"""The weight of the loss of each image, :math:`\propto w^p` with mean 1 over the dataset, float32 [n].
 
-        Cell masses spread widely, and the more they do the fewer images a gradient is made of; a power below one
-        lies between that and forgetting them (Tan and Slade 2025, section 4).
+        If cell masses vary widely, few images dominate each gradient. A power below one is a compromise between that
+        and uniform weights (Tan and Slade 2025, section 4).
 
         Args:
           kind: "free" (p = 1), "sqrt" (p = 1/2) or "uniform" (p = 0), see `ground.measure.POWERS`.
 
         Raises:
-          InputError: another value.
+          InputError: an unknown kind.
         """
         tempered = power(self.weights.astype(np.float64), kind)
         return (tempered / tempered.mean()).astype(np.float32)
 
 
 def _named_classes(labels: np.ndarray, class_names: Sequence[str] | None) -> tuple[str, ...]:
-    """The names of the classes, each with equally many labels [n]; InputError for anything else."""
+    """The names of the classes; InputError unless there are equally many labels [n] of each."""
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"labels of dtype {labels.dtype}; give class indices from 0 on")
     present, counts = np.unique(labels, return_counts=True)
@@ -130,9 +131,9 @@ def _pixel_statistics(images: np.ndarray) -> Normalisation:
 
 
 def save(dataset: DistilledDataset, folder: Path | str) -> None:
-    """Write ``folder``: an ImageFolder tree train/<class>/<nnn>.png, and distilled.npz with the exact arrays.
+    """Write a folder: an ImageFolder tree train/<class>/<nnn>.png, and distilled.npz with the exact arrays.
 
-    Written atomically, so that ``folder`` is whole or absent. Nothing in it is pickled.
+    The folder is written atomically, so that it is complete or absent. Nothing in it is pickled.
 
     Raises:
       InputError: the folder exists.
@@ -166,10 +167,10 @@ def _write(dataset: DistilledDataset, root: Path) -> None:
 
 
 def load(folder: Path | str) -> DistilledDataset:
-    """Read what `save` wrote; ``folder`` may also be the run folder around it.
+    """Read a folder written by `save`, or the run folder that contains it.
 
     Raises:
-      InputError: no distilled dataset there.
+      InputError: the folder holds no distilled dataset.
     """
     for place in (Path(folder) / "distilled.npz", Path(folder) / "distilled" / "distilled.npz"):
         if place.is_file():
@@ -188,6 +189,6 @@ def load(folder: Path | str) -> DistilledDataset:
 
 
 def folder_name(class_names: tuple[str, ...], label: int) -> str:
-    """A class's folder: its name, made safe for a file system; if that makes any two alike, all carry the label."""
+    """The folder of a class: its name with unsafe characters replaced, after its label if two names would coincide."""
     safe = [re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "_" for name in class_names]
     return safe[label] if len(set(safe)) == len(safe) else f"{label}_{safe[label]}"

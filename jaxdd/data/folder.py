@@ -1,4 +1,4 @@
-"""A folder of images, one sub-folder per class: train/<class>/*, and val/<class>/* or test/<class>/*."""
+"""A folder of images with a sub-folder per class: train/<class>/*, and val/<class>/* or test/<class>/*."""
 
 import os
 
@@ -24,19 +24,22 @@ _LAYOUT = "train/<class>/* and val/<class>/* or test/<class>/*"
 
 
 def load_folder(path: str, image_size: int | None = None, channels: int | None = None) -> Source:
-    """Open an ImageFolder tree; only file names and 64 headers are read until `read` is called.
+    """Open an ImageFolder tree. Only file names and up to 64 headers are read before `Source.read` is called.
 
-    Classes are the sub-folders of train/, sorted by name. The split "test" is test/ if that has class
-    folders, else val/; its classes must be among those of train/ and get the same labels. Names starting with
-    a dot, files without an image extension and deeper folders are ignored; within a class, images are sorted
-    by name.
+    The classes are the sub-folders of train/, sorted by name. The split "test" is test/ if that has class folders, else
+    val/. Its classes must be among those of train/, and have the same labels. Names that start with a dot, files
+    without an image extension and deeper folders are ignored. The images of a class are sorted by name. `image.fit`
+    converts each image to the common shape.
 
-    image_size None: the side of the images if up to 64 evenly spaced train images are equal squares, else
-    224. channels None: 1 if all of those are grey, else 3. How an image is brought to that shape: see
-    `image.fit`.
+    Args:
+      path: the folder.
+      image_size: the side of the images. Default: that of up to 64 evenly spaced train images if all are equal squares,
+        else 224.
+      channels: 1 or 3. Default: 1 if all of these images are grey, else 3.
 
-    Raises InputError for a missing folder, split or class, a class folder without images, and, at `read`, for
-    an image that is damaged, naming it.
+    Raises:
+      InputError: a missing folder, split or class, or a class folder without images; at `Source.read`, an image that is
+        damaged, which the message names.
     """
     image.check_request(image_size, channels)
     root = os.path.expanduser(os.fspath(path))
@@ -63,7 +66,7 @@ def load_folder(path: str, image_size: int | None = None, channels: int | None =
         labels[split] = np.repeat(np.arange(len(class_names)), [len(names) for names in per_class])
 
     def encoded(split: str, index: int) -> image.Encoded:
-        # Joined at need: a million full paths would cost several times the memory of the bare names.
+        # Paths are joined on demand: a million full paths would take several times the memory of the names.
         file = os.path.join(folders[split], class_names[labels[split][index]], files[split][index])
         return file, file
 

@@ -1,4 +1,4 @@
-"""One encoded image of any kind -> uint8 [S, S, C]: upright, over white, resized, centre-cropped."""
+"""Decoding of image files to uint8 [S, S, C]: upright, composited over white, resized and centre-cropped."""
 
 import io
 import os
@@ -27,7 +27,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow's decoders raise for damaged files.
+# The exceptions of Pillow's decoders for damaged files.
 _DAMAGE = (
     OSError,
     EOFError,
@@ -39,11 +39,11 @@ _DAMAGE = (
     Image.DecompressionBombError,
 )
 
-Encoded = tuple[str, str | bytes]  # what an error names; a file path, or the encoded bytes themselves
+Encoded = tuple[str, str | bytes]  # the name in error messages; a file path or the encoded bytes
 
 
 def check_request(image_size: int | None, channels: int | None) -> None:
-    """Raise InputError unless image_size is None or a positive int and channels is None, 1 or 3."""
+    """Raise InputError unless image_size is None or a positive integer, and channels is None, 1 or 3."""
     if image_size is not None and (not isinstance(image_size, int | np.integer) or image_size < 1):
         raise InputError(f"image_size {image_size!r}: give a side of at least one pixel, such as 32, or None")
     if channels is not None and channels not in (1, 3):
@@ -51,14 +51,15 @@ def check_request(image_size: int | None, channels: int | None) -> None:
 
 
 def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """Bring an image to uint8 [size, size, channels].
+    """Convert an image to uint8 [size, size, channels].
 
-    EXIF rotation is applied, transparency is composited over white, 16-bit grey v becomes round(v / 257), and
-    the largest centred square is resampled with an antialiased triangle ("bilinear") filter, which is the
-    shorter side resized to `size` and the centre cropped. Pixels are untouched where that side is already
-    `size`. RGB becomes grey by ITU-R 601 luma; grey is repeated over three channels.
+    EXIF rotation is applied, transparency is composited over white, and 16-bit grey v becomes round(v / 257). The
+    largest centred square is resampled with an antialiased triangle ("bilinear") filter; this equals resizing the
+    shorter side to ``size`` and cropping the centre. If the shorter side is ``size``, pixels are unchanged. RGB is
+    converted to grey by ITU-R 601 luma, and grey to RGB by repetition.
 
-    Raises ValueError for pixels with no fixed range (floating point, or integers past 16 bits).
+    Raises:
+      ValueError: pixels without a fixed range, which are floating point or integers of more than 16 bits.
     """
     orientation = image.getexif().get(_ORIENTATION)
     if orientation in _UPRIGHT:
@@ -71,7 +72,7 @@ def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:
     if side == size:
         image = image.crop(box)
     else:
-        # Resampling inside the box, rather than cropping what was resampled, keeps a very long image small.
+        # Resampling only the box, instead of cropping after resampling, avoids huge arrays for elongated images.
         image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
     return np.array(image, np.uint8).reshape(size, size, channels)
 
@@ -91,9 +92,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def decode(encoded: Encoded, shape: tuple[int, int, int]) -> np.ndarray:
-    """Decode one image file or its bytes to uint8 of `shape` = (S, S, C); see `fit`.
+    """Decode one image file, or its bytes, to uint8 of ``shape`` (S, S, C); see `fit`.
 
-    Raises InputError naming the image when it cannot be read or is damaged.
+    Raises:
+      InputError: the image cannot be read or is damaged; the message names it.
     """
     place, content = encoded
     try:
@@ -104,7 +106,11 @@ def decode(encoded: Encoded, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def decode_batch(encoded: Sequence[Encoded], shape: tuple[int, int, int]) -> np.ndarray:
-    """Decode many images to uint8 [k, S, S, C] on one thread per processor; errors as in `decode`."""
+    """Decode images to uint8 [k, S, S, C], with one thread per processor.
+
+    Raises:
+      InputError: see `decode`.
+    """
     images = np.empty((len(encoded), *shape), np.uint8)
 
     def fill(rows: np.ndarray) -> None:
@@ -112,7 +118,7 @@ def decode_batch(encoded: Sequence[Encoded], shape: tuple[int, int, int]) -> np.
             images[row] = decode(encoded[row], shape)
 
     workers = min(os.cpu_count() or 1, len(encoded))
-    # On thumbnails threads mostly wait for the interpreter lock: two are slower than one.
+    # For thumbnails, threads mostly wait for the interpreter lock, and two are slower than one.
     if workers < 2 or np.prod(_header(encoded[0])[0]) <= _THUMBNAIL_PIXELS:
         fill(np.arange(len(encoded)))
         return images
@@ -125,10 +131,13 @@ def decode_batch(encoded: Sequence[Encoded], shape: tuple[int, int, int]) -> np.
 def shape_for(
     sample: Callable[[], Sequence[Encoded]], image_size: int | None, channels: int | None
 ) -> tuple[int, int, int]:
-    """(S, S, C) as asked for; what is None is taken from the headers of a sample, opened only then.
+    """The shape (S, S, C) of the decoded images.
 
-    The size is the side all images share when all are equal squares, else 224; the channels are 1 when all
-    are grey, else 3. Raises InputError naming an image whose header cannot be read.
+    A size or number of channels that is None is derived from the headers of a sample, which are read only then. The
+    size is the side of the images if all are equal squares, else 224. The channels are 1 if all are grey, else 3.
+
+    Raises:
+      InputError: a header cannot be read; the message names the image.
     """
     if image_size is not None and channels is not None:
         return int(image_size), int(image_size), int(channels)
@@ -143,7 +152,7 @@ def shape_for(
 
 
 def evenly_spaced(count: int, most: int) -> np.ndarray:
-    """At most `most` of the indices 0 .. count - 1, evenly spaced and ascending, int64."""
+    """At most ``most`` of the indices 0 .. count - 1, evenly spaced and ascending, int64."""
     if count <= most:
         return np.arange(count)
     return np.arange(most) * count // most

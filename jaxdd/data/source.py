@@ -1,9 +1,9 @@
-"""A labelled image dataset with random access, and the passes over it."""
+"""A labelled image dataset with random access, and iteration over it."""
 
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import NamedTuple, TypeVar
 
@@ -21,11 +21,12 @@ _T = TypeVar("_T")
 class Source(NamedTuple):
     """A labelled image dataset with random access.
 
-    name: the name or path it was loaded by.
-    class_names: one name per class; label c is class_names[c].
-    image_shape: (H, W, C).
-    labels: split ("train", "test") -> int32 [n].
-    read: (split, indices [k]) -> uint8 [k, H, W, C], in the order of the indices, repeats allowed.
+    Attributes:
+      name: the name or path of the dataset.
+      class_names: one name per class, in the order of the labels.
+      image_shape: (H, W, C).
+      labels: int32 [n] for each split, "train" and "test".
+      read: (split, indices [k]) -> uint8 [k, H, W, C], in the order of the indices; repeats are allowed.
     """
 
     name: str
@@ -36,9 +37,9 @@ class Source(NamedTuple):
 
 
 def make_source(name, class_names, image_shape, labels, read) -> Source:
-    """A Source whose `read` first checks the split and the indices, so that no reader has to.
+    """A Source whose ``read`` checks the split and the indices before it calls the given ``read``.
 
-    The checked `read` raises InputError for an unknown split and for indices that are not integers in [0, n).
+    It raises InputError for an unknown split, and for indices that are not integers in [0, n).
     """
     labels = {split: np.asarray(values, np.int32) for split, values in labels.items()}
     source = Source(name, tuple(class_names), tuple(image_shape), labels, read)
@@ -46,16 +47,16 @@ def make_source(name, class_names, image_shape, labels, read) -> Source:
 
 
 def class_indices(source: Source, split: str = "train") -> list[np.ndarray]:
-    """The indices i with labels[i] = c, ascending, for every class c: a list of int64 [n_c], n_c maybe 0."""
+    """For each class c, the indices i with labels[i] = c, ascending, int64 [n_c]; n_c may be 0."""
     labels = _labels(source, split)
     counts = np.bincount(labels, minlength=len(source.class_names))
     return np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
 
 
 def in_memory(source: Source, limit_bytes: int = 2 * 2**30) -> Source:
-    """The same dataset, each split decoded once at its first read and served from memory afterwards.
+    """The same dataset, with each split decoded at its first read and then kept in memory.
 
-    A split of more than `limit_bytes` decoded bytes (n H W C) keeps streaming.
+    A split of more than ``limit_bytes`` decoded bytes (n H W C) is still read from its source each time.
     """
     decoded: dict[str, np.ndarray] = {}
     lock = Lock()
@@ -77,24 +78,25 @@ def in_memory(source: Source, limit_bytes: int = 2 * 2**30) -> Source:
 
 
 def hold_out(source: Source, share: float, seed: int = 0) -> Source:
-    """The same dataset with a share of each class's train images set aside as its test split; the real one is hidden.
+    """A validation split: the test split is replaced by a share of the train images of each class.
 
-    Settings chosen on what is set aside leave the test images unseen. From class c, round(share n_c) images go, drawn
-    from `np.random.default_rng([seed, c])`; both parts keep their order.
+    Settings can then be chosen without the real test images. From class c, round(share n_c) images are drawn with
+    `np.random.default_rng([seed, c])`. Both parts keep the order of the train images.
 
-    Raises InputError unless 0 < share < 1 and every class keeps and gives at least one image.
+    Raises:
+      InputError: share is not between 0 and 1, or some class would have no image in one of the two splits.
     """
     if not 0 < share < 1:
         raise InputError(f"share {share} of the train images to set aside: give more than 0 and less than 1")
     aside = np.zeros(_count(source, "train"), bool)
-    for c, own in enumerate(class_indices(source)):
-        gives = round(share * len(own))
-        if not 0 < gives < len(own):
+    for c, members in enumerate(class_indices(source)):
+        count = round(share * len(members))
+        if not 0 < count < len(members):
             raise InputError(
-                f"class {source.class_names[c]!r} of {source.name} has {len(own)} train images, of which {gives} would "
-                "be set aside: choose another share"
+                f"class {source.class_names[c]!r} of {source.name} has {len(members)} train images, of which {count} "
+                "would be set aside: choose another share"
             )
-        aside[np.random.default_rng([seed, c]).permutation(own)[:gives]] = True
+        aside[np.random.default_rng([seed, c]).permutation(members)[:count]] = True
     rows = {"train": np.flatnonzero(~aside), "test": np.flatnonzero(aside)}
     labels = {split: source.labels["train"][chosen] for split, chosen in rows.items()}
     read = lambda split, indices: source.read("train", rows[split][indices])
@@ -104,11 +106,15 @@ def hold_out(source: Source, share: float, seed: int = 0) -> Source:
 def statistics(source: Source, max_images: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
     """Per-channel mean and standard deviation of the train pixels x / 255, over images and space.
 
-    mean_c = E[x_c], std_c = max(sqrt(E[x_c^2] - E[x_c]^2), 1/255): the floor, one grey level, makes dividing
-    by it safe for a constant channel. Sums are streamed in float64, where sums of squares of uint8 are exact.
-    With more than `max_images` train images, evenly spaced ones are used.
+    mean_c = E[x_c], std_c = max(sqrt(E[x_c^2] - E[x_c]^2), 1/255). The lower bound, one grey level, allows division by
+    std for a constant channel. Sums are accumulated in float64, where sums of squares of uint8 are exact. If there are
+    more than ``max_images`` train images, that many evenly spaced ones are used.
 
-    Returns (mean, std), float32 [C] each. Raises InputError if there is no train image or max_images < 1.
+    Returns:
+      (mean, std), float32 [C] each.
+
+    Raises:
+      InputError: there is no train image, or max_images < 1.
     """
     chosen = evenly_spaced(_count(source, "train"), _at_least(1, max_images=max_images))
     first, second = np.zeros((2, source.image_shape[2]))
@@ -125,24 +131,27 @@ def statistics(source: Source, max_images: int = 10_000) -> tuple[np.ndarray, np
 def batches(
     source: Source, split: str, batch_size: int, indices: np.ndarray | Sequence[np.ndarray] | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """One pass over `indices` (default: the whole split) in their order, in batches of one shape.
+    """One pass over ``indices`` (default: the whole split), in their order, in batches of one shape.
 
-    Yields (images uint8 [B, H, W, C], labels int32 [B], valid float32 [B]). The last batch repeats its last
-    image up to B, with valid = 0 there, so that a sum weighted by `valid` is a sum over the indices. Of
-    several arrays of indices each ends with such a batch, and none is in a batch with another. Two
-    batches are read ahead on one thread; what fails there is raised here.
+    The last batch is padded to B with its last image and valid = 0, so that a sum weighted by ``valid`` is a sum over
+    the indices. If there are several arrays of indices, each is padded in this way, and no batch contains indices of
+    two. Two batches are read ahead on a thread, and its exceptions are raised here.
 
-    Raises InputError, before the first batch, for an unknown split, indices out of range or batch_size < 1.
+    Yields:
+      images uint8 [B, H, W, C], labels int32 [B], valid float32 [B].
+
+    Raises:
+      InputError: before the first batch, for an unknown split, indices out of range or batch_size < 1.
     """
     labels, size = _labels(source, split), _at_least(1, batch_size=batch_size)
     parts = [np.arange(len(labels))] if indices is None else [indices] if isinstance(indices, np.ndarray) else indices
     parts = [_check_indices(source, split, part) for part in parts]
 
     def read(chosen: np.ndarray):
-        images, targets, valid = source.read(split, chosen), labels[chosen], np.ones(size, np.float32)
+        images, targets, valid = source.read(split, chosen), labels[chosen], np.arange(size) < len(chosen)
         if len(chosen) < size:
             rows = np.minimum(np.arange(size), len(chosen) - 1)
-            images, targets, valid = images[rows], targets[rows], (np.arange(size) < len(chosen))
+            images, targets = images[rows], targets[rows]
         return images, targets, valid.astype(np.float32)
 
     return _read_ahead(read, (part[first : first + size] for part in parts for first in range(0, len(part), size)))
@@ -151,15 +160,16 @@ def batches(
 def shuffled(
     source: Source, split: str, batch_size: int, seed: int, start: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Endless shuffled batches: every image once per epoch, epochs joined without a gap.
+    """Endless shuffled batches, in which every image occurs once per epoch; a batch may span two or more epochs.
 
-    Batch k holds elements [k B, (k + 1) B) of the concatenated permutations p_0, p_1, ..., with p_e drawn
-    from `np.random.default_rng([seed, e])`. It depends on nothing else, so `start` = k resumes exactly there.
-    B may exceed the size of the split. Two batches are read ahead on one thread; what fails there is raised
-    here.
+    The order is that of `permutations`, so ``start`` = k resumes an interrupted iteration at batch k. Two batches are
+    read ahead on a thread, and its exceptions are raised here.
 
-    Yields (images uint8 [B, H, W, C], labels int32 [B]). Raises InputError, before the first batch, for an
-    unknown or empty split, batch_size < 1, or a negative seed or start.
+    Yields:
+      images uint8 [B, H, W, C], labels int32 [B].
+
+    Raises:
+      InputError: before the first batch, for an unknown or empty split, batch_size < 1, or a negative seed or start.
     """
     labels, count = _labels(source, split), _count(source, split)
     orders = permutations(count, batch_size, seed, start)
@@ -167,13 +177,17 @@ def shuffled(
 
 
 def permutations(count: int, batch_size: int, seed: int, start: int = 0) -> Iterator[np.ndarray]:
-    """Endless batches of indices: batch k holds elements [k B, (k + 1) B) of the concatenated permutations of `count`.
+    """Endless batches of indices: batch k is elements [k B, (k + 1) B) of concatenated permutations of 0 .. count - 1.
 
-    Permutation e is drawn from `np.random.default_rng([seed, e])`, so batch k depends on nothing but (seed, k) and
-    `start` = k resumes exactly there. Every batch is full, also where B does not divide `count` or exceeds it, so
-    that one compiled step serves all.
+    Permutation e is drawn from `np.random.default_rng([seed, e])`. Batch k thus depends only on count, B, seed and k,
+    and ``start`` = k resumes an interrupted iteration at batch k. Every batch is full, even if B does not divide
+    ``count`` or exceeds it, so that one compiled step serves all.
 
-    Yields int64 [B]. Raises InputError, before the first batch, for B < 1, a negative seed or start.
+    Yields:
+      int64 [B].
+
+    Raises:
+      InputError: before the first batch, for B < 1, or a negative seed or start.
     """
     size = _at_least(1, batch_size=batch_size)
     _at_least(0, seed=seed), _at_least(0, start=start)
@@ -194,7 +208,7 @@ def permutations(count: int, batch_size: int, seed: int, start: int = 0) -> Iter
 
 def _read_ahead(read: Callable[..., _T], requests: Iterable) -> Iterator[_T]:
     with ThreadPoolExecutor(1) as pool:
-        pending = deque()
+        pending: deque[Future[_T]] = deque()
         try:
             for request in requests:
                 pending.append(pool.submit(read, request))
@@ -203,7 +217,7 @@ def _read_ahead(read: Callable[..., _T], requests: Iterable) -> Iterator[_T]:
             while pending:
                 yield pending.popleft().result()
         finally:
-            # After an error, or when the consumer stops early, nobody will see what is still queued.
+            # After an error, or if the consumer stops early, the queued reads are not needed.
             pool.shutdown(cancel_futures=True)
 
 

@@ -1,4 +1,4 @@
-"""Any image-classification dataset of TensorFlow Datasets, read at random through array_record."""
+"""Image-classification datasets of TensorFlow Datasets (TFDS), with random access through array_record."""
 
 import difflib
 import itertools
@@ -18,16 +18,16 @@ _CHUNK = 1024
 def load_tfds(
     name: str, image_size: int | None = None, channels: int | None = None, data_dir: str | None = None
 ) -> Source:
-    """Open a TFDS dataset, downloading and preparing it as array_record in `data_dir` if it is not there.
+    """Open a TFDS dataset. If it is not in ``data_dir``, it is downloaded and prepared there as array_record.
 
-    Image and label are the dataset's supervised keys. The split "test" is TFDS's "test" if that is labelled,
-    else its "validation". Labels are read here, without decoding an image; images stay encoded until `read`.
-    How they are brought to shape, and the defaults for image_size and channels, are those of `load_folder`. A
-    dataset that is on disk in a format without random access (tfrecord) is decoded into memory here, if all
-    of it takes at most 4 GiB at that shape.
+    Images and labels are the supervised keys of the dataset. The split "test" is "test" of TFDS if that is labelled,
+    else "validation". All labels are read here, but images are decoded only at `Source.read`. Conversion to the common
+    shape, and the defaults of image_size and channels, are those of `load_folder`. A dataset on disk without random
+    access (tfrecord) is decoded into memory here, up to 4 GiB at that shape.
 
-    Raises InputError when TFDS is not installed, for an unknown name (with the nearest ones), a dataset that
-    cannot be prepared or is not labelled images, and one without random access that is too large for memory.
+    Raises:
+      InputError: TFDS is not installed, an unknown name (the message lists similar ones), a dataset that cannot be
+        prepared or has no labelled images, or one without random access that is too large for memory.
     """
     image.check_request(image_size, channels)
     try:
@@ -42,7 +42,7 @@ def load_tfds(
     info = builder.info
     image_key, label_key = _supervised_keys(tfds, name, info)
     _prepare(builder, name)
-    # All image features stay encoded: labels need no pixels, segmentation maps and the like are not used.
+    # No image feature is decoded: labels need no pixels, and other images, such as segmentation maps, are not used.
     kept = {
         key: tfds.decode.SkipDecoding()
         for key, feature in info.features.items()
@@ -80,8 +80,8 @@ def load_tfds(
 
         def read(split: str, indices: np.ndarray) -> np.ndarray:
             chosen = indices.tolist()
-            found = examples[split].__getitems__(chosen)
-            return image.decode_batch([encoded(split, *item) for item in zip(chosen, found)], shape)
+            records = examples[split].__getitems__(chosen)
+            return image.decode_batch([encoded(split, *item) for item in zip(chosen, records)], shape)
 
     else:
         needed = sum(len(rows) for rows in examples.values()) * int(np.prod(shape))
@@ -106,7 +106,7 @@ def load_tfds(
 
 
 def is_builder(name: str) -> bool:
-    """Whether TFDS is installed and has a dataset of this name, a config or version after it aside."""
+    """Whether TFDS is installed and has a dataset of this name, without regard to its config or version."""
     try:
         import tensorflow_datasets as tfds
     except ImportError:
@@ -133,7 +133,7 @@ def _prepare(builder, name: str) -> None:
             builder.download_and_prepare(file_format="array_record")
         except ImportError as error:
             raise InputError(f"preparing TFDS dataset {name!r} needs {error.name}: pip install it") from error
-        # Builders run code of their own, so what a failed download raises cannot be listed.
+        # Builders run arbitrary code, so the exceptions of a failed download cannot be listed.
         except Exception as error:
             raise InputError(
                 f"TFDS dataset {name!r} is not in {builder.data_dir} and preparing it failed "
@@ -159,7 +159,7 @@ def _first_labelled(candidates: tuple[str, ...], name: str, info, open_split, la
     for split in candidates:
         if split in info.splits and info.splits[split].num_examples:
             examples = open_split(split)
-            # TFDS marks the images of an unlabelled split by the label -1, all of them.
+            # In an unlabelled split of TFDS all labels are -1.
             if next(iter(examples))[label_key] >= 0:
                 return examples
     raise InputError(

@@ -1,4 +1,7 @@
-"""Pytrees of arrays on disk, through Orbax: written aside and renamed, so a crash leaves the old one or none."""
+"""Pytrees of arrays on disk, through Orbax.
+
+A checkpoint is written to a temporary place and renamed, so a crash leaves the previous one or none.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from jaxdd.ground.errors import InputError
 def save(path: Path | str, tree: Any) -> None:
     """Write a pytree of arrays as an Orbax checkpoint at ``path``, replacing what is there."""
     if jax.process_count() > 1:
-        # Orbax takes an array on one process's device for a mistake; one of the host's it writes.
+        # Orbax refuses an array on a device of a single process, but writes one in host memory.
         tree = jax.device_get(tree)
     with _checkpointer() as checkpointer:
         checkpointer.save(Path(path).absolute(), tree, force=True)
@@ -26,7 +29,7 @@ def load(path: Path | str, like: Any) -> Any:
     """
     if not Path(path).is_dir():
         raise InputError(f"no checkpoint at {path}; give the folder that was written by a training run")
-    # A checkpoint remembers where its arrays lay; here they all go to one device, whatever machine wrote it.
+    # A checkpoint records the sharding of its arrays. All are loaded to one device here, whatever machine wrote it.
     place = SingleDeviceSharding(jax.local_devices()[0])
     here = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
     try:
@@ -39,7 +42,9 @@ def load(path: Path | str, like: Any) -> Any:
 def _checkpointer():
     import orbax.checkpoint as ocp
 
-    me = jax.process_index()
-    # Of several processes each reads and writes for itself, without waiting for the others.
-    alone = ocp.options.MultiprocessingOptions(me, {me}, f"process{me}") if jax.process_count() > 1 else None
-    return ocp.StandardCheckpointer(**({"multiprocessing_options": alone} if alone else {}))
+    if jax.process_count() == 1:
+        return ocp.StandardCheckpointer()
+    # Each process reads and writes its own checkpoints, without waiting for the others.
+    process = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(process, {process}, f"process{process}")
+    return ocp.StandardCheckpointer(multiprocessing_options=options)

@@ -1,8 +1,8 @@
-"""The one exception for input that a user can mend."""
+"""The exception for input that the user can correct."""
 
 
 class InputError(ValueError):
-    """Bad input: one line that names the value, the place and the remedy.
+    """Bad input. The message is one line that names the value, the place and the remedy.
 
-    The experiments print it and exit with status 2; library users catch it as a ValueError.
+    The programs print it and exit with status 2. Library users can catch it as a ValueError.
     """

@@ -33,7 +33,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically; what JSON does not know is written as its text."""
+    """Write a JSON file atomically; a value of a type that JSON lacks is written as its `str`."""
     write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 

@@ -1,7 +1,8 @@
-"""Several processes, one a host: joining them, agreeing on small things, and ending together when one dies.
+"""Several processes, one per host: joining them, exchanging small values, and ending all of them when one fails.
 
-The stages need none of this while they run: each process has its own classes and its own data. What crosses hosts goes
-through JAX's coordination service, except one reduction of moments (`jaxdd.stages.encode`).
+The stages run without communication between processes, because each process has its own classes and data. Small values
+are exchanged through JAX's coordination service. The only other communication is a reduction of moments
+(`jaxdd.stages.encode`).
 """
 
 import io
@@ -13,30 +14,31 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxdd.ground.errors import InputError
 
-_PATIENCE = 15.0  # seconds without a sign of life after which a process counts as dead
+_PATIENCE = 15.0  # seconds without a heartbeat after which a process counts as dead
 _numbers = itertools.count()
 
 
 def join() -> None:
-    """Make this process one of the run's, where the environment says that there are several; else do nothing.
+    """Join the other processes of this run, if the environment describes several; otherwise do nothing.
 
-    Told from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID if these are set, else from SLURM, Open MPI
-    or a Cloud TPU of several hosts, as `jax.distributed.initialize` finds them. Call it before anything else of JAX.
-    From then on a process whose peer dies prints one line and ends with status 1, within half a minute; if it was the
-    first that died, JAX itself ends the others at once, with a message of its own.
+    The processes are read from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID if these are set, else
+    from SLURM, Open MPI or a Cloud TPU of several hosts, as `jax.distributed.initialize` detects them. Call this before
+    any other function of JAX. From then on, if a process dies, each of the others prints one line and ends with status
+    1 within half a minute. If the first process dies, JAX ends the others at once, with its own message.
 
     Raises:
       InputError: the environment names no complete set of processes.
     """
     if jax.distributed.is_initialized() or not _several(os.environ):
         return
-    settings = {"heartbeat_timeout_seconds": 40, "shutdown_timeout_seconds": 60}
+    settings: dict[str, Any] = {"heartbeat_timeout_seconds": 40, "shutdown_timeout_seconds": 60}
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
         try:
             settings |= {
@@ -65,14 +67,14 @@ def _several(environment: os._Environ | dict[str, str]) -> bool:
     """Whether the environment describes more than this one process."""
     if "JAX_COORDINATOR_ADDRESS" in environment:
         return True
-    # Set inside a job step only: a script that SLURM runs without srun is alone, however many tasks the job has.
+    # Set inside of a job step only. A script that SLURM runs without srun is one process, whatever the job's tasks.
     if "SLURM_STEP_NODELIST" in environment:
         return int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))) > 1
     if int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
         return True
     if "TPU_WORKER_HOSTNAMES" in environment:
         return "," in environment["TPU_WORKER_HOSTNAMES"]
-    # On a bare Cloud TPU machine only Google's metadata server knows, which JAX asks; this switch says not to.
+    # On a bare Cloud TPU machine JAX queries Google's metadata server, unless this variable is set.
     return _has_tpu() and "TPU_SKIP_MDS_QUERY" not in environment
 
 
@@ -81,116 +83,118 @@ def _has_tpu() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks and writes for all."""
+    """Whether this is the first process, which prints and writes for all."""
     return count() == 1 or jax.process_index() == 0
 
 
 def count() -> int:
-    """The number of processes; one where none were joined."""
+    """The number of processes; 1 if `join` has joined none."""
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def first(make: Callable[[], str | None]) -> str | None:
-    """``make()`` on the first process while the others wait; all of them return its text or raise its InputError."""
+    """Call ``make()`` on the first process, while the others wait; all return its text or raise its InputError."""
     if count() == 1:
         return make()
     name = f"jaxdd/first/{next(_numbers)}"
     if not is_first():
-        kind, _, text = _wait_for(name).decode().partition(":")
+        kind, _, content = _wait_for(name).decode().partition(":")
         if kind == "error":
-            raise InputError(text)
-        return text if kind == "text" else None
+            raise InputError(content)
+        return content if kind == "text" else None
     try:
-        made = make()
+        text = make()
     except InputError as error:
-        _tell(name, f"error:{error}".encode())
+        _publish(name, f"error:{error}".encode())
         raise
-    _tell(name, b"none:" if made is None else f"text:{made}".encode())
-    return made
+    _publish(name, b"none:" if text is None else f"text:{text}".encode())
+    return text
 
 
 def everywhere(values: np.ndarray) -> np.ndarray:
-    """The arrays of all processes, of one shape, stacked in their order: [processes, ...], exact in any dtype."""
+    """The arrays [...] of all processes, of one shape, stacked in process order, bit for bit: [processes, ...]."""
     values = np.asarray(values)
     if count() == 1:
         return values[None]
     name, buffer = f"jaxdd/everywhere/{next(_numbers)}", io.BytesIO()
     np.save(buffer, values)
-    _tell(f"{name}/{jax.process_index()}", buffer.getvalue())
+    _publish(f"{name}/{jax.process_index()}", buffer.getvalue())
     places = (f"{name}/{i}" for i in range(count()))
     return np.stack([np.load(io.BytesIO(_wait_for(place))) for place in places])
 
 
 def meet() -> None:
-    """Wait until all processes are here, if there are several."""
+    """Wait until all processes have called this; with a single process, return at once."""
     everywhere(np.zeros(0))
 
 
 def part() -> None:
-    """End this process with status 0, once all of several are here; the first is the last to go.
+    """End this process with status 0, once all of several processes have called this; the first ends last.
 
-    With the first goes the service that all are joined by, and JAX aborts whoever has not closed its connection by
-    then, though it has only Python's own tidying up left.
+    The first process runs the coordination service. JAX aborts every process whose connection is still open when the
+    service ends, even if only Python's cleanup is left.
     """
     meet()
     if is_first():
         for i in range(1, count()):
             _wait_for(f"jaxdd/parted/{i}")
     else:
-        _tell(f"jaxdd/parted/{jax.process_index()}", b"")
+        _publish(f"jaxdd/parted/{jax.process_index()}", b"")
     leave(0, 1.0)
 
 
 def leave(status: int, after: float = 3.0) -> None:
-    """End this process at once: the others notice, and nobody waits at an exit that never comes.
+    """End this process at once, without waiting for the others at exit.
 
-    after: seconds that the first stays on.
+    after: seconds that the first process waits before it ends.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     if is_first():
-        # With it goes the service that all are joined by, and JAX aborts whoever still has something to say.
+        # The coordination service ends with this process, and JAX then aborts the others; they may still be printing.
         time.sleep(after)
     os._exit(status)
 
 
-def _tell(name: str, content: bytes) -> None:
+def _publish(name: str, content: bytes) -> None:
     _client().key_value_set_bytes(name, content)
 
 
 def _wait_for(name: str) -> bytes:
-    """What another process told, or will tell; should it die meanwhile, the watch ends this one."""
+    """The content that another process publishes; if that process dies first, `_watch` ends this one."""
     while True:
         try:
             return _client().key_value_try_get_bytes(name)
         except jax.errors.JaxRuntimeError as error:
             if "NOT_FOUND" not in str(error):
                 raise
-        # Not the service's own waiting: that holds Python's lock, and this process would give no sign of life.
+        # The service's blocking call would hold Python's lock, and so stop the heartbeats of this process.
         time.sleep(0.05)
 
 
 def _client():
-    # JAX has no public name for its coordination service's keys and values; Orbax takes it from here, too.
+    # JAX has no public interface to the key-value store of its coordination service; Orbax uses this one, too.
     from jax._src import distributed
 
     return distributed.global_state.client
 
 
 def _watch() -> None:
-    """Give a sign of life every second and end this process when another gives none."""
-    me, others = jax.process_index(), [i for i in range(count()) if i != jax.process_index()]
-    client, seen, since = _client(), {}, dict.fromkeys(others, time.monotonic())
-    for sign in itertools.count():
+    """Send a heartbeat every second, and end this process when another one sends none."""
+    client, process = _client(), jax.process_index()
+    others = [i for i in range(count()) if i != process]
+    seen: dict[int, str | None] = {}
+    since = dict.fromkeys(others, time.monotonic())
+    for beat in itertools.count():
         try:
-            client.key_value_set(f"jaxdd/alive/{me}", str(sign), allow_overwrite=True)
-            signs = dict(client.key_value_dir_get("jaxdd/alive"))
+            client.key_value_set(f"jaxdd/alive/{process}", str(beat), allow_overwrite=True)
+            beats = dict(client.key_value_dir_get("jaxdd/alive"))
         except jax.errors.JaxRuntimeError:
             if _is_over():
                 return
             _end("the first process stopped answering")
         for i in others:
-            now = signs.get(f"jaxdd/alive/{i}")
+            now = beats.get(f"jaxdd/alive/{i}")
             if now != seen.get(i):
                 seen[i], since[i] = now, time.monotonic()
             elif time.monotonic() - since[i] > _PATIENCE and not _is_over():
@@ -199,10 +203,10 @@ def _watch() -> None:
 
 
 def _is_over() -> bool:
-    """Whether this run has ended as it should, and only the connection is being closed."""
+    """Whether the run has ended normally, and only its connection is being closed."""
     return not jax.distributed.is_initialized() or not threading.main_thread().is_alive()
 
 
 def _end(what: str) -> None:
-    print(f"error: {what}, so this one ends; run the same command again to go on from what is done", file=sys.stderr)
+    print(f"error: {what}, so this one ends; run the same command again to resume the run", file=sys.stderr)
     leave(1)

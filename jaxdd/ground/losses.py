@@ -1,4 +1,4 @@
-"""Losses of logits an image; every function returns [N], so that weights and means stay with the caller."""
+"""Losses of logits. Every function returns one value per image, [N]; the caller weights and averages them."""
 
 import jax
 import optax
@@ -7,9 +7,9 @@ cross_entropy = optax.losses.softmax_cross_entropy
 
 
 def distillation(logits: jax.Array, teacher_logits: jax.Array, temperature: float) -> jax.Array:
-    """T^2 KL( softmax(teacher / T) || softmax(logits / T) ), which keeps its gradient's size as T grows.
+    """T^2 KL( softmax(teacher / T) || softmax(logits / T) ), [N], for logits [N, K] and teacher_logits [N, K].
 
-    Hinton et al. 2015, section 2.1.
+    The factor T^2 keeps the scale of the gradient as T grows (Hinton et al. 2015, section 2.1).
     """
     log_p = jax.nn.log_softmax(teacher_logits / temperature)
     log_q = jax.nn.log_softmax(logits / temperature)

@@ -1,6 +1,6 @@
-"""The one type that flows between the stages: a weighted point cloud."""
+"""Weighted point clouds, the type that the stages exchange."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,34 +8,57 @@ import numpy as np
 
 from jaxdd.ground.errors import InputError
 
+Array = jax.Array | np.ndarray
+"""An array on the host or on a device."""
+
 
 class Measure(NamedTuple):
     r"""A finite measure :math:`\nu = \sum_j w_j \, \delta(z_j)`.
 
-    A point of weight zero carries nothing: ragged classes are padded with such points, so that one `vmap`
-    over the leading axis serves all classes, and no result depends on where they lie.
+    Points of weight zero pad classes of unequal size, so that one `vmap` over the leading axis serves all classes. No
+    result depends on their positions.
 
     Attributes:
-      points: the support z, float, [..., m, d]; the leading axis, where there is one, is the class.
+      points: the support z, float, [..., m, d]; a leading axis is the class.
       weights: the masses w, float, [..., m], non-negative, summing to one over the last axis.
     """
 
-    points: jax.Array
-    weights: jax.Array
+    points: Array
+    weights: Array
+
+
+def check_measure(mu: Measure) -> None:
+    """Check that mu is one measure, points float [n, d] and weights float [n].
+
+    Only shapes and dtypes are read. Under `jax.jit` this costs nothing at run time; under `jax.vmap` the shapes are
+    those of a single class.
+
+    Raises:
+      InputError: other ranks, numbers of points and weights that differ, or a dtype that is not floating.
+    """
+    import chex  # its import takes about a tenth of a second, which `import jaxdd` need not pay
+
+    try:
+        chex.assert_rank(mu, (2, 1))
+        chex.assert_equal_shape_prefix(mu, 1)
+        chex.assert_type(mu, float)
+    except AssertionError as error:
+        points, weights = (f"{getattr(leaf, 'dtype', type(leaf).__name__)} {list(np.shape(leaf))}" for leaf in mu)
+        raise InputError(f"measure of points {points} and weights {weights}; give float [n, d] and [n]") from error
 
 
 def are_masses(weights: np.ndarray) -> np.ndarray:
-    """Whether weights [..., m] are finite, non-negative and sum to one but for rounding, [...]."""
+    """Whether weights [..., m] are finite, non-negative and sum to one up to 1e-4, [...]."""
     weights = np.asarray(weights, np.float64)
     return np.isfinite(weights).all(-1) & (weights >= 0).all(-1) & (np.abs(weights.sum(-1) - 1) < 1e-4)
 
 
-# The power that each kind of weights raises the masses of a summary to.
+# The exponent of the masses of a summary, for each kind of weights.
 POWERS = {"free": 1.0, "sqrt": 0.5, "uniform": 0.0}
 
 
-def power(weights: np.ndarray, kind: str) -> np.ndarray:
-    """Weights raised to the power that a kind of `POWERS` names, not normalised.
+def power(weights: Any, kind: str) -> Any:
+    """Weights raised to the power of a kind in `POWERS`, not normalised.
 
     Raises:
       InputError: an unknown kind.
@@ -45,18 +68,25 @@ def power(weights: np.ndarray, kind: str) -> np.ndarray:
     return weights ** POWERS[kind]
 
 
-def temper(weights: np.ndarray, kind: str) -> np.ndarray:
-    r"""Masses [..., m] raised to a power, :math:`w_j^p / \sum_k w_k^p`: as they are, their roots, or all equal.
+def temper(weights: Any, kind: str) -> Any:
+    r"""Tempered masses [..., m], :math:`w_j^p / \sum_k w_k^p`: unchanged, square roots, or uniform.
 
     Tempering trades the fidelity of the masses for a lower variance of the students' loss (Tan and Slade 2025, section
-    4). ``kind`` is one of `POWERS`; InputError if it is not.
+    4).
+
+    Args:
+      weights: the masses w, [..., m].
+      kind: "free" (p = 1), "sqrt" (p = 1/2) or "uniform" (p = 0), see `POWERS`.
+
+    Raises:
+      InputError: an unknown kind.
     """
     tempered = power(weights, kind)
     return tempered / tempered.sum(-1, keepdims=True)
 
 
 class Groups(NamedTuple):
-    """The rows of each class of a dataset, sorted once; no point is copied.
+    """The rows of each class of a dataset, sorted once. Points are not copied.
 
     Attributes:
       order: row indices sorted by class, in their original order within a class, [n].
@@ -68,21 +98,21 @@ class Groups(NamedTuple):
 
     @classmethod
     def by_label(cls, labels: np.ndarray, num_classes: int) -> "Groups":
-        """The groups of labels [n] in [0, num_classes), which are not checked; a class may be empty."""
+        """Group labels [n] in [0, num_classes), without checking them; a class may be empty."""
         return cls(np.argsort(labels, kind="stable"), np.bincount(labels, minlength=num_classes))
 
     def rows(self, label: int) -> np.ndarray:
-        """The rows of a class, ascending."""
+        """The rows of a class, ascending, [n_c]."""
         first = int(self.counts[:label].sum())
         return self.order[first : first + self.counts[label]]
 
     @classmethod
     def of(cls, points: np.ndarray, labels: np.ndarray, num_classes: int | None = None) -> "Groups":
-        """Group the rows of points [n, d] by their labels [n], once both are sound.
+        """Group the rows of points [n, d] by their labels [n], after checking both.
 
         Raises:
-          InputError: shapes that disagree, a label that is no integer or outside [0, num_classes), a class without
-            points or with NaN or infinite ones; num_classes defaults to the largest label plus one.
+          InputError: shapes that disagree, labels that are not integers in [0, num_classes), or a class with no points,
+            or with NaN or infinite ones. The default of num_classes is the largest label plus one.
         """
         labels = np.asarray(labels)
         if np.ndim(points) != 2 or labels.shape != np.shape(points)[:1]:
@@ -139,22 +169,26 @@ def from_labels(points: np.ndarray, labels: np.ndarray, num_classes: int | None 
 
 
 def real_points(mu: Measure) -> jax.Array:
-    """The points [n, d] of one measure, those without weight at the origin: a NaN there must reach no sum."""
+    """The points [n, d] of one measure, with zero-weight points moved to the origin, so that their NaN reach no sum."""
     return jnp.where(mu.weights[:, None] > 0, mu.points, 0.0)
 
 
 def standardise(mu: Measure) -> tuple[Measure, jax.Array, jax.Array]:
-    r"""Moves a measure to mean zero and total variance one: :math:`x \mapsto (x - b) / s`.
+    r"""Transform a measure to mean zero and total variance one: :math:`x \mapsto (x - b) / s`.
 
-    Every tolerance then means the same on any data, and squared distances lose no digits to a far mean.
-    Zero-weight points are put on the real point nearest the mean: never a farthest point, never NaN.
+    Tolerances then have the same meaning on any data, and squared distances lose no digits to a distant mean.
+    Zero-weight points are moved to the weighted point nearest the mean, so that none is a farthest point or NaN.
 
     Args:
       mu: one measure, points [n, d], weights [n].
 
     Returns:
       The standardised measure, the shift b, [d], and the scale s, a positive scalar (1 for constant data).
+
+    Raises:
+      InputError: see `check_measure`.
     """
+    check_measure(mu)
     real = mu.weights > 0
     points = real_points(mu)
     shift = jnp.einsum("n,nd->d", mu.weights, points, precision="highest")

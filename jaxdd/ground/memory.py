@@ -1,4 +1,4 @@
-"""What a function will take in memory, told from its shapes before anything runs; and how this process keeps memory."""
+"""Estimates of the memory that a function needs, made from shapes before it runs; and a setting of the allocator."""
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +11,11 @@ from jaxdd.ground import parallel
 
 
 class Resources(NamedTuple):
-    """What a stage may use of this process's machine.
+    """The memory and the devices that a stage may use.
 
     Attributes:
-      memory_bytes: of the host's memory; an accelerator's own memory is measured.
-      devices: default: all devices of this process.
+      memory_bytes: bytes of host memory. The free memory of an accelerator is measured instead.
+      devices: the devices; default: all devices of this process.
     """
 
     memory_bytes: int = 4 * 2**30
@@ -28,12 +28,12 @@ class Resources(NamedTuple):
 
     @property
     def bytes_per_device(self) -> int:
-        """What each device may hold, see `budget`."""
+        """The bytes that each device may hold, see `budget`."""
         return budget(list(self.mesh.devices.flat), self.memory_bytes)
 
 
 def values(function: Callable, *arguments) -> Iterator[tuple[str, int]]:
-    """Name of the primitive and bytes of every array that ``function`` makes along the way."""
+    """The name of the primitive and the bytes of its outputs, for every equation of ``function``'s jaxpr."""
     return _values(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
@@ -47,21 +47,28 @@ def _values(jaxpr):
 
 
 def forward_bytes(function: Callable, *arguments) -> int:
-    """An estimate of the most that a pass without gradients holds at a time: four of its largest arrays."""
+    """An estimate of the peak memory of a pass without gradients: four times its largest array, in bytes."""
     return 4 * max(size for _, size in values(function, *arguments))
 
 
 def compiled_bytes(compiled: jax.stages.Compiled) -> int:
-    """What a compiled program holds on a device while it runs: arguments, results and all in between."""
-    found = compiled.memory_analysis()
-    shared = found.alias_size_in_bytes
-    return found.argument_size_in_bytes + found.output_size_in_bytes - shared + found.temp_size_in_bytes
+    """The bytes that a compiled program holds on a device while it runs: arguments, results and temporaries.
+
+    Raises:
+      RuntimeError: the backend reports no memory analysis.
+    """
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        raise RuntimeError("this backend reports no memory analysis of compiled programs")
+    shared = analysis.alias_size_in_bytes
+    return analysis.argument_size_in_bytes + analysis.output_size_in_bytes - shared + analysis.temp_size_in_bytes
 
 
 def budget(local_devices: Sequence[jax.Device], host_bytes: int) -> int:
-    """What each of these devices may be given: of an accelerator nine tenths of what is free, else its share.
+    """The bytes that each of these devices may use.
 
-    host_bytes: what they may take together where they share the host's memory.
+    That is nine tenths of an accelerator's free memory. Devices that share the host's memory get equal parts of
+    ``host_bytes``.
     """
     stats = local_devices[0].memory_stats()
     if local_devices[0].platform == "cpu" or not stats or "bytes_limit" not in stats:
@@ -70,19 +77,21 @@ def budget(local_devices: Sequence[jax.Device], host_bytes: int) -> int:
 
 
 def keep_freed() -> bool:
-    """Let this process keep what it frees, so that the next buffer of the kind need not come from the system.
+    """Keep freed memory in this process, so that later buffers of the same size are reused.
 
-    The C library gives large buffers back at once and has them again page by page, each zeroed; a training step on CPU
-    does so with every large activation. Afterwards the process holds the most that it ever held at a time, and up to
-    64 MiB more. A program calls this before anything else; a library does not.
+    By default the C library returns each large buffer to the system when it is freed. The next buffer is then mapped
+    again and zeroed page by page, which in a training step on CPU happens for every large activation. After this call
+    the process keeps the peak of its memory, and up to 64 MiB more. Programs call this before anything else; the
+    library never does.
 
     Returns:
-      Whether the C library has such settings (glibc's mallopt), and took them.
+      Whether the C library has these settings (glibc's mallopt) and accepted them.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    # Of <malloc.h>: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD, and one M_ARENA_MAX, as arenas of threads are small.
-    taken = [mallopt(name, value) for name, value in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**26), (-8, 1))]
-    return all(taken)
+    # From <malloc.h>: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD, M_ARENA_MAX. The last is one, because the arenas
+    # of threads are too small for large buffers.
+    accepted = [mallopt(name, value) for name, value in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**26), (-8, 1))]
+    return all(accepted)

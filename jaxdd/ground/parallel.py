@@ -1,8 +1,9 @@
-"""The class axis over all devices of all hosts.
+"""Sharding of the class axis over all devices of all hosts.
 
-One mesh holds every device of every host; device k of D owns the k-th of D equal runs of classes. A process works on
-the classes of its own devices, sharded over them, with the model on each. Programs of this kind hold no communication,
-so a process runs them on its own part of the mesh: no host waits for another, and one that starts again goes on alone.
+One mesh holds every device of every host. Device k of D is assigned the k-th of D equal runs of classes. A process
+computes the classes of its local devices, sharded over them, with a copy of the model on each. There is no cross-device
+communication, so every process runs its programs on the local part of the mesh: no host waits for another, and a
+process that was interrupted can be resumed by itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,15 +18,16 @@ EACH, SAME = PartitionSpec(AXIS), PartitionSpec()
 
 
 def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The devices (default: all, of all hosts) in one row, those of a host side by side."""
+    """A one-dimensional mesh of the devices (default: all devices of all hosts), grouped by host."""
     devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices), (AXIS,))
 
 
 def local_classes(count: int, whole: Mesh, together: int = 1) -> np.ndarray:
-    """The classes of this process among ``count``, ascending; runs of ``together`` classes are never parted.
+    """The classes of 0 .. count - 1 that this process computes, ascending, [k].
 
-    The runs are as equal as can be: with fewer classes than devices some devices own none.
+    Consecutive groups of ``together`` classes stay on one device. The devices get as equal numbers of groups as
+    possible; with fewer groups than devices, some get none.
     """
     groups = -(-count // together)
     devices = whole.devices.flat
@@ -37,40 +39,44 @@ def local_classes(count: int, whole: Mesh, together: int = 1) -> np.ndarray:
 
 
 def chunks(count: int, size: int) -> list[np.ndarray]:
-    """The places 0 .. count - 1 in runs of ``size``, which all have one shape: the last is filled up with -1."""
+    """The indices 0 .. count - 1 in consecutive chunks [size]; the last chunk is padded with -1."""
     places = np.arange(-(-count // size) * size)
     return list(np.where(places < count, places, -1).reshape(-1, size))
 
 
 def launches(steps: int, most: int) -> list[int]:
-    """The steps of every launch; all alike if a number near ``most`` divides them, as each number is compiled."""
+    """The number of steps of each launch of a compiled loop, at most ``most``, ``steps`` in total.
+
+    Every distinct number is compiled, so all are equal if a number in (most / 2, most] divides ``steps``.
+    """
     most = min(most, steps)
     size = next((size for size in range(most, most // 2, -1) if steps % size == 0), most)
     return [size] * (steps // size) + [steps % size] * (steps % size > 0) if steps else []
 
 
 def take(tree: Any, places: np.ndarray) -> Any:
-    """Rows of every array; where a place is -1, row 0, whose result is to be dropped."""
+    """The rows ``places`` of every array of a pytree; -1 takes row 0, whose result the caller drops."""
     return jax.tree.map(lambda x: x[np.maximum(places, 0)], tree)
 
 
 def put(tree: Any, local: Mesh, spec: PartitionSpec = EACH) -> Any:
-    """The arrays on the devices of this process, sharded over their leading axis, or with ``SAME`` whole on each."""
+    """The arrays on the local devices, sharded over their leading axis, or replicated with ``SAME``."""
     return jax.device_put(tree, NamedSharding(local, spec))
 
 
 def sharded(function: Callable, local: Mesh, in_specs: Any = EACH, out_specs: Any = EACH) -> Callable:
-    """The function on each device's rows, for `jax.jit`: nothing crosses between devices.
+    """The function applied to the rows of each device separately, for use under `jax.jit`.
 
-    Left to itself, `jax.jit` would end the loops of all devices together, which takes an all-reduce each time round.
+    This guarantees that there is no cross-device communication. Without it `jax.jit` would synchronise the loops of all
+    devices, with an all-reduce in each iteration.
     """
     return jax.shard_map(function, mesh=local, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def is_cpu(local: Mesh) -> bool:
-    """Whether these devices are cores, which differ from accelerators in three ways.
+    """Whether the devices are CPU cores, on which programs are arranged differently.
 
-    A convolution in a compiled loop runs many times slower there, several at a time give no speed, and arrays that
-    leave the cache cost more than starting a program again.
+    There a convolution inside of a compiled loop is many times slower, batching several problems saves no time, and
+    arrays larger than the cache cost more than additional launches.
     """
     return local.devices.flat[0].platform == "cpu"

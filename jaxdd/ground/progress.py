@@ -1,4 +1,4 @@
-"""A progress bar for what takes longer than two seconds."""
+"""A progress bar for loops that take longer than two seconds, and log lines."""
 
 import sys
 from collections.abc import Iterable
@@ -9,10 +9,10 @@ from jaxdd.ground import hosts
 
 
 def progress(iterable: Iterable, title: str, total: int | None = None) -> Iterable:
-    """``iterable`` with a bar on stderr that shows itself after two seconds and leaves no line behind.
+    """``iterable`` with a progress bar on stderr, which appears after two seconds and is erased at the end.
 
-    Of several processes the first shows it. Off a terminal a bar is a hundred lines of noise, so it refreshes every
-    thirty seconds there.
+    Of several processes only the first shows it. Outside a terminal every refresh is a new line, so the bar refreshes
+    every thirty seconds there.
     """
     interval = 0.2 if sys.stderr.isatty() else 30.0
     return tqdm(
@@ -28,6 +28,6 @@ def progress(iterable: Iterable, title: str, total: int | None = None) -> Iterab
 
 
 def log(message: str) -> None:
-    """A line about progress, on stderr: stdout is for results. Of several processes the first speaks."""
+    """Print a line about progress to stderr; stdout is for results. Of several processes only the first prints."""
     if hosts.is_first():
         print(message, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Names for the choices at a stage, to which any module can add its own."""
+"""Registries of the choices at a stage, to which any module can add."""
 
 import difflib
 import importlib
@@ -9,31 +9,32 @@ from jaxdd.ground.errors import InputError
 
 _Entry = TypeVar("_Entry")
 
-# Import paths that the user of this process allowed.
+# Import paths that the user allowed in this process.
 _TRUSTED: set[str] = set()
 
 
 def trust(path: str) -> None:
-    """Allow ``package.module:Name`` to be imported where a file names it."""
+    """Allow ``package.module:Name`` to be imported when a file names it."""
     _TRUSTED.add(path)
 
 
 class Registry(Mapping[str, Any]):
-    """The choices of one kind by their names.
+    """The choices of one kind, by name.
 
         @SUMMARIZERS.register("mean")
         @dataclass(frozen=True)
         class Mean(Summarizer): ...
 
-    A command line may name a choice as ``package.module:Name``, which `load` imports. Whatever is read from a file goes
-    through `find`, which imports nothing: a file of somebody else cannot make this process run code.
+    A command line may name a choice as ``package.module:Name``, which `load` imports. Names that are read from a file
+    go through `find`, which imports nothing, so that a file from an untrusted source cannot run code.
 
     Attributes:
-      kind: what the choices are, as error messages call one.
-      holds: what an imported choice must be an instance of; None for anything.
+      kind: the noun for a choice in error messages.
+      holds: the type that an imported choice must be an instance of, also an abstract one such as Callable; None
+        allows any.
     """
 
-    def __init__(self, kind: str, holds: type | None = None):
+    def __init__(self, kind: str, holds: Any = None):
         self.kind, self.holds = kind, holds
         self._entries: dict[str, Any] = {}
 
@@ -47,10 +48,10 @@ class Registry(Mapping[str, Any]):
         return len(self._entries)
 
     def register(self, name: str, entry: Any = None) -> Any:
-        """Add an entry under a name; without an entry, a decorator that adds what it decorates.
+        """Add an entry under a name; without an entry, return a decorator that adds the decorated object.
 
         Raises:
-          ValueError: the name belongs to another entry, or has a colon, which marks the path of an import.
+          ValueError: the name belongs to another entry, or contains a colon, which marks an import path.
         """
         if entry is None:
             return lambda entry: self.register(name, entry)
@@ -62,7 +63,7 @@ class Registry(Mapping[str, Any]):
         """The entry of a registered name.
 
         Raises:
-          InputError: no such name; the message lists the nearest ones.
+          InputError: no such name; the message lists the most similar ones.
         """
         if name in self._entries:
             return self._entries[name]
@@ -70,24 +71,24 @@ class Registry(Mapping[str, Any]):
             return self._imported(name)
         if isinstance(name, str) and ":" in name:
             raise InputError(
-                f"{self.kind} {name!r} is not registered, and a name that is read is never imported; if you trust it, "
-                f"import it first: --plugin {name}"
+                f"{self.kind} {name!r} is not registered, and a name read from a file is never imported; if you trust "
+                f"it, import it first: --plugin {name}"
             )
         near = difflib.get_close_matches(str(name), self._entries, 3, 0.3)
         raise InputError(f"unknown {self.kind} {name!r}; use {' or '.join(near or self._entries)}")
 
     def load(self, name: str) -> Any:
-        """`find`, but ``package.module:Name`` is imported and registered under that path. For command lines only.
+        """Like `find`, but import ``package.module:Name`` and register it under that path. For command lines only.
 
         Raises:
-          InputError: no such name, module or attribute, or one of another type.
+          InputError: no such name, module or attribute, or an attribute of another type.
         """
         if ":" not in name or name in self._entries:
             return self.find(name)
         return self._imported(name)
 
     def name_of(self, choice: Any) -> str:
-        """The name of an entry or, where entries are classes, of an instance; ``module:Name`` if not registered."""
+        """The name of an entry, or of the class of an instance; ``module:Name`` if it is not registered."""
         for name, entry in self._entries.items():
             if choice is entry or (isinstance(entry, type) and type(choice) is entry):
                 return name
@@ -102,7 +103,7 @@ class Registry(Mapping[str, Any]):
 
     def _add(self, name: str, entry: _Entry) -> _Entry:
         known = self._entries.get(name, entry)
-        # A module that is loaded again, as in a notebook, replaces what it registered before.
+        # A reloaded module, as in a notebook, replaces its earlier entries.
         where = lambda one: (getattr(one, "__module__", None), getattr(one, "__qualname__", None))
         if known is not entry and where(known) != where(entry):
             raise ValueError(f"{self.kind} {name!r} is registered already; choose another name")
@@ -111,15 +112,16 @@ class Registry(Mapping[str, Any]):
 
 
 def imported(path: str) -> Any:
-    """What ``package.module:Name`` names, imported now.
+    """Import ``package.module:Name``.
 
     Raises:
       InputError: no such module or attribute.
     """
-    module, _, name = path.partition(":")
+    place, _, name = path.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        module = importlib.import_module(place)
     except (ImportError, ValueError) as error:
         raise InputError(f"cannot import {path!r}: {error}; give package.module:Name") from error
-    except AttributeError:
-        raise InputError(f"module {module} has no {name!r}; give package.module:Name") from None
+    if not hasattr(module, name):
+        raise InputError(f"module {place} has no {name!r}; give package.module:Name")
+    return getattr(module, name)

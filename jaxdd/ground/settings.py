@@ -1,7 +1,7 @@
-"""Frozen settings as plain records and back: what files, command lines and run folders say of them.
+"""Conversion between frozen settings and plain records, for files, command lines and run folders.
 
-A field made by `choice` holds one of a registry's settings objects. Its record is a table with the registered name and
-the object's own fields, such as ``{"name": "quantization", "restarts": 8}``; the name alone means the defaults.
+A field made by `choice` holds a settings object of a registry. Its record is a table of the registered name and the
+object's fields, such as ``{"name": "quantization", "restarts": 8}``. The name alone stands for the defaults.
 """
 
 import dataclasses
@@ -22,18 +22,18 @@ def choice(registry: Registry, default: Any) -> Any:
 
 
 def registry_of(item: dataclasses.Field) -> Registry | None:
-    """The registry of a field that `choice` made."""
+    """The registry of a field made by `choice`, or None for any other field."""
     return item.metadata.get("registry")
 
 
 def switched(registry: Registry, current: Any, kind: type) -> Any:
-    """A settings object of class ``kind`` in the place of ``current``.
+    """A settings object of class ``kind``, to replace ``current``.
 
-    The object stays as it is if it is of that class. Otherwise the new one has its defaults, except for the fields
-    that all choices share: those of the base class of both.
+    If ``current`` is of that class, it is returned unchanged. Otherwise the new object keeps the fields of the nearest
+    base class that both share, and has the defaults of ``kind`` elsewhere.
 
     Raises:
-      InputError: ``kind`` is no class of such choices, or has a field without a default.
+      InputError: ``kind`` is not a subclass of the base class of these choices, or has a field without a default.
     """
     if type(current) is kind:
         return current
@@ -63,18 +63,22 @@ def record(settings: Any) -> Any:
 
 
 def changed(settings: _Settings, values: dict[str, Any], where: str) -> _Settings:
-    """Settings with some fields replaced by what a file says, which may be nested: {"imager": {"steps": 100}}.
+    """Settings with some fields replaced by the values of a file, which may be nested: {"imager": {"steps": 100}}.
 
-    A dotted name does the same as a table within a table. A choice is given by its name, or by a table that may have a
+    A dotted name is equivalent to a nested table. A choice is given by its name, or by a table with an optional
     ``name``.
 
+    Args:
+      settings: a dataclass instance, not modified.
+      values: new values by field name.
+      where: the place of the values, for error messages.
+
     Raises:
-      InputError: a field that the settings do not have, a name that is not registered, or a value of another type;
-        ``where`` names the place.
+      InputError: a field that the settings do not have, a name that is not registered, or a value of another type.
     """
     if not isinstance(values, dict):
         raise InputError(f"{where}: {values!r} is no table of settings of {type(settings).__name__}")
-    # The name of a choice comes before its settings, whatever their order.
+    # The name of a choice is set before its fields, whatever the order of the file.
     for path, value in sorted(values.items(), key=lambda item: item[0].count(".")):
         name, _, rest = path.partition(".")
         settings = _set(settings, name, {rest: value} if rest else value, where)
@@ -102,7 +106,7 @@ def _set(settings: Any, name: str, value: Any, where: str) -> Any:
     else:
         hint = typing.get_type_hints(type(settings))[name]
         try:
-            # TOML has neither tuples nor paths, and 1 is as good as 1.0.
+            # TOML has neither tuples nor paths, and an integer may stand for a float.
             value = _typed(hint, value)
         except (TypeError, ValueError):
             raise InputError(f"{where}: {name} = {value!r} is no {hint}") from None
@@ -110,7 +114,7 @@ def _set(settings: Any, name: str, value: Any, where: str) -> Any:
 
 
 def _typed(hint: Any, value: Any) -> Any:
-    """A value of a TOML or JSON file as the type of its field."""
+    """A value of a TOML or JSON file, converted to the type of its field."""
     choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for kind in choices:
         origin, inner = typing.get_origin(kind) or kind, typing.get_args(kind)

@@ -1,4 +1,4 @@
-"""Latent diffusion as pure functions: the autoencoder, the denoisers, and the process between them."""
+"""Latent diffusion as pure functions: the autoencoder, the denoisers and the diffusion process."""
 
 from jaxdd.latent import clip, diffusion, dit, unet, vae
 from jaxdd.latent.clip import CLIPTextConfig, TextEncoder, text_encoder

@@ -1,6 +1,6 @@
-"""The convolution and attention blocks that the autoencoder and the UNet of latent diffusion are built from.
+"""The convolution and attention blocks of the autoencoder and the UNet of latent diffusion.
 
-Submodules carry the names of the published checkpoints (dots included), so that a tensor's name is its path here.
+Submodules have the names of the published checkpoints, dots included, so that the path of a leaf is its tensor's name.
 """
 
 from functools import partial
@@ -14,12 +14,12 @@ conv3 = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)))
 
 
 def timestep_embedding(t: jax.Array, dim: int, shift: float = 0.0) -> jax.Array:
-    r"""Sinusoids of the time: cos and sin of :math:`t \, 10^{-4 i / (d/2 - \mathrm{shift})}`, i < d/2.
+    r"""Sinusoidal embedding of times: cos and sin of :math:`t \, 10^{-4 i / (d/2 - \mathrm{shift})}`, i < d/2.
 
     Args:
       t: times, [N].
-      dim: d, even.
-      shift: published checkpoints differ here: 0 in Stable Diffusion's UNet, 1 in the DiTs as converted to diffusers.
+      dim: the width d, even.
+      shift: as published checkpoints differ, 0 for Stable Diffusion's UNet and 1 for the DiTs converted to diffusers.
 
     Returns:
       float32 [N, d], cosines first (Ho et al. 2020, as in Vaswani et al. 2017, section 3.5).
@@ -31,7 +31,7 @@ def timestep_embedding(t: jax.Array, dim: int, shift: float = 0.0) -> jax.Array:
 
 
 class TimestepMLP(nn.Module):
-    """Two linear layers with a SiLU between."""
+    """Two linear layers with SiLU in between."""
 
     dim: int
     dtype: jnp.dtype | None = None
@@ -43,7 +43,7 @@ class TimestepMLP(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """GroupNorm, SiLU, 3x3 convolution, twice, and the identity; a time embedding [N, e] is added in between."""
+    """Twice GroupNorm, SiLU and 3x3 convolution, and a shortcut; a time embedding [N, e] is added in between."""
 
     channels: int
     groups: int
@@ -63,7 +63,7 @@ class ResnetBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """A 3x3 convolution of stride 2; ``padding`` before and after each side."""
+    """A 3x3 convolution of stride 2, with ``padding`` (before, after) of both sides."""
 
     channels: int
     padding: tuple[int, int]
@@ -77,7 +77,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Every pixel four times, then a 3x3 convolution."""
+    """Nearest-neighbour upsampling by 2, then a 3x3 convolution."""
 
     channels: int
     dtype: jnp.dtype | None = None
@@ -88,7 +88,7 @@ class Upsample(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of x [N, q, d] to a context [N, k, e], by default x itself."""
+    """Multi-head attention of x [N, q, d] to a context [N, k, e]; default: self-attention."""
 
     heads: int
     dim: int
@@ -101,7 +101,7 @@ class Attention(nn.Module):
 
 
 class ImageAttention(nn.Module):
-    """One head of self-attention over the positions of an image [N, H, W, C], after a GroupNorm, and the identity."""
+    """GroupNorm, one head of self-attention over the positions of an image [N, H, W, C], and a shortcut."""
 
     groups: int
     eps: float
@@ -115,7 +115,7 @@ class ImageAttention(nn.Module):
 
 
 def attend(x, context, heads, dim, qkv_bias, dtype):
-    """Attention's layers; called inside a module's compact scope."""
+    """The layers of `Attention`; to be called inside of a compact scope."""
 
     def split(name, y):
         y = nn.Dense(dim, use_bias=qkv_bias, dtype=dtype, name=name)(y)

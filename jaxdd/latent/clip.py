@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxdd.ground.errors import InputError
 from jaxdd.nn.classifier import Variables
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "gelu": partial(nn.gelu, approximate=False),
 }
@@ -20,7 +20,7 @@ _ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class CLIPTextConfig:
-    """Sizes, under the names of the published JSON files; the defaults are CLIP ViT-L/14's (Stable Diffusion v1)."""
+    """Sizes, with the field names of published JSON files; the defaults are CLIP ViT-L/14 (Stable Diffusion v1)."""
 
     vocab_size: int = 49408
     hidden_size: int = 768
@@ -36,9 +36,11 @@ class CLIPTextConfig:
 class TextEncoder(NamedTuple):
     """Pure functions of tokens.
 
-    init(key) -> variables; apply(variables, tokens int [N, L]) -> float32 [N, L, hidden_size]: the last hidden states
-    after the last LayerNorm, which is what Stable Diffusion attends to. L is at most ``max_position_embeddings``, and
-    nothing is masked but the future: padding counts as any other token.
+    Attributes:
+      init: key -> variables.
+      apply: (variables, tokens int [N, L]) -> float32 [N, L, hidden_size], the last hidden states after the last
+        LayerNorm, to which Stable Diffusion attends. L is at most ``max_position_embeddings``. Attention is causal, and
+        padding is not masked.
     """
 
     init: Callable[[jax.Array], Variables]
@@ -47,10 +49,10 @@ class TextEncoder(NamedTuple):
 
 @cache
 def text_encoder(config: CLIPTextConfig, dtype: jnp.dtype | None = None) -> TextEncoder:
-    """The text encoder of these sizes; ``dtype`` is what it computes in (parameters stay float32).
+    """The text encoder of these sizes; ``dtype`` is the dtype of activations, and parameters are float32.
 
     Raises:
-      InputError: an unknown activation, or heads that do not divide the width; on apply, too many tokens.
+      InputError: an unknown activation, or heads that do not divide the width; at ``apply``, too many tokens.
     """
     if config.hidden_act not in _ACTIVATIONS:
         raise InputError(f"unknown hidden_act {config.hidden_act!r} of CLIP; use {' or '.join(_ACTIVATIONS)}")
@@ -73,6 +75,8 @@ def text_encoder(config: CLIPTextConfig, dtype: jnp.dtype | None = None) -> Text
 
 
 class CLIPText(nn.Module):
+    """Tokens int [N, L] -> hidden states float32 [N, L, hidden_size]."""
+
     config: CLIPTextConfig
     dtype: jnp.dtype | None = None
 
@@ -90,7 +94,7 @@ class CLIPText(nn.Module):
 
 
 class Layer(nn.Module):
-    """Causal self-attention, then an MLP, after a LayerNorm each."""
+    """Causal self-attention, then an MLP, each after a LayerNorm and with a shortcut."""
 
     config: CLIPTextConfig
     dtype: jnp.dtype | None = None

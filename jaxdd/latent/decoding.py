@@ -1,11 +1,12 @@
-"""Stage 3b: atoms -> images, through a latent-diffusion model (D4M, Su et al. 2024; DDOQ, Tan and Slade 2025).
+"""Images from atoms by a latent diffusion model (D4M, Su et al. 2024; DDOQ, Tan and Slade 2025).
 
-An atom z is a latent. It is noised to a share of the schedule, denoised given its class, and decoded:
+An atom z is a latent. Noise is added up to a share of the schedule, it is denoised conditionally on its class, and
+decoded:
 
     x_j = decode( denoise_{t -> 0}( sqrt(a_t) z_j + sqrt(1 - a_t) e_j ; class ) ).
 
-With strength 0 nothing is noised, and the image is the autoencoder's alone: a mean of latents decodes to a blur, which
-the denoiser moves back to where images of the class lie.
+With strength 0 the latents are only decoded. The mean of several latents then decodes to a blurred image; the denoiser
+moves it towards the images of the class.
 """
 
 from functools import lru_cache
@@ -28,19 +29,19 @@ from jaxdd.nn.classifier import Apply, Output, Variables
 
 
 class LatentModel(NamedTuple):
-    """An autoencoder and, where there is one, a denoiser of its latents, with their variables."""
+    """An autoencoder and an optional denoiser of its latents, with their variables."""
 
     autoencoder: Autoencoder
     vae_variables: Variables
-    image_shape: tuple[int, int, int]  # of the images that the autoencoder sees
+    image_shape: tuple[int, int, int]  # of the autoencoder's images
     denoiser: Denoiser | None = None
     variables: Variables = None
     schedule: Schedule = Schedule()
-    labels: np.ndarray | None = None  # the denoiser's class of each class of the data, [C]; default: the same
+    labels: np.ndarray | None = None  # the denoiser's class for each class of the data, [C]; default: equal
 
 
 def encoder(model: LatentModel) -> Apply:
-    """The autoencoder as stage 1 knows encoders: its features are the flattened latents (their mean)."""
+    """The autoencoder as an encoder of images, whose features are the flattened means of the latents, [N, h w c]."""
 
     def apply(variables, images):
         latents = model.autoencoder.encode(variables, images).mean
@@ -50,13 +51,18 @@ def encoder(model: LatentModel) -> Apply:
 
 
 class Pixels(NamedTuple):
-    """How decoded images come out: [0, 1] is normalised, sides are resized, colours made grey or grey repeated."""
+    """The form of decoded images.
+
+    Attributes:
+      norm: the normalisation of the images.
+      image_shape: (H, W, C). Images are resized, averaged over channels to grey, or repeated from grey to that shape.
+    """
 
     norm: Normalisation
     image_shape: tuple[int, int, int]
 
 
-# Atoms decoded at a time on a device, at most.
+# The largest number of atoms that a device decodes at a time.
 _BATCH = 64
 
 
@@ -69,22 +75,26 @@ def decode(
     classes: np.ndarray | None = None,
     resources: Resources = Resources(),  # noqa: B008
 ) -> np.ndarray:
-    """All atoms of all classes to images, a batch at a time in one jitted function, sharded over the devices.
+    """Decode all atoms of all classes to images, in batches sharded over the devices.
 
-    An atom's noise comes from its class and its place in it, so the batch size changes nothing but rounding.
+    The noise of an atom depends only on the key, its class and its index in the class, so the batch size has no effect
+    except on rounding.
 
     Args:
-      latents: atoms, float32 [C, m, h w c], flattened as `encoder` does.
-      pixels: of the images to return.
+      key: a PRNG key, for the noise.
+      model: the autoencoder and the denoiser.
+      settings: of the diffusion.
+      latents: the atoms, float32 [C, m, h w c], flattened as by `encoder`.
+      pixels: the form of the images.
       classes: the classes of the rows of ``latents``, [C]; default: 0 to C - 1.
-      resources: up to 64 atoms are decoded at a time on a device, fewer where the autoencoder would take more than its
-        memory for them.
+      resources: the devices and their memory. A device decodes up to 64 atoms at a time, or fewer if the autoencoder
+        would need more than its memory.
 
     Returns:
-      float32 [C, m, *pixels.image_shape], normalised space, within the valid range.
+      float32 [C, m, *pixels.image_shape], normalised by ``pixels.norm``, within the valid range.
 
     Raises:
-      InputError: settings that do not exist, or noise without a denoiser.
+      InputError: invalid settings, or noise without a denoiser.
     """
     count, m = latents.shape[:2]
     diffusion.check(settings, model.schedule)
@@ -104,7 +114,8 @@ def decode(
     same = parallel.put(same, local, parallel.SAME)
     one = jax.ShapeDtypeStruct((1, *side), jnp.float32)
     fits = resources.bytes_per_device // forward_bytes(model.autoencoder.decode, model.vae_variables, one)
-    # On a core some ten atoms of whole classes: the images are the same bytes whichever classes are decoded here.
+    # On a CPU core about ten atoms, always of whole classes: the images are then the same bit for bit, whatever other
+    # classes this process decodes.
     most = m * max(1, 10 // m) if parallel.is_cpu(local) else -(-len(flat) // devices)
     size, images = max(1, min(_BATCH, most, fits)) * devices, []
     for places in progress(parallel.chunks(len(flat), size), "decode"):
@@ -117,7 +128,7 @@ def decode(
 def _pictures(
     autoencoder: Autoencoder, denoiser: Denoiser | None, schedule: Schedule, settings: Sampling, shape, local: Mesh
 ):
-    """One batch of latents to images, compiled once for these settings."""
+    """The function that decodes one batch of latents to images; compiled once for these settings."""
 
     def pictures(vae_variables, variables, norm, keys, z, labels):
         if denoiser is not None:
@@ -128,13 +139,13 @@ def _pictures(
 
 
 def latent_shape(model: LatentModel) -> tuple[int, int, int]:
-    """(h, w, c) of the latents."""
+    """The shape (h, w, c) of the latents."""
     image = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
     return jax.eval_shape(model.autoencoder.encode, model.vae_variables, image).mean.shape[1:]
 
 
 def fitted(images: jax.Array, norm: Normalisation, image_shape: tuple[int, int, int]) -> jax.Array:
-    """Images [N, H, W, C] in [-1, 1] -> normalised ones [N, *image_shape], clipped and, without aliasing, resized."""
+    """Images [N, H, W, C] in [-1, 1] -> normalised images [N, *image_shape], clipped and resized with antialiasing."""
     pixels = jnp.clip(images * RANGE.std + RANGE.mean, 0.0, 1.0)
     if pixels.shape[1:3] != image_shape[:2]:
         shape = (len(pixels), *image_shape[:2], pixels.shape[3])

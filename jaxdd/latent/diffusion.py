@@ -1,9 +1,9 @@
-r"""Gaussian diffusion in discrete time: schedules, the training loss, and sampling from a given latent.
+r"""Gaussian diffusion in discrete time: schedules, the training loss, and sampling from initial latents.
 
     x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e,    e ~ N(0, I),    a_t = prod_{s <= t} (1 - beta_s).
 
-A denoiser predicts e, or v = sqrt(a_t) e - sqrt(1 - a_t) x_0 (Salimans and Ho 2022), from x_t, t and a class; one with
-twice as many output channels also sets the variance of its reverse step (Nichol and Dhariwal 2021, section 3.1).
+A denoiser predicts e, or v = sqrt(a_t) e - sqrt(1 - a_t) x_0 (Salimans and Ho 2022), from x_t, t and a class. One with
+twice as many output channels also predicts the variance of its reverse step (Nichol and Dhariwal 2021, section 3.1).
 """
 
 from collections.abc import Callable
@@ -23,8 +23,11 @@ Denoise = Callable[[Variables, jax.Array, jax.Array, jax.Array], jax.Array]
 class Denoiser(NamedTuple):
     """A class-conditional model of latents as pure functions.
 
-    init(key) -> variables; apply(variables, x [N, h, w, c], t int [N], labels int [N]) -> [N, h, w, c or 2c].
-    ``null`` is the label of the empty condition, for classifier-free guidance.
+    Attributes:
+      init: key -> variables.
+      apply: (variables, x [N, h, w, c], t int [N], labels int [N]) -> [N, h, w, c or 2c].
+      latent_shape: (h, w, c).
+      null: the label of the empty condition, for classifier-free guidance.
     """
 
     init: Callable[[jax.Array], Variables]
@@ -35,19 +38,22 @@ class Denoiser(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """Under the names of the published JSON files; the defaults are DiT's (Ho et al. 2020, section 4)."""
+    """A noise schedule, with the field names of published JSON files.
+
+    The defaults are those of DiT (Ho et al. 2020, section 4).
+    """
 
     num_train_timesteps: int = 1000
     beta_schedule: str = "linear"
-    """"linear" in beta, or "scaled_linear": linear in its root (latent diffusion)."""
+    """"linear" in beta, or "scaled_linear", linear in the square root of beta (latent diffusion)."""
     beta_start: float = 1e-4
     beta_end: float = 0.02
     prediction_type: str = "epsilon"
     """"epsilon" or "v_prediction"."""
     steps_offset: int = 0
-    """Added to the times of a sampler with few steps."""
+    """Added to the times of a sampler with fewer steps."""
     set_alpha_to_one: bool = True
-    """Whether the last step ends without noise (a = 1), or at the noise of time zero."""
+    """Whether the last step ends without noise (a = 1); otherwise it ends at the noise of time zero."""
 
 
 STABLE_DIFFUSION = Schedule(
@@ -57,21 +63,21 @@ STABLE_DIFFUSION = Schedule(
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a latent is noised and denoised."""
+    """How noise is added to latents and removed."""
 
     sampler: str = "ddim"
     """"ddim" (deterministic after the first noise, Song et al. 2021) or "ddpm" (ancestral, Ho et al. 2020)."""
     steps: int = 50
-    """Steps from pure noise; those really taken are this times the strength."""
+    """Steps from pure noise. The number of steps taken is this times the strength."""
     strength: float = 0.5
-    """Share of the schedule that the latent is noised by: 0 leaves it as it is, 1 leaves nothing of it. On DiT's linear
-    schedule 0.5 leaves 0.31 of the latent, as D4M's 0.7 does on Stable Diffusion's."""
+    """The share of the schedule up to which noise is added: 0 keeps the latent, and 1 replaces it by noise. On DiT's
+    linear schedule 0.5 scales the latent by 0.31, as does D4M's 0.7 on Stable Diffusion's schedule."""
     guidance: float = 4.0
     """Classifier-free guidance (Ho and Salimans 2022): 1 is the conditional model, 0 the unconditional one."""
 
 
 def check(settings: Sampling, schedule: Schedule) -> None:
-    """Raise InputError for a setting that does not exist."""
+    """Raise InputError for invalid settings."""
     if settings.sampler not in ("ddim", "ddpm"):
         raise InputError(f"unknown sampler {settings.sampler!r}; use ddim or ddpm")
     if not 0 <= settings.strength <= 1:
@@ -106,7 +112,7 @@ def signal(schedule: Schedule) -> np.ndarray:
 
 
 class Steps(NamedTuple):
-    """The steps that a sampler takes, from noisy to clean; [k] each."""
+    """The steps of a sampler, from noisy to clean, [k] each."""
 
     times: np.ndarray  # int32, t
     signal: np.ndarray  # float32, a at t
@@ -114,7 +120,7 @@ class Steps(NamedTuple):
 
 
 def steps_of(schedule: Schedule, settings: Sampling) -> Steps:
-    """The last round(strength x steps) of evenly spaced times, as "leading" spacing has them."""
+    """The last round(strength x steps) of evenly spaced times, with "leading" spacing."""
     check(settings, schedule)
     a = signal(schedule)
     stride = schedule.num_train_timesteps // settings.steps
@@ -126,21 +132,22 @@ def steps_of(schedule: Schedule, settings: Sampling) -> Steps:
 
 
 def noised(x: jax.Array, noise: jax.Array, a: jax.Array) -> jax.Array:
-    """x_t from x_0 and the noise, at signal ``a`` (a scalar, or broadcast against them)."""
+    """x_t from x_0 and the noise, at signal ``a``, which is a scalar or broadcast against both."""
     return jnp.sqrt(a) * x + jnp.sqrt(1 - a) * noise
 
 
 def clean_and_noise(x: jax.Array, output: jax.Array, a: jax.Array, prediction_type: str) -> tuple[jax.Array, jax.Array]:
-    """x_0 and e as the prediction ``output`` at x_t has them."""
+    """x_0 and e according to the prediction ``output`` at x_t."""
     if prediction_type == "v_prediction":
         return jnp.sqrt(a) * x - jnp.sqrt(1 - a) * output, jnp.sqrt(a) * output + jnp.sqrt(1 - a) * x
     return (x - jnp.sqrt(1 - a) * output) / jnp.sqrt(a), output
 
 
 def reverse_variance(a: jax.Array, after: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The least and the largest log variance of the step from signal ``a`` to ``after``: q(x_s | x_t, x_0)'s, and beta.
+    """The bounds of the log variance of the reverse step from signal ``a`` to ``after``.
 
-    Ho et al. 2020, equation 7 and section 3.2. The least is that of a small variance where the step ends without noise.
+    They are the log variance of q(x_s | x_t, x_0) and log beta (Ho et al. 2020, equation 7 and section 3.2). The former
+    variance is at least 1e-20, also if the step ends without noise.
     """
     beta = 1 - a / after
     return jnp.log(jnp.maximum(beta * (1 - after) / (1 - a), 1e-20)), jnp.log(beta)
@@ -153,9 +160,9 @@ def reverse_mean(x: jax.Array, clean: jax.Array, a: jax.Array, after: jax.Array)
 
 
 def guided(apply: Denoise, null: int, guidance: float) -> Denoise:
-    """The denoiser with classifier-free guidance: u + g (c - u) of the predictions without and with the class.
+    """The denoiser with classifier-free guidance: u + g (c - u), for the predictions u without and c with the class.
 
-    A learned variance is the conditional model's.
+    A learned variance is that of the conditional prediction.
     """
     if guidance == 1.0:
         return apply
@@ -163,10 +170,10 @@ def guided(apply: Denoise, null: int, guidance: float) -> Denoise:
     def both(variables, x, t, labels):
         pair = apply(variables, jnp.concatenate([x, x]), jnp.concatenate([t, t]),
                      jnp.concatenate([jnp.full_like(labels, null), labels]))  # fmt: skip
-        without, given = jnp.split(pair, 2)
+        unconditional, conditional = jnp.split(pair, 2)
         c = x.shape[-1]
-        mixed = without[..., :c] + guidance * (given[..., :c] - without[..., :c])
-        return jnp.concatenate([mixed, given[..., c:]], -1)
+        mixed = unconditional[..., :c] + guidance * (conditional[..., :c] - unconditional[..., :c])
+        return jnp.concatenate([mixed, conditional[..., c:]], -1)
 
     return both
 
@@ -180,15 +187,22 @@ def sample(
     start: jax.Array,
     labels: jax.Array,
 ) -> jax.Array:
-    """Noise the latents to the settings' strength and denoise them again, given their classes; to be called under jit.
+    """Add noise to latents up to ``settings.strength``, and denoise them conditionally on their classes.
+
+    To be called under `jax.jit`.
 
     Args:
-      keys: one PRNG key a latent, [N]; so a latent's draws do not depend on its neighbours.
-      start: latents, float32 [N, h, w, c].
+      denoiser, variables, schedule: the model.
+      settings: the sampler.
+      keys: one PRNG key per latent, [N], so that the draws of a latent do not depend on the others.
+      start: the initial latents, float32 [N, h, w, c].
       labels: classes, int32 [N].
 
     Returns:
-      float32 [N, h, w, c]. With strength 0, ``start``.
+      float32 [N, h, w, c]; ``start`` if the strength is 0.
+
+    Raises:
+      InputError: see `check`.
     """
     steps = steps_of(schedule, settings)
     if not len(steps.times):
@@ -228,17 +242,21 @@ def loss(
     labels: jax.Array,
     drop: float = 0.1,
 ) -> jax.Array:
-    r"""What a denoiser is trained with, one uniform time an image, its class dropped with probability ``drop``.
+    r"""The training loss of a denoiser, at one uniform time per latent.
 
-    The mean squared error of the prediction; with a learned variance plus the divergence of the model's reverse step
-    from the posterior's, KL(q(x_s | x_t, x_0) || p(x_s | x_t)) in nats a dimension, in which the mean is held fixed
+    It is the mean squared error of the prediction. For a learned variance, the divergence of the reverse step from the
+    posterior is added, KL(q(x_s | x_t, x_0) || p(x_s | x_t)) in nats per dimension, without a gradient through the mean
     (Nichol and Dhariwal 2021, equation 16 with weight one, as in DiT).
 
     Args:
-      latents: [N, h, w, c] float32; labels: int32 [N].
+      denoiser, variables, schedule: the model.
+      key: a PRNG key, for times, noise and dropped classes.
+      latents: float32 [N, h, w, c].
+      labels: int32 [N].
+      drop: the probability that a class is replaced by the null class.
 
     Returns:
-      [N].
+      The loss of each latent, [N].
     """
     k_time, k_noise, k_drop = jax.random.split(key, 3)
     n, c = latents.shape[0], latents.shape[-1]
@@ -254,11 +272,11 @@ def loss(
     if out.shape[-1] == c:
         return error
     clean, _ = clean_and_noise(x, jax.lax.stop_gradient(out[..., :c]), a, schedule.prediction_type)
-    # At t = 0 the posterior is a point; its variance there is taken to be that of t = 1.
+    # At t = 0 the variance of the posterior is zero. It is replaced by that at t = 1.
     second = reverse_variance(jnp.float32(curve[1]), jnp.float32(curve[0]))[0]
     least, largest = reverse_variance(a, after)
     least = jnp.maximum(least, second)
-    ours = _between(least, largest, out[..., c:])
+    predicted = _between(least, largest, out[..., c:])
     apart = jnp.square(reverse_mean(x, latents, a, after) - reverse_mean(x, clean, a, after))
-    divergence = 0.5 * (ours - least + jnp.exp(least - ours) + apart * jnp.exp(-ours) - 1)
+    divergence = 0.5 * (predicted - least + jnp.exp(least - predicted) + apart * jnp.exp(-predicted) - 1)
     return error + divergence.mean((1, 2, 3))

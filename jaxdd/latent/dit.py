@@ -17,7 +17,7 @@ _TIME_DIM = 256
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """Sizes, under the names of the published JSON files; the defaults are DiT-XL/2's at 256 pixels."""
+    """Sizes, with the field names of published JSON files; the defaults are DiT-XL/2 for images of 256 pixels."""
 
     num_attention_heads: int = 16
     attention_head_dim: int = 72
@@ -25,18 +25,19 @@ class DiTConfig:
     patch_size: int = 2
     in_channels: int = 4
     out_channels: int = 8
-    """Twice the latent's: the noise, then the variance (learned sigma). Equal to it: the noise alone."""
+    """Twice ``in_channels`` for noise and variance (learned sigma), or ``in_channels`` for the noise only."""
     sample_size: int = 32
     """Side of the latents."""
     num_embeds_ada_norm: int = 1000
-    """Classes; one more embedding is the null class of classifier-free guidance."""
+    """The number of classes. There is one more embedding, of the null class of classifier-free guidance."""
 
     @property
     def width(self) -> int:
+        """The width of a token."""
         return self.num_attention_heads * self.attention_head_dim
 
 
-# Peebles and Xie, table 1, and smaller ones for small images: heads, width of a head, layers.
+# Heads, width of a head and layers: Peebles and Xie, table 1, and a smaller size for small images.
 SIZES = {
     "Ti": (3, 64, 6),
     "S": (6, 64, 12),
@@ -47,7 +48,7 @@ SIZES = {
 
 
 def named(name: str, num_classes: int, sample_size: int, channels: int = 4) -> DiTConfig:
-    """The config of "DiT-XL/2", "DiT-S/4", ... with learned sigma: size, then side of a patch in latent pixels.
+    """The config of a name such as "DiT-XL/2" (size, side of a patch in latent pixels), with learned sigma.
 
     Raises:
       InputError: no such size, or a patch that does not divide the latents.
@@ -62,7 +63,7 @@ def named(name: str, num_classes: int, sample_size: int, channels: int = 4) -> D
 
 
 def check(config: DiTConfig, name: str = "DiT") -> None:
-    """Raise InputError for patches that do not divide the latents, or a width that positions cannot be written in."""
+    """Raise InputError for patches that do not divide the latents, or a width that is not a multiple of 4."""
     if config.sample_size % config.patch_size:
         raise InputError(
             f"{name}: patches of {config.patch_size} do not divide latents of side {config.sample_size}; use others"
@@ -78,7 +79,7 @@ def denoiser(config: DiTConfig, dtype: jnp.dtype | None = None) -> Denoiser:
     """The DiT of these sizes as pure functions; the null class is ``num_embeds_ada_norm``.
 
     Raises:
-      InputError: as `check`.
+      InputError: see `check`.
     """
     check(config)
     module = DiT(config, dtype)
@@ -89,11 +90,12 @@ def denoiser(config: DiTConfig, dtype: jnp.dtype | None = None) -> Denoiser:
         one = jnp.zeros(1, jnp.int32)
         return compiled(key, jnp.zeros((1, side, side, channels)), one, one)
 
-    return Denoiser(init, module.apply, (side, side, channels), config.num_embeds_ada_norm)
+    # Flax declares the variables of `apply` more narrowly than it takes them.
+    return Denoiser(init, module.apply, (side, side, channels), config.num_embeds_ada_norm)  # type: ignore[arg-type]
 
 
 class DiT(nn.Module):
-    """Patches of the latents, blocks modulated by time and class, and back: x [N, h, w, c] -> [N, h, w, out]."""
+    """A transformer of latent patches, modulated by time and class: x [N, h, w, c] -> float32 [N, h, w, out]."""
 
     config: DiTConfig
     dtype: jnp.dtype | None = None
@@ -102,7 +104,7 @@ class DiT(nn.Module):
     def __call__(self, x: jax.Array, t: jax.Array, labels: jax.Array) -> jax.Array:
         c, p = self.config, self.config.patch_size
         n, side = x.shape[0], x.shape[1] // p
-        # A matrix product instead of a strided convolution, with the same numbers.
+        # A matrix product, which equals the published strided convolution.
         x = x.reshape(n, side, p, side, p, c.in_channels).transpose(0, 1, 3, 2, 4, 5).reshape(n, side * side, -1)
         x = nn.Dense(c.width, dtype=self.dtype, name="pos_embed.proj")(x)
         x += jnp.asarray(_positions(c.width, side), x.dtype)
@@ -122,7 +124,7 @@ class DiT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each shifted, scaled and gated by the condition [N, d]; the gates start at zero."""
+    """Attention and MLP, each with shift, scale and gate computed from the condition [N, d]; initial gates are zero."""
 
     heads: int
     dtype: jnp.dtype | None = None
@@ -148,7 +150,7 @@ def _zero(dim, name, dtype):
 
 
 def _positions(dim: int, side: int) -> np.ndarray:
-    """Sinusoids of column, then row, of each patch: [side^2, dim]."""
+    """Sinusoidal embeddings of the column, then the row, of each patch: [side^2, dim]."""
     frequencies = 10_000.0 ** -(np.arange(dim // 4) / (dim / 4))
     angles = np.arange(side)[:, None] * frequencies
     axis = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)

@@ -1,7 +1,7 @@
-"""Training the small latent models: an autoencoder on images, a denoiser on its latents.
+"""Training of small latent models: an autoencoder of images, and a denoiser of its latents.
 
-Each trainer is ``init`` and a jitted ``step(state, key, batch, labels, weights, context) -> (state, loss)``, so that
-`jaxdd.students.train.fit` runs it; the state is a pytree, and everything random comes from the key and the step.
+A trainer is ``init`` and a jitted ``step(state, key, batch, labels, weights, context) -> (state, loss)``, as
+`jaxdd.students.train.fit` requires. The state is a pytree. All random numbers are functions of the key and the step.
 """
 
 from collections.abc import Callable
@@ -24,37 +24,37 @@ from jaxdd.nn.classifier import Variables
 
 @dataclass(frozen=True)
 class VAETraining:
-    """How the autoencoder is trained."""
+    """Training settings of the autoencoder."""
 
     images: int = 100_000
-    """Images seen, repeats counted."""
+    """The number of images seen, with repeats."""
     batch_size: int = 64
     learning_rate: float = 2e-3
-    """Of Adam, with a linear rise over a twentieth of the steps and a cosine to zero."""
+    """The peak rate of Adam, with linear warmup over a twentieth of the steps and cosine decay to zero."""
     kl_weight: float = 1e-3
-    """Of the divergence from N(0, I), in nats a latent dimension, beside the squared error a pixel."""
+    """The weight of the divergence from N(0, I), in nats per latent dimension, beside the squared error per pixel."""
 
 
 @dataclass(frozen=True)
 class DiTTraining:
-    """How the denoiser is trained."""
+    """Training settings of the denoiser."""
 
     images: int = 200_000
-    """Latents seen, repeats counted."""
+    """The number of latents seen, with repeats."""
     batch_size: int = 128
     learning_rate: float = 1e-3
-    """As the autoencoder's."""
+    """As in `VAETraining`."""
     ema: float = 0.999
-    """Decay of the running average of the parameters, which is what is kept."""
+    """Decay of the exponential moving average of the parameters, which is the result of the training."""
     drop: float = 0.1
-    """Share of the latents whose class is hidden, for classifier-free guidance."""
+    """Share of the latents whose class is replaced by the null class, for classifier-free guidance."""
 
 
 def steps_of(settings: VAETraining | DiTTraining) -> int:
-    """Steps in which ``images`` images are seen.
+    """The number of steps in which ``settings.images`` images are seen.
 
     Raises:
-      InputError: no images, or no batch.
+      InputError: fewer than one image, or a batch size below one.
     """
     if settings.images < 1 or settings.batch_size < 1:
         raise InputError(f"images {settings.images} and batch size {settings.batch_size}: give 1 or more of both")
@@ -62,7 +62,7 @@ def steps_of(settings: VAETraining | DiTTraining) -> int:
 
 
 class LatentState(NamedTuple):
-    """Everything a run needs to go on."""
+    """The complete state of a training run, enough to resume it."""
 
     variables: Variables
     average: Variables
@@ -71,16 +71,17 @@ class LatentState(NamedTuple):
 
 
 class LatentTrainer(NamedTuple):
-    """``init(key) -> LatentState`` and the jitted, donating ``step``."""
+    """``init(key) -> LatentState``, and the jitted ``step``, which donates its state."""
 
     init: Callable[[jax.Array], LatentState]
     step: Callable[..., tuple[LatentState, jax.Array]]
 
 
 def autoencoder_loss(model: Autoencoder, variables: Variables, key: jax.Array, images: jax.Array, kl_weight: float):
-    r"""Squared error a pixel + kl_weight KL( q(z | x) || N(0, I) ) / dim z, z drawn from q; images in [-1, 1] -> [N].
+    r"""The loss of an autoencoder for images [N, H, W, C] in [-1, 1], [N].
 
-    Kingma and Welling 2014, equation 10, with the error's scale as the weight.
+    It is the squared error per pixel of the decoded z, drawn from q(z | x), plus
+    kl_weight KL( q(z | x) || N(0, I) ) / dim z (Kingma and Welling 2014, equation 10).
     """
     q = model.encode(variables, images)
     z = q.mean + jnp.exp(0.5 * q.log_variance) * jax.random.normal(key, q.mean.shape)
@@ -93,9 +94,9 @@ def autoencoder_loss(model: Autoencoder, variables: Variables, key: jax.Array, i
 def vae_trainer(
     model: Autoencoder, settings: VAETraining, image_shape: tuple[int, int, int], mirror: bool
 ) -> LatentTrainer:
-    """Trains on uint8 images [N, H, W, C], half of them mirrored where that is allowed.
+    """A trainer of an autoencoder on uint8 images [N, H, W, C], mirrored with probability one half if ``mirror``.
 
-    Equal arguments give the very same trainer, which is compiled once.
+    Cached: equal arguments return the same trainer, which is compiled once.
     """
 
     def loss(variables, key, images, labels):
@@ -109,7 +110,7 @@ def vae_trainer(
 
 @lru_cache(maxsize=4)
 def dit_trainer(model: Denoiser, schedule: Schedule, settings: DiTTraining) -> LatentTrainer:
-    """Trains on scaled latents [N, h, w, c] and labels [N]; compiled once, as `vae_trainer`."""
+    """A trainer of a denoiser on scaled latents [N, h, w, c] and labels [N]; cached like `vae_trainer`."""
 
     def loss(variables, key, latents, labels):
         return diffusion.loss(model, variables, schedule, key, latents, labels, settings.drop).mean()
@@ -131,7 +132,7 @@ def _trainer(init_model, loss, settings: VAETraining | DiTTraining, decay: float
         value, grads = jax.value_and_grad(loss)(state.variables, key, batch, labels)
         updates, opt_state = tx.update(grads, state.opt_state, state.variables)
         variables = optax.apply_updates(state.variables, updates)
-        # A young average would remember the first draw of the parameters.
+        # A smaller decay at first, so that the average forgets the initial parameters.
         keep = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
         average = optax.incremental_update(variables, state.average, 1 - keep)
         return LatentState(variables, average, opt_state, state.step + 1), value

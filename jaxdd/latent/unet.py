@@ -1,4 +1,4 @@
-"""The UNet of Stable Diffusion v1: residual blocks and cross-attention to a text (Rombach et al. 2022, section 3.3)."""
+"""The UNet of Stable Diffusion v1: residual blocks and cross-attention to text (Rombach et al. 2022, section 3.3)."""
 
 from dataclasses import dataclass
 from functools import cache, partial
@@ -27,30 +27,30 @@ _UP = {"CrossAttnUpBlock2D": True, "UpBlock2D": False}
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Sizes, under the names of the published JSON files; the defaults are Stable Diffusion v1.5's."""
+    """Sizes, with the field names of published JSON files; the defaults are Stable Diffusion v1.5."""
 
     in_channels: int = 4
     out_channels: int = 4
     sample_size: int = 64
     """Side of the latents."""
     down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
-    """Of each level, from the finest: with attention or without."""
+    """The block of each level, from the finest, with or without attention."""
     up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
-    """The same on the way back, from the coarsest."""
+    """The block of each level on the way up, from the coarsest."""
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    """Channels of each level; every level but the last halves the latents."""
+    """Channels of each level. Every level but the last halves the resolution."""
     layers_per_block: int = 2
-    """Residual blocks of a level on the way down; one more on the way up."""
+    """Residual blocks per level on the way down; there is one more on the way up."""
     cross_attention_dim: int = 768
-    """Width of the text's embedding."""
+    """Width of the text embedding."""
     attention_head_dim: int = 8
-    """Heads of every attention. The published name says otherwise."""
+    """The number of heads of every attention, in spite of the published name."""
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
 
 
 def check(config: UNetConfig) -> None:
-    """Raise InputError for sizes that do not fit each other, or a kind of block that does not exist here."""
+    """Raise InputError for inconsistent sizes, or a kind of block that is not supported."""
     levels = len(config.block_out_channels)
     for field, known in (("down_block_types", _DOWN), ("up_block_types", _UP)):
         kinds = getattr(config, field)
@@ -76,12 +76,12 @@ def check(config: UNetConfig) -> None:
 def denoiser(config: UNetConfig, num_classes: int, dtype: jnp.dtype | None = None) -> Denoiser:
     """The UNet of these sizes as pure functions, conditioned on the text of a class.
 
-    Its variables are ``params`` and ``context``, float [num_classes + 1, tokens, cross_attention_dim]: row k is the
-    embedding of class k's text, the last one, the null class's, that of the empty text. ``init`` draws the context too,
-    from N(0, 1), for 77 tokens.
+    Its variables are ``params`` and ``context``, float [num_classes + 1, tokens, cross_attention_dim]. Row k of the
+    context is the embedding of the text of class k, and the last row, of the null class, is that of the empty text.
+    ``init`` also draws the context, from N(0, 1) for 77 tokens.
 
     Raises:
-      InputError: sizes that do not fit each other, or a kind of block that is not supported.
+      InputError: see `check`.
     """
     check(config)
     module = UNet(config, dtype)
@@ -144,7 +144,7 @@ class UNet(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Attention of the positions of an image [N, H, W, C] to each other and to a text [N, k, e], and the identity."""
+    """Attention of the positions of an image [N, H, W, C] to each other and to a text [N, k, e], with a shortcut."""
 
     heads: int
     groups: int
@@ -160,7 +160,7 @@ class Transformer(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention and a gated MLP (GEGLU, Shazeer 2020) on x [N, n, d], after a LayerNorm each."""
+    """Self-attention, cross-attention and a gated MLP (GEGLU, Shazeer 2020) of x [N, n, d], each after a LayerNorm."""
 
     heads: int
     dtype: jnp.dtype | None = None

@@ -17,38 +17,38 @@ from jaxdd.latent.blocks import Downsample, ImageAttention, ResnetBlock, Upsampl
 from jaxdd.nn.classifier import Variables
 
 _EPS = 1e-6
-# Its images lie in [-1, 1].
-RANGE = Normalisation(np.float32([0.5]), np.float32([0.5]))
+# The images of the autoencoder lie in [-1, 1].
+RANGE = Normalisation(np.array([0.5], np.float32), np.array([0.5], np.float32))
 
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """Sizes, under the names of the published JSON files; the defaults are Stable Diffusion's."""
+    """Sizes, with the field names of published JSON files; the defaults are Stable Diffusion."""
 
     in_channels: int = 3
     latent_channels: int = 4
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-    """Channels of each level; every level but the last halves the image."""
+    """Channels of each level. Every level but the last halves the resolution."""
     layers_per_block: int = 2
     norm_num_groups: int = 32
     scaling_factor: float = 0.18215
-    """Latents are the encoder's mean times this, so that their variance is about one."""
+    """The factor from the mean of the encoder to a latent, which makes the variance of latents about one."""
     sample_size: int = 512
-    """Side of the images that it was trained on."""
+    """Side of the training images."""
 
     @property
     def reduction(self) -> int:
-        """Pixels of a side for each latent one."""
+        """The ratio of the side of an image to that of its latent."""
         return 2 ** (len(self.block_out_channels) - 1)
 
 
 def small(image_shape: tuple[int, int, int], latent_channels: int = 4) -> VAEConfig:
-    """An autoencoder that trains in minutes on a processor.
+    """The sizes of an autoencoder that can be trained in minutes on a CPU.
 
-    Its latents have half the images' side below 16 pixels, a quarter below 128, an eighth from there on.
+    The side of the latents is half that of the images below 16 pixels, a quarter below 128, and an eighth otherwise.
 
     Raises:
-      InputError: a side that does not divide.
+      InputError: a side that is not divisible by that ratio.
     """
     side = image_shape[0]
     channels = (32, 64) if side < 16 else (16, 32, 64) if side < 128 else (16, 32, 64, 64)
@@ -60,7 +60,7 @@ def small(image_shape: tuple[int, int, int], latent_channels: int = 4) -> VAECon
 
 
 class Gaussian(NamedTuple):
-    """A diagonal normal distribution; both [N, h, w, c]."""
+    """A diagonal normal distribution: mean and log variance, [N, h, w, c] each."""
 
     mean: jax.Array
     log_variance: jax.Array
@@ -69,8 +69,10 @@ class Gaussian(NamedTuple):
 class Autoencoder(NamedTuple):
     """Pure functions between images [N, H, W, C] in [-1, 1] and scaled latents [N, H / r, W / r, c], r = 2^(levels-1).
 
-    init(key, image_shape) -> variables; encode(variables, images) -> the posterior of the scaled latents, whose mean is
-    the latent; decode(variables, latents) -> images, not clipped.
+    Attributes:
+      init: (key, image_shape) -> variables.
+      encode: (variables, images) -> the posterior of the scaled latents; its mean is the latent.
+      decode: (variables, latents) -> images, which are not clipped.
     """
 
     init: Callable[[jax.Array, tuple[int, int, int]], Variables]
@@ -80,10 +82,10 @@ class Autoencoder(NamedTuple):
 
 @cache
 def autoencoder(config: VAEConfig, dtype: jnp.dtype | None = None) -> Autoencoder:
-    """The autoencoder of these sizes; ``dtype`` is what it computes in (parameters stay float32).
+    """The autoencoder of these sizes; ``dtype`` is the dtype of activations, and parameters are float32.
 
     Raises:
-      InputError: channels that the groups of the normalisation do not divide.
+      InputError: channels that are not divisible by the number of normalisation groups.
     """
     for channels in config.block_out_channels:
         if channels % config.norm_num_groups:
@@ -107,7 +109,7 @@ def autoencoder(config: VAEConfig, dtype: jnp.dtype | None = None) -> Autoencode
 
 
 class AutoencoderKL(nn.Module):
-    """Encoder, decoder and the 1x1 convolutions on both sides of the (unscaled) latents."""
+    """Encoder, decoder, and the 1x1 convolutions before and after the unscaled latents."""
 
     config: VAEConfig
     dtype: jnp.dtype | None = None
@@ -164,7 +166,7 @@ class Decoder(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks, then a change of resolution under the name ``resize``, if any."""
+    """Residual blocks, then a layer named ``resize`` that changes the resolution; none if it is empty."""
 
     channels: int
     layers: int
@@ -177,7 +179,7 @@ class Level(nn.Module):
         for i in range(self.layers):
             x = ResnetBlock(self.channels, self.groups, _EPS, self.dtype, name=f"resnets.{i}")(x)
         if self.resize == "downsamplers.0":
-            # One-sided, as published weights were trained.
+            # Padding on one side, as in the training of published weights.
             x = Downsample(self.channels, (0, 1), self.dtype, name=self.resize)(x)
         elif self.resize:
             x = Upsample(self.channels, self.dtype, name=self.resize)(x)

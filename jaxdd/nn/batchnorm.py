@@ -1,13 +1,13 @@
-"""BatchNorm that hands out the moments of its input, and the algebra of such moments.
+"""BatchNorm that outputs the moments of its input, and operations on such moments.
 
-The recover stage compares, at every BatchNorm layer, the mean and the *total* variance of the layer's input over all
-images and positions of a class. Both follow from two small vectors an image, its own spatial mean and variance:
+At every BatchNorm layer the recover stage compares the mean and the *total* variance of the input, over all images and
+positions of a class. By the law of total variance both follow from the spatial mean and variance of each image:
 
     mean = sum_j w_j mean_j,        var = sum_j w_j (var_j + (mean_j - mean)^2),
 
-the law of total variance. So a layer hands out [N, ch] instead of [N, H, W, ch], the grouping (per class, global,
-weighted by atoms) is linear algebra outside the model, and streaming over batches of any size gives the same result.
-No difference of large squares is taken anywhere, which is what keeps float32 enough.
+A layer therefore outputs [N, ch] instead of [N, H, W, ch]. Grouping (per class, global, weighted by atoms) is linear
+algebra outside of the model, and the result does not depend on the sizes of batches. No differences of large squares
+are taken, so float32 is sufficient.
 """
 
 from typing import NamedTuple
@@ -15,12 +15,13 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 EPSILON = 1e-5
 
 
 class Moments(NamedTuple):
-    """Mean and (biased) variance of a layer's input; both [..., ch], float32. A pytree."""
+    """Mean and biased variance of the input of a layer, float32 [..., ch] each. A pytree."""
 
     mean: jax.Array
     var: jax.Array
@@ -28,14 +29,14 @@ class Moments(NamedTuple):
 
 @jax.custom_vjp
 def image_moments(x: jax.Array) -> Moments:
-    """Spatial mean and variance of each image: [N, H, W, ch] of any float -> Moments of [N, ch], in float32.
+    """Spatial mean and variance of each image: x float [N, H, W, ch] -> Moments of float32 [N, ch].
 
     The gradient, for cotangents g of the mean and h of the variance, is
 
         x_bar = (g + 2 h (x - mean)) / (H W),
 
-    in which the variance's own dependence on the mean has vanished, as deviations sum to zero. It keeps x as it came
-    and the mean, so a bfloat16 activation has no float32 copy waiting for the backward pass. Reverse mode only.
+    because deviations sum to zero, and so the dependence of the variance on the mean cancels. Only x and the mean are
+    saved for the backward pass, so no float32 copy of a bfloat16 activation is kept. Reverse mode only.
     """
     wide = x.astype(jnp.float32)
     mean = wide.mean((1, 2))
@@ -47,8 +48,8 @@ def _image_moments_fwd(x):
     return moments, (x, moments.mean)
 
 
-def _image_moments_bwd(kept, bar):
-    x, mean = kept
+def _image_moments_bwd(residuals, bar):
+    x, mean = residuals
     g, h, mean = (v[:, None, None] for v in (bar.mean, bar.var, mean))
     return (((g + 2 * h * (x.astype(jnp.float32) - mean)) / (x.shape[1] * x.shape[2])).astype(x.dtype),)
 
@@ -56,12 +57,12 @@ def _image_moments_bwd(kept, bar):
 image_moments.defvjp(_image_moments_fwd, _image_moments_bwd)
 
 
-def pool(moments: Moments, weights: jax.Array) -> Moments:
+def pool(moments: Moments, weights: jax.Array | np.ndarray) -> Moments:
     """Total moments of a weighted group of images, by the law of total variance.
 
     Args:
-      moments: [..., m, ch], one row an image (or a group that was pooled before).
-      weights: [..., m], non-negative; normalised here, an all-zero group gives zeros.
+      moments: [..., m, ch], one row per image, or per group that was pooled before.
+      weights: [..., m], non-negative, normalised here. If all are zero, so is the result.
 
     Returns:
       Moments of [..., ch].
@@ -74,7 +75,10 @@ def pool(moments: Moments, weights: jax.Array) -> Moments:
 
 
 def pool_by_label(moments: Moments, weights: jax.Array, labels: jax.Array, num_classes: int) -> Moments:
-    """`pool` of each class in a mixed batch: [N, ch] -> [C, ch]; classes without images are zero."""
+    """`pool` of each class in a mixed batch: moments [N, ch], weights [N] and labels [N] -> Moments of [C, ch].
+
+    The moments of a class without images are zero.
+    """
     total = jax.ops.segment_sum(weights, labels, num_classes)
     w = (weights / jnp.where(total > 0, total, 1.0)[labels])[:, None]
     mean = jax.ops.segment_sum(w * moments.mean, labels, num_classes)
@@ -83,7 +87,7 @@ def pool_by_label(moments: Moments, weights: jax.Array, labels: jax.Array, num_c
 
 
 def merge(a: Moments, a_weight: jax.Array, b: Moments, b_weight: jax.Array) -> Moments:
-    """Moments of the union of two groups of total weights [...]; a group of weight zero changes nothing."""
+    """Moments [..., ch] of the union of two groups of total weights [...]; a group of weight zero changes nothing."""
     both = jax.tree.map(lambda x, y: jnp.stack([x, y], -2), a, b)
     return pool(both, jnp.stack([a_weight, b_weight], -1))
 
@@ -91,8 +95,8 @@ def merge(a: Moments, a_weight: jax.Array, b: Moments, b_weight: jax.Array) -> M
 class BatchNorm(nn.Module):
     """Batch normalisation over N, H, W that sows `image_moments` of its input into the collection ``moments``.
 
-    The moments are computed only where that collection is mutable and survive compilation only where they are used.
-    Running averages follow mean <- 0.9 mean + 0.1 batch mean, epsilon is 1e-5.
+    The moments are computed only if that collection is mutable, and are eliminated by compilation if they are not used.
+    Running averages are updated by mean <- 0.9 mean + 0.1 batch mean; epsilon is 1e-5.
     """
 
     dtype: jnp.dtype | None = None

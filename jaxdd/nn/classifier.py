@@ -1,10 +1,10 @@
-"""What the stages ask of a classifier: three pure functions, from Linen or from anything else.
+"""A classifier as three pure functions, made from a Linen module or in any other way.
 
-A stage never sees a module. A model of another library fits through one function that returns an `Output`::
+The stages use no modules. A model of another library needs one function that returns an `Output`::
 
     apply = lambda variables, images: Output(logits, features, moments)
 
-where ``moments`` may be an empty dict if nothing asks for BatchNorm moments.
+where ``moments`` may be an empty dict if BatchNorm moments are not used.
 """
 
 import inspect
@@ -24,15 +24,15 @@ Apply = Callable[[Variables, jax.Array], "Output"]
 
 
 class Output(NamedTuple):
-    """What one evaluation-mode pass over N images knows; unused parts cost nothing under `jax.jit`."""
+    """The results of an evaluation-mode pass over N images; unused ones are not computed under `jax.jit`."""
 
     logits: jax.Array  # [N, K]
     features: jax.Array  # [N, d], the penultimate layer
-    moments: dict[str, Moments]  # BatchNorm layer -> the moments of its input, [N, ch] each
+    moments: dict[str, Moments]  # the moments of the input of each BatchNorm layer, [N, ch] each
 
 
 class Classifier(NamedTuple):
-    """A trainable model as pure functions, in the manner of `optax.GradientTransformation`."""
+    """A trainable model as pure functions, in the style of `optax.GradientTransformation`."""
 
     init: Callable[[jax.Array, tuple[int, int, int]], Variables]  # key, (H, W, C) -> variables
     apply: Apply  # evaluation mode
@@ -42,8 +42,8 @@ class Classifier(NamedTuple):
 def from_linen(module: nn.Module) -> Classifier:
     """Wrap a Linen module whose ``__call__(x, train)`` returns (logits [N, K], features [N, d]).
 
-    If the module has an attribute ``folded``, variables without "batch_stats" are applied with it set: those are what
-    `jaxdd.nn.fold` makes, and their output has no moments.
+    If the module has an attribute ``folded``, variables without "batch_stats", as `jaxdd.nn.fold` returns them, are
+    applied with ``folded=True``. Their output has no moments.
     """
     folded = module.clone(folded=True) if hasattr(module, "folded") else module
 
@@ -66,9 +66,12 @@ def from_linen(module: nn.Module) -> Classifier:
 
 
 def first_norm(apply: Apply, variables: Variables, image_shape: tuple[int, ...]) -> str | None:
-    """The name of the first BatchNorm layer that an image passes, or None: pytrees of moments are sorted by name."""
+    """The name of the first BatchNorm layer in the order of execution, or None without BatchNorm.
+
+    Pytrees sort the dictionary of moments by name, so its order is not that of the layers.
+    """
     names: list[str] = []
-    # Transformations, such as `remat`, sort the dictionary that the model itself fills in the order of its layers.
+    # Only the original function returns the dictionary in the order of the layers; `remat` and others sort it.
     inner = inspect.unwrap(apply)
 
     def probe(variables, image):
@@ -82,10 +85,10 @@ def first_norm(apply: Apply, variables: Variables, image_shape: tuple[int, ...])
 
 @lru_cache(maxsize=16)
 def remat(apply: Apply) -> Apply:
-    """The same function, whose backward pass makes the inside of every block a second time instead of keeping it.
+    """The same function with rematerialisation: the backward pass recomputes the activations inside of blocks.
 
-    Only the outputs of blocks (the values named "block") and the arguments wait for the backward pass: one activation
-    a block instead of one a layer, for one more forward pass (Chen et al. 2016, section 4). A model without such
-    names keeps nothing but its arguments.
+    Only the outputs of blocks (the values named "block") and the arguments are kept for the backward pass. That is one
+    activation per block instead of one per layer, for one more forward pass (Chen et al. 2016, section 4). For a model
+    without such names only the arguments are kept.
     """
     return jax.checkpoint(apply, policy=jax.checkpoint_policies.save_only_these_names("block"))

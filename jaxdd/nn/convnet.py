@@ -9,7 +9,7 @@ from jaxdd.nn.batchnorm import BatchNorm
 
 
 class ConvNet(nn.Module):
-    """``depth`` blocks of 3x3 convolution, BatchNorm, ReLU, 2x2 average pooling; then one linear layer.
+    """``depth`` blocks of 3x3 convolution, BatchNorm, ReLU and 2x2 average pooling, then one linear layer.
 
     The features are the flattened output of the last block: for depth 3, width 128 and 32x32 images 4*4*128 = 2,048.
     """
@@ -18,7 +18,7 @@ class ConvNet(nn.Module):
     depth: int = 3
     width: int = 128
     dtype: jnp.dtype | None = None
-    folded: bool = False  # evaluation mode only, with the variables that `jaxdd.nn.fold` gives
+    folded: bool = False  # evaluation mode only, with variables of `jaxdd.nn.fold`
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -32,7 +32,8 @@ class ConvNet(nn.Module):
 
 
 def average_pool_2x2(x: jax.Array) -> jax.Array:
-    # A reshape, because XLA's reduce_window is slow on CPU, most of all its gradient.
+    """Mean of each 2x2 window: [N, H, W, C] -> [N, H // 2, W // 2, C]."""
+    # A reshape, because XLA's reduce_window is slow on CPU, and its gradient even slower.
     n, h, w, c = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2]
     return x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))

@@ -20,7 +20,7 @@ ROWS = (
 
 
 class SqueezeExcite(nn.Module):
-    """x times sigmoid(W2 silu(W1 mean(x))), the mean over positions; ``width`` numbers between the two layers."""
+    """x sigmoid(W2 silu(W1 mean(x))), with the mean over positions and ``width`` units between the two layers."""
 
     width: int
     dtype: jnp.dtype | None = None
@@ -32,4 +32,4 @@ class SqueezeExcite(nn.Module):
 
 
 EfficientNet = partial(MobileNet, rows=ROWS, activation=nn.silu, gate=SqueezeExcite)
-"""`MobileNet`, stem, width and all, with these rows; blocks squeeze to a quarter of their input's channels."""
+"""`MobileNet` with these rows, SiLU and squeeze-and-excitation to a quarter of the input channels of each block."""

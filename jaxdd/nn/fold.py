@@ -1,4 +1,4 @@
-"""BatchNorm in evaluation mode is affine, so the convolution before it can do its work."""
+"""Folding of BatchNorm, which is affine in evaluation mode, into the preceding convolution."""
 
 from collections.abc import Mapping
 
@@ -13,23 +13,23 @@ from jaxdd.nn.classifier import Apply, Variables
 
 
 def fold(variables: Variables) -> Variables:
-    """The same function of images without BatchNorm, for logits and features alone (moments need the norms' inputs).
+    """Variables of the same network without BatchNorm, for logits and features only, without moments.
 
-    A convolution with kernel k and bias b (or none, b = 0), then a norm with running mean m and variance v, scale s
-    and offset t, in evaluation mode, is the one convolution with
+    In evaluation mode, a convolution of kernel k and bias b (0 if absent), followed by BatchNorm of running mean m and
+    variance v, scale s and offset t, equals the convolution of
 
         k' = a k,        b' = t + a (b - m),        a = s / sqrt(v + 1e-5)    along the output channels.
 
     Args:
-      variables: those of a model of `jaxdd.nn.get`, {"params", "batch_stats"}, whose every norm follows the convolution
-        of its name (norm1 conv1, shortcut_norm shortcut_conv).
+      variables: {"params", "batch_stats"} of a model of `jaxdd.nn.get`. Every BatchNorm must follow the convolution of
+        the corresponding name (norm1 after conv1, shortcut_norm after shortcut_conv).
 
     Returns:
-      Variables without "batch_stats", which `Classifier.apply` of the same model takes; its output then has no
-      moments. Folded variables are returned as they are.
+      Variables without "batch_stats" for `Classifier.apply` of the same model, whose output then has no moments.
+      Variables that are already folded are returned unchanged.
 
     Raises:
-      InputError: a norm without its convolution.
+      InputError: a BatchNorm without its convolution.
     """
     params = flatten_dict(variables["params"], sep="/")
     stats = flatten_dict(variables.get("batch_stats", {}), sep="/")
@@ -47,7 +47,7 @@ def fold(variables: Variables) -> Variables:
 
 
 def foldable(apply: Apply, variables: Variables, image_shape: tuple[int, int, int]) -> bool:
-    """Whether the model has BatchNorm and answers without it, by the variables that `fold` makes."""
+    """Whether the model has BatchNorm, and accepts the variables of `fold`."""
     if not isinstance(variables, Mapping) or "batch_stats" not in variables:
         return False
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)

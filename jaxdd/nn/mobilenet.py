@@ -25,10 +25,10 @@ ROWS = (
 class MobileNet(nn.Module):
     """A 3x3 convolution, ``rows`` of inverted residual blocks, a 1x1 convolution, average pooling (the features).
 
-    The network makes the image 32 times smaller; with the small stem the first convolution and the first row that
-    halves do not, so that it is 8 times, with the same parameters. Dropout and stochastic depth are left out.
-    ``width`` is the number of channels of the first convolution: with width w every row has w/32 of its channels,
-    rounded to the nearest number (not to a multiple of 8), and the last convolution at least ``last``, as published.
+    The network reduces the resolution by 32. With the small stem, the first convolution and the first row of stride 2
+    have stride 1, so that the factor is 8, with the same parameters. Dropout and stochastic depth are left out.
+    ``width`` is the number of channels of the first convolution. With width w every row has w/32 of its channels,
+    rounded to the nearest integer (not to a multiple of 8). As published, the last convolution has at least ``last``.
     """
 
     num_classes: int
@@ -39,7 +39,7 @@ class MobileNet(nn.Module):
     width: int = 32
     last: int = 1280
     dtype: jnp.dtype | None = None
-    folded: bool = False  # evaluation mode only, with the variables that `jaxdd.nn.fold` gives
+    folded: bool = False  # evaluation mode only, with variables of `jaxdd.nn.fold`
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -63,7 +63,7 @@ class MobileNet(nn.Module):
 class InvertedResidual(nn.Module):
     """1x1 convolution to ``expansion`` times the channels, depthwise convolution, gate, linear 1x1 convolution.
 
-    The first is left out where the expansion is 1; the input is added where the shape stays.
+    The first convolution is left out if the expansion is 1. The input is added if the shape does not change.
     """
 
     width: int
@@ -90,9 +90,9 @@ class InvertedResidual(nn.Module):
 
 
 def conv_norm(x, name, width, kernel, stride, *, depthwise=False, train, dtype, folded):
-    """The convolution ``name`` and the norm that goes with it (conv1 norm1); called inside a compact scope.
+    """The convolution ``name`` and its BatchNorm (conv1, norm1); to be called inside of a compact scope.
 
-    Folded, the convolution has a bias and the norm is gone.
+    If folded, the convolution has a bias, and there is no BatchNorm.
     """
     padding = ((kernel // 2, kernel // 2),) * 2
     kwargs = {"padding": padding, "use_bias": folded, "kernel_init": nn.initializers.he_normal(), "dtype": dtype}
@@ -103,18 +103,19 @@ def conv_norm(x, name, width, kernel, stride, *, depthwise=False, train, dtype, 
 
 
 def depthwise_convolution(x, kernel, strides, padding, **_):
-    """`jax.lax.conv_general_dilated` of x [N, H, W, C] and kernel [k, k, 1, C], as the platform does it best."""
+    """`jax.lax.conv_general_dilated` of x [N, H, W, C] and kernel [k, k, 1, C], as is fastest on the platform."""
     return _depthwise(x, kernel, tuple(strides), tuple(padding))
 
 
-@partial(jax.jit, static_argnums=(2, 3))  # traced once for equal shapes, of which these networks have many
+@partial(jax.jit, static_argnums=(2, 3))  # traced once for equal shapes, which occur many times
 def _depthwise(x, kernel, strides, padding):
-    # XLA's grouped convolution on CPU, its gradient most of all, is many times slower than shifts and products.
+    # On CPU, XLA's grouped convolution, and even more its gradient, is many times slower than shifts and products.
     ways = [lambda x, kernel, way=way: way(x, kernel, strides, padding) for way in (taps, convolution)]
     return jax.lax.platform_dependent(x, kernel, cpu=ways[0], default=ways[1])
 
 
 def convolution(x, kernel, strides, padding):
+    """The depthwise convolution by `jax.lax.conv_general_dilated`."""
     numbers = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
         x, kernel, strides, padding, dimension_numbers=numbers, feature_group_count=x.shape[-1]
@@ -122,13 +123,13 @@ def convolution(x, kernel, strides, padding):
 
 
 def taps(x, kernel, strides, padding):
-    """The depthwise convolution as a sum over the kernel's positions of shifted images, in float32."""
+    """The depthwise convolution as a sum of shifted images over the positions of the kernel, in float32."""
     dtype, (h, w) = x.dtype, kernel.shape[:2]
     x, kernel = jnp.pad(x.astype(jnp.float32), ((0, 0), *padding, (0, 0))), kernel.astype(jnp.float32)
     n, height, width, c = x.shape
     total = 0.0
     for i in range(h):
         for j in range(w):
-            seen = jax.lax.slice(x, (0, i, j, 0), (n, height - h + 1 + i, width - w + 1 + j, c), (1, *strides, 1))
-            total += seen * kernel[i, j, 0]
+            shifted = jax.lax.slice(x, (0, i, j, 0), (n, height - h + 1 + i, width - w + 1 + j, c), (1, *strides, 1))
+            total += shifted * kernel[i, j, 0]
     return total.astype(dtype)

@@ -9,11 +9,11 @@ from jaxdd.nn.batchnorm import BatchNorm
 
 
 def conv_norm(x, name, width, kernel, stride, *, train, dtype, folded):
-    """The convolution ``name`` and the norm that goes with it (conv1 norm1); called inside a compact scope.
+    """The convolution ``name`` and its BatchNorm (conv1, norm1); to be called inside of a compact scope.
 
-    Folded, the convolution has a bias and the norm is gone.
+    If folded, the convolution has a bias, and there is no BatchNorm.
     """
-    # Padding is explicit: "SAME" pads a strided convolution on one side only, published weights expect both.
+    # Explicit padding on both sides, as published weights expect; "SAME" pads a strided convolution on one side only.
     padding = ((kernel // 2, kernel // 2),) * 2
     kwargs = {"padding": padding, "use_bias": folded, "kernel_init": nn.initializers.he_normal(), "dtype": dtype}
     x = nn.Conv(width, (kernel, kernel), (stride, stride), name=name, **kwargs)(x)
@@ -21,14 +21,14 @@ def conv_norm(x, name, width, kernel, stride, *, train, dtype, folded):
 
 
 def shortcut(x, width, stride, **kwargs):
-    """The identity, or a strided 1x1 convolution where the shape changes; called inside a compact scope."""
+    """The identity, or a strided 1x1 convolution if the shape changes; to be called inside of a compact scope."""
     if stride == 1 and x.shape[-1] == width:
         return x
     return conv_norm(x, "shortcut_conv", width, 1, stride, **kwargs)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and the identity."""
+    """Two 3x3 convolutions and a shortcut."""
 
     width: int
     stride: int
@@ -45,7 +45,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which carries the stride) and 1x1 convolution and the identity."""
+    """1x1, 3x3 (of the given stride) and 1x1 convolution, and a shortcut."""
 
     width: int
     stride: int
@@ -72,7 +72,7 @@ class ResNet(nn.Module):
     stem: str = "imagenet"  # or "small": 3x3, no stride, no pooling
     width: int = 64
     dtype: jnp.dtype | None = None
-    folded: bool = False  # evaluation mode only, with the variables that `jaxdd.nn.fold` gives
+    folded: bool = False  # evaluation mode only, with variables of `jaxdd.nn.fold`
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,4 @@
-"""The Swin transformer (Liu et al. 2021, section 3): attention in windows that every second block shifts."""
+"""The Swin transformer (Liu et al. 2021, section 3): attention in windows, which are shifted in every second block."""
 
 import flax.linen as nn
 import jax
@@ -10,18 +10,21 @@ from jaxdd.nn.vit import INIT, Attention, dense, mlp, patches
 
 
 def patch_size(image_size: int, small: bool) -> int:
-    """4 as published; 2 with the small stem, 1 below 16 pixels: 8 patches a side at least, halved three times."""
+    """The side of a patch: 4 as published; with the small stem 2, or 1 below 16 pixels.
+
+    The small stem has at least 8 patches per side for images of 8 pixels or more, which are halved three times.
+    """
     return (2 if image_size >= 16 else 1) if small else 4
 
 
 class Swin(nn.Module):
     """Groups of windowed blocks, 2x2 patches merged between groups, LayerNorm, average pooling (the features).
 
-    A grid of g positions a side is covered by k = ceil(g / window) windows a side, each of ceil(g / k) positions: the
-    published windows of 7 where 7 divides g, one window where g < 7, and little padding (with zeros after the norm, on
-    the right and below, as published) elsewhere. The table of relative positions is that of the full window, so that
-    variables fit images of any size. A grid of one window is not shifted. Attention has one head for every ``head``
-    channels. Stochastic depth is left out, so that ``train`` changes nothing.
+    A grid with sides of g positions is covered by k = ceil(g / window) windows per side, of ceil(g / k) positions each.
+    These are the published windows of 7 if 7 divides g, and one window if g < 7. Otherwise the grid is padded by a few
+    zeros, after the norm and on the right and below, as published. The table of relative positions has the size of the
+    full window, so that variables fit images of any size. A grid of one window is not shifted. Attention has one head
+    per ``head`` channels. Stochastic depth is left out, so ``train`` has no effect.
     """
 
     num_classes: int
@@ -82,7 +85,7 @@ def layer_norm(name, dtype):
 
 
 def cover(grid: int, window: int) -> tuple[int, int]:
-    """The number and the side of the windows that cover ``grid`` positions: as few as ``window`` allows, then small."""
+    """The number and the side of the windows that cover ``grid`` positions: first as few, then as small as possible."""
     count = -(-grid // window)
     return count, -(-grid // count)
 
@@ -95,14 +98,14 @@ def windows(x, sides):
 
 
 def relative_bias(table, sides):
-    """[heads, T, T] for T positions of a window: the table's entry (its centre is 0) at query minus key."""
+    """The bias [heads, T, T] of T positions of a window: the entry at query minus key of a table with centre 0."""
     rows, columns = np.divmod(np.arange(sides[0] * sides[1]), sides[1])
     apart = [p[:, None] - p[None] + table.shape[0] // 2 for p in (rows, columns)]
     return table[apart[0], apart[1]].transpose(2, 0, 1)
 
 
 def regions(counts, sides, shifts):
-    """Which positions of a shifted window were neighbours before the roll, [number of windows, T]: equal numbers."""
+    """Numbers [number of windows, T], equal for positions of a shifted window that were adjacent before the roll."""
     rows, columns = (
         np.where(np.arange(k * side) < k * side - shift, 0, 1) for k, side, shift in zip(counts, sides, shifts)
     )

@@ -9,11 +9,12 @@ INIT = nn.initializers.truncated_normal(0.02)
 
 
 def patch_size(image_size: int) -> int:
-    """The power of two that leaves 8 to 16 patches a side, but 2 pixels at least and 16 at most.
+    """The side of a patch: the power of two that gives 8 to 16 patches per side, limited to [2, 16].
 
-    So 16 from 128 pixels on (224: the published 14 x 14), 8 at 64, 4 at 32, 2 at 16 and below. At 64 pixels patches of
-    4 would be 256 tokens, each block four times dearer, where 64 tokens already serve 32 pixels. A token of a single
-    pixel holds so little that hundreds of steps on 8 x 8 digits hardly teach such a network anything.
+    That is 16 from 128 pixels on (the published 14 x 14 patches at 224), 8 at 64, 4 at 32, and 2 at 16 and below. At 64
+    pixels, patches of 4 pixels would be 256 tokens, and each block four times as expensive, while 64 tokens suffice at
+    32 pixels. Patches of one pixel carry too little information: on 8 x 8 digits such a network hardly learns in
+    hundreds of steps.
     """
     return min(16, 1 << (max(image_size // 8, 2).bit_length() - 1))
 
@@ -21,9 +22,9 @@ def patch_size(image_size: int) -> int:
 class ViT(nn.Module):
     """Patches and a class token, learned positions, pre-norm blocks; the features are the token after the last norm.
 
-    Sides that are no multiple of ``patch`` are padded with zeros on the right and below. Dropout and stochastic depth
-    are left out, so that ``train`` changes nothing. GELU is exact, LayerNorm's epsilon is 1e-6, the softmax is taken
-    in float32.
+    Sides that are not a multiple of ``patch`` are padded with zeros on the right and below. Dropout and stochastic
+    depth are left out, so ``train`` has no effect. GELU is exact, the epsilon of LayerNorm is 1e-6, and the softmax is
+    computed in float32.
     """
 
     num_classes: int
@@ -85,7 +86,7 @@ def dense(width, name, dtype=None, **kwargs):
 
 
 def mlp(x, dtype):
-    """Two linear layers, four times as wide between, with GELU; called inside a compact scope."""
+    """Two linear layers with GELU and four times the width in between; to be called inside of a compact scope."""
     y = nn.gelu(dense(4 * x.shape[-1], "mlp1", dtype)(x), approximate=False)
     return dense(x.shape[-1], "mlp2", dtype)(y)
 

@@ -1,4 +1,4 @@
-"""From a model's name to its pure functions."""
+"""The registry of models, and their pure functions by name."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -23,15 +23,15 @@ _DTYPES = {None: None, "bfloat16": jnp.bfloat16}
 
 
 class Size(NamedTuple):
-    """What a network is to be made for.
+    """The arguments of a model builder.
 
     Attributes:
-      name: of the model, for messages.
-      num_classes: number of logits.
-      image_size: side of the images in pixels.
-      width: channels, see `get`; None for the model's own.
+      name: the name of the model, for messages.
+      num_classes: the number of logits.
+      image_size: the side of the images in pixels.
+      width: channels, see `get`; None is the default of the model.
       stem: "auto", "imagenet" or "small", see `get`.
-      dtype: what activations are computed in; None for float32.
+      dtype: the dtype of activations; None is float32.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Size(NamedTuple):
 
     @property
     def small(self) -> bool:
-        """Whether the network should keep its resolution at first."""
+        """Whether the first layers should keep the resolution of the images."""
         return self.stem == "small" or (self.stem == "auto" and self.image_size <= 64)
 
 
@@ -55,26 +55,25 @@ def get(
     stem: str = "auto",
     dtype: str | None = None,
 ) -> Classifier:
-    """The named model for square images of side ``image_size``; equal networks are the very same functions.
+    """The named model for square images of side ``image_size``. Equal networks are the same functions.
 
     Args:
       name: one of `MODELS`.
-      num_classes: number of logits.
-      image_size: side of the images in pixels; a ConvNet halves it once a block.
-      width: channels of the first block, which scale all others; default 128 for ConvNets, 64 for ResNets, 32 for
-        MobileNetV2 and EfficientNet-B0, 96 for Swin; of a ViT, of every token: 192 (tiny), 384 (small). A ViT has a
-        head for every 64 channels, Swin for every 32.
-      stem: "auto" is "small" up to 64 pixels and "imagenet" above; without meaning for ConvNets. "imagenet" is the
-        network as published. "small" takes less of the resolution away at first: for ResNets a 3x3 convolution
-        without stride or pooling; for MobileNetV2 and EfficientNet-B0 no stride in the first convolution and the first
-        row of blocks that halves; for Swin patches of 2 pixels (1 below 16 pixels) instead of 4. A ViT's patches
-        follow the size of the images, `vit.patch_size`, 2 below 32 pixels to 16 from 128 on, unless "imagenet" asks
-        for 16.
-      dtype: None computes in float32, "bfloat16" all activations in bfloat16. Parameters, features, logits and
-        moments are float32 either way, and the variables are the same.
+      num_classes: the number of logits.
+      image_size: the side of the images in pixels. Each block of a ConvNet halves it.
+      width: the channels of the first block, to which all others are proportional. Default: 128 for ConvNets, 64 for
+        ResNets, 32 for MobileNetV2 and EfficientNet-B0, 96 for Swin. For a ViT, the channels of every token: 192 (tiny)
+        or 384 (small). A ViT has one head per 64 channels, Swin one per 32.
+      stem: "auto" is "small" up to 64 pixels and "imagenet" above; ConvNets ignore it. "imagenet" is the network as
+        published. "small" reduces the resolution less at first: for ResNets, a 3x3 convolution without stride or
+        pooling; for MobileNetV2 and EfficientNet-B0, stride 1 in the first convolution and in the first row of stride
+        2; for Swin, patches of 2 pixels (1 below 16 pixels) instead of 4. The patches of a ViT have the side
+        `vit.patch_size`, from 2 below 32 pixels to 16 from 128 on, or 16 with "imagenet".
+      dtype: None computes in float32, and "bfloat16" computes all activations in bfloat16. Parameters, features, logits
+        and moments are float32 in both cases, and the variables are the same.
 
     Raises:
-      InputError: unknown name, stem or dtype, images too small for the network, or a width that has no whole heads.
+      InputError: unknown name, stem or dtype, images too small for the network, or a width not divisible into heads.
     """
     if stem not in ("auto", "imagenet", "small"):
         raise InputError(f"unknown stem {stem!r} for {name}; use auto, imagenet or small")
@@ -87,12 +86,12 @@ def get(
 
 @cache
 def _built(builder: Callable[[Size], nn.Module | Classifier], size: Size) -> Classifier:
-    """Made once for equal sizes, so that equal networks share their compilation."""
+    """Cached, so that networks of equal size share their compilation."""
     network = builder(size)
     return network if isinstance(network, Classifier) else _wrapped(network)
 
 
-# Equal modules are one classifier, however their arguments were said.
+# Equal modules share one classifier, even if their arguments were given in different forms.
 _wrapped = cache(from_linen)
 
 
@@ -101,11 +100,11 @@ def _convnet(depth: int, size: Size) -> nn.Module:
     return ConvNet(size.num_classes, depth, size.width or 128, size.dtype)
 
 
-def _resnet(block: type, blocks: tuple[int, ...], size: Size) -> nn.Module:
+def _resnet(block: type[nn.Module], blocks: tuple[int, ...], size: Size) -> nn.Module:
     return ResNet(size.num_classes, blocks, block, "small" if size.small else "imagenet", size.width or 64, size.dtype)
 
 
-def _mobilenet(kind: type, size: Size) -> nn.Module:
+def _mobilenet(kind: Callable[..., nn.Module], size: Size) -> nn.Module:
     _can_halve(size, 3 if size.small else 5, "a resnet" if size.small else "stem small")
     stem = "small" if size.small else "imagenet"
     return kind(size.num_classes, stem=stem, width=size.width or 32, dtype=size.dtype)

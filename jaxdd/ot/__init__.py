@@ -1,4 +1,4 @@
-"""Optimal transport: how far two measures are, and a few weighted points that stand for many."""
+"""Optimal transport: distances between measures, and summaries of a measure by a few weighted points."""
 
 from jaxdd.ot import clvq, semidual
 from jaxdd.ot.barycenter import BarycenterSettings, barycenter

@@ -1,14 +1,14 @@
-"""The Wasserstein barycenter of one measure on m atoms, with uniform, prescribed or free weights."""
+"""The free-support Wasserstein barycenter of one measure, on m atoms with uniform, prescribed or free weights."""
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.measure import Measure, are_masses, standardise
+from jaxdd.ground.measure import Array, Measure, are_masses, check_measure, standardise
 from jaxdd.ot import coordinates, semidual
 from jaxdd.ot.distance import cell_masses, distortion, rounded, squared_distances
 from jaxdd.ot.quantization import KMeansSettings, iterations, quantize
@@ -18,23 +18,23 @@ from jaxdd.ot.summary import Summary, check_size
 
 @dataclass(frozen=True)
 class BarycenterSettings:
-    """Alternating minimisation over plans, positions and weights.
+    """Settings of `barycenter`, an alternating minimisation over plans, positions and weights.
 
     Attributes:
-      rounds: the most position steps. Where the weights are given, all are made, and along the middle ones the
-        plans' epsilon falls from `start` to `end`, so that atoms first share the points between them: annealing,
-        which ends in better optima than exact plans do. The unit of epsilon is the median over the points of how
-        much further the second atom is than the first: a hotter start would melt neighbouring atoms into one.
+      rounds: the limit of position steps. For prescribed weights all are taken. In the middle ones epsilon is annealed
+        from `start` to `end`, so that at first several atoms share a point; this leads to better optima than exact
+        plans. The unit of epsilon is the median over the points of the squared distance to the second nearest atom
+        minus that to the nearest. A larger start would merge neighbouring atoms.
       start: the first epsilon of the annealing.
-      end: its last epsilon.
-      polish: how many of the rounds come before it, in case it melts what was good, and how many after it, with
-        exact plans; where the weights are free, all have them.
-      weight_steps: steps on the weights before each position step, where they are free.
-      weight_rate: step t of the mirror descent takes weight_rate / sqrt(t), over the spread.
-      tolerance: converged means that the last rounds lowered the best cost by less than this part of it.
-      patience: so many such rounds end the search for free weights.
-      k_means: how the start is found; where the weights are given, in one start of five Lloyd iterations at most.
-      newton: how exact an exact plan is.
+      end: the last epsilon of the annealing.
+      polish: the number of rounds with exact plans before the annealing, whose best atoms are kept in case it makes
+        them worse, and also the number of those after it. For free weights all rounds have exact plans.
+      weight_steps: the steps on the weights before each position step, for free weights.
+      weight_rate: the rate of step t of the mirror descent is weight_rate / sqrt(t), divided by `semidual.spread`.
+      tolerance: a round has converged if it lowered the best cost by less than this share of it.
+      patience: the number of consecutive such rounds that end the search for free weights.
+      k_means: settings of the start; for prescribed weights it is a single start of at most five Lloyd iterations.
+      newton: settings of the exact plans.
     """
 
     rounds: int = 24
@@ -54,83 +54,89 @@ def barycenter(
     mu: Measure,
     m: int,
     *,
-    weights: str | jax.Array = "free",
+    weights: str | Array = "free",
     start: Measure | None = None,
     settings: BarycenterSettings = BarycenterSettings(),  # noqa: B008
 ) -> Summary:
-    r"""The free-support barycenter: argmin of :math:`W_2^2(\mu, \sum_j w_j \delta(z_j))` over z, or z and w.
+    r"""The free-support barycenter, the argmin of :math:`W_2^2(\mu, \sum_j w_j \delta(z_j))` over z, or over z and w.
 
-    Each round takes a nearly optimal plan T and moves every atom by the Newton step to its barycentric
-    projection, :math:`z_j \leftarrow \frac{1}{w_j} \sum_i T_{ij} x_i` (Cuturi and Doucet 2014, algorithm 2).
+    Each round computes a nearly optimal plan T and moves every atom by a Newton step to its barycentric projection,
+    :math:`z_j \leftarrow \frac{1}{w_j} \sum_i T_{ij} x_i` (Cuturi and Doucet 2014, algorithm 2).
 
-    - Given weights: from the centroids of k-means, the plans' epsilon falls slowly before the last rounds are
-      exact (deterministic annealing, Rose 1998). Balanced k-means, when the weights are uniform.
-    - Free weights: from the optimal quantizer and its cell masses, unless a start is given. Before each
-      position step, mirror descent along the dual potential g of the atoms, a subgradient of W2^2 in w:
-      :math:`w_j \leftarrow w_j e^{-\eta g_j} / Z` (their algorithm 1 under the entropy). The start counts as a
-      round and the best one is kept, so the result is never worse than `quantize`, which is optimal over both z
-      and w wherever its search found the global optimum.
+    - Prescribed weights: start from the centroids of k-means, anneal epsilon, and end with exact plans (deterministic
+      annealing, Rose 1998). With uniform weights this is balanced k-means.
+    - Free weights: start from the optimal quantizer and its cell masses, or from ``start``. Before each position step,
+      take steps of mirror descent along the dual potential g of the atoms, a subgradient of W2^2 in w:
+      :math:`w_j \leftarrow w_j e^{-\eta g_j} / Z` (Cuturi and Doucet, algorithm 1, with the entropy). The best round is
+      kept, and the start counts as one, so the result is never worse than that of `quantize`, which is optimal over z
+      and w if it is the global optimum.
 
-    Plans come from `semidual.solve` and are rounded onto their marginals, so that each cost is one of a coupling,
-    an upper bound of W2^2; `lower` bounds it from below. Costs n m (d + m) operations a round and memory of
-    n (d + a few m) floats; where n < d and it pays, n m (n + m) after one product of all points with each other.
-    `vmap` over keys [C], classes [C, n, d] and weights [C, m] works.
+    The plans of `semidual.solve` are rounded onto their marginals. Each cost is thus that of a coupling, an upper bound
+    of W2^2; `lower` is a lower bound. A round costs n m (d + m) operations, or n m (n + m) after one product of all
+    points with each other, where n < d and that saves time. Memory is n (d + a few m) floats. `vmap` over keys [C],
+    classes [C, n, d] and weights [C, m] works.
 
     Args:
       key: a PRNG key, for k-means++.
       mu: one measure, points x [n, d], weights [n]; zero-weight points change nothing.
       m: the number of atoms.
-      weights: "free" descends on w too, "uniform" holds w = 1/m, an array [m] that sums to one holds w at that.
-      start: the first atoms, points [m, d]; of the weights [m] only free ones make use.
+      weights: "free" optimises w, "uniform" fixes w = 1/m, and an array [m] that sums to one fixes w to its values.
+      start: the first atoms, points [m, d] and weights [m]; the weights are used only if they are free.
       settings: of the alternation.
 
     Returns:
-      A Summary; costs has rounds + 2 entries: the start (of given weights, what the first round's plan costs before
-      it moves the atoms), the rounds, and the best atoms under a last exact plan.
+      A Summary. costs has rounds + 2 entries: the start (for prescribed weights under the first round's plan), the
+      rounds, and the best atoms under a final exact plan.
 
     Raises:
-      InputError: an unknown kind of weights, an array of another shape or, outside of `jit`, that is no
-        probability; a start of other shapes; fewer than m points (see `check` for padded classes).
+      InputError: see `ground.measure.check_measure` and `prescribed`; a start of other shapes; fewer than m points
+        (`check` counts those of positive weight).
     """
-    check_size(mu.points.shape[0], m)
-    given = prescribed(weights, m, "barycenter")
+    check_measure(mu)
+    n, d = mu.points.shape
+    check_size(n, m)
+    held = prescribed(weights, m, "barycenter")
     if m == 1:
-        return quantize(key, mu, m)  # one atom weighs one, whatever was asked for
+        return quantize(key, mu, m)  # the weight of a single atom is one in any case
     standard, shift, scale = standardise(mu)
-    # The annealing forgets most of its start: a short one will do.
+    # The annealing makes the result nearly independent of the start, so a short search suffices for it.
     few = min(settings.k_means.max_iterations, 5)
     plain = replace(settings.k_means, restarts=1, exchanges=0, max_iterations=few)
-    k_means = settings.k_means if given is None else plain
-    # A start may lie outside of the span of the points, where their few coordinates end.
-    short = start is None and coordinates.pay(*mu.points.shape, m, iterations(k_means) + settings.rounds)
+    k_means = settings.k_means if held is None else plain
+    # A start may lie outside of the span of the points, which the shorter coordinates cannot represent.
+    short = start is None and coordinates.pay(n, d, m, iterations(k_means) + settings.rounds)
     searched = Measure(coordinates.shorten(standard.points), standard.weights) if short else standard
     if start is not None:
-        if start.points.shape != (m, mu.points.shape[1]) or start.weights.shape != (m,):
+        if start.points.shape != (m, d) or start.weights.shape != (m,):
             shapes = f"{start.points.shape} and {start.weights.shape}"
-            raise InputError(f"barycenter: start of shapes {shapes}; give [{m}, {mu.points.shape[1]}] and [{m}]")
+            raise InputError(f"barycenter: start of shapes {shapes}; give [{m}, {d}] and [{m}]")
         start = start._replace(points=(start.points - shift) / scale)
     else:
         start = quantize(key, searched, m, settings=k_means).atoms
-        if given is not None:
-            start = fitted(key, start, given)
-    found = _alternate(searched, start if given is None else start._replace(weights=given), given, settings)
-    best = found.best
+        if held is not None:
+            start = fitted(key, start, held)
+    search = _alternate(searched, start if held is None else start._replace(weights=held), held, settings)
+    best = search.best
     if short:
         best = best._replace(points=coordinates.lengthen(best.points, searched.points, standard.points))
 
     cost = squared_distances(standard.points, best.points)
     unit = semidual.spread(cost, standard.weights, best.weights)
-    closing = semidual.certified(cost, standard.weights, best.weights, found.potential, unit, settings.newton)
-    least = jnp.minimum(closing.cost, found.costs.min())
-    if given is None:
+    closing = semidual.certified(cost, standard.weights, best.weights, search.potential, unit, settings.newton)
+    least = jnp.minimum(closing.cost, search.costs.min())
+    if held is None:
         least = jnp.minimum(least, _quantizer_cost(standard, best))
-    costs = jnp.append(jnp.where(jnp.isinf(found.costs), least, found.costs), least) * scale**2
+    costs = jnp.append(jnp.where(jnp.isinf(search.costs), least, search.costs), least) * scale**2
     atoms = Measure(best.points * scale + shift, best.weights)
-    return Summary(atoms, costs, jnp.minimum(closing.lower, least) * scale**2, found.stale > 0)
+    return Summary(atoms, costs, jnp.minimum(closing.lower, least) * scale**2, search.stale > 0)
 
 
-def prescribed(weights: str | jax.Array, m: int, solver: str) -> jax.Array | None:
-    """The weights to hold, or None to learn them."""
+def prescribed(weights: str | Array, m: int, solver: str) -> jax.Array | None:
+    """The prescribed weights, float32 [m], or None for free ones; ``solver`` is named in errors.
+
+    Raises:
+      InputError: an unknown kind, another shape, or, outside of `jit`, negative weights or another sum than one.
+    """
     if isinstance(weights, str):
         if weights not in ("free", "uniform"):
             raise InputError(f"{solver}: weights={weights!r}; choose 'free', 'uniform' or an array [m]")
@@ -144,48 +150,51 @@ def prescribed(weights: str | jax.Array, m: int, solver: str) -> jax.Array | Non
     return jnp.asarray(weights, jnp.float32)
 
 
-def fitted(key: jax.Array, start: Measure, given: jax.Array) -> Measure:
-    """The start with its largest cells where the largest weights are."""
-    rank = jnp.argsort(jnp.argsort(given))
+def fitted(key: jax.Array, start: Measure, held: jax.Array) -> Measure:
+    """The atoms of a start, reordered so that the largest cells have the largest of the prescribed weights [m]."""
+    rank = jnp.argsort(jnp.argsort(held))
     points, masses = (leaf[jnp.argsort(start.weights)][rank] for leaf in start)
-    # An atom without a cell lies on another, and a blurred plan would move the two as one for ever.
+    # An atom without a cell coincides with another. Under an entropic plan both would always move together.
     noise = 0.3 * jax.random.normal(jax.random.fold_in(key, 1), points.shape) / points.shape[1] ** 0.5
-    shared = (masses == 0) & (given > 0)
+    shared = (masses == 0) & (held > 0)
     return Measure(points + jnp.where(shared[:, None], noise, 0.0), masses)
 
 
 def _quantizer_cost(mu: Measure, atoms: Measure) -> jax.Array:
-    """W2^2 where the weights are the masses of the cells: exact, where a plan would add its gap. Else infinity."""
+    """The exact W2^2 if the weights of the atoms are their cell masses, else infinity; a plan would add its gap."""
     is_quantizer = jnp.allclose(cell_masses(mu, atoms.points), atoms.weights, atol=1e-6)
     return jnp.where(is_quantizer, distortion(mu, atoms.points), jnp.inf)
 
 
-def _margin(cost: jax.Array, a: jax.Array, otherwise: jax.Array) -> jax.Array:
-    """The weighted median over the rows of cost [n, m] of the second smallest entry minus the smallest."""
+def _margin(cost: jax.Array, a: Array, spread: jax.Array) -> jax.Array:
+    """The weighted median over the rows of cost [n, m] of the second smallest entry minus the smallest.
+
+    Where that is zero, a tenth of ``spread``.
+    """
     least = -jax.lax.top_k(-cost, 2)[0]
     margins = least[:, 1] - least[:, 0]
     order = jnp.argsort(margins)
     rising = jnp.cumsum(jnp.take(a, order))
-    # Just below a half: at it, rounding would choose between the two middle ones.
+    # Just below one half, where rounding would choose between two middle rows.
     median = margins[order][jnp.searchsorted(rising, 0.499 * rising[-1])]
-    return jnp.where(median > 0, median, 0.1 * otherwise)
+    return jnp.where(median > 0, median, 0.1 * spread)
 
 
 class _State(NamedTuple):
-    index: jax.Array
+    rounds: Any  # int32 scalar; the int 0 at the start
     atoms: Measure
     potential: jax.Array
     best: Measure
     costs: jax.Array
-    stale: jax.Array  # rounds since the best cost fell by more than the tolerance
+    stale: Any  # int32 scalar, the rounds since the best cost fell by more than the tolerance; the int 0 at the start
 
 
-def _alternate(mu: Measure, start: Measure, given: jax.Array | None, settings: BarycenterSettings) -> _State:
+def _alternate(mu: Measure, start: Measure, held: jax.Array | None, settings: BarycenterSettings) -> _State:
     """The rounds of `barycenter` on standardised mu."""
     x, a = mu
     first = squared_distances(x, start.points)
     spread = semidual.spread(first, a, start.weights)
-    annealed = max(settings.rounds - 2 * settings.polish, 0) if given is not None else 0
+    annealed = max(settings.rounds - 2 * settings.polish, 0) if held is not None else 0
     epsilons = jnp.asarray(np.geomspace(settings.start, settings.end, annealed), x.dtype)
     if annealed:
         epsilons = epsilons * _margin(first, a, spread)
@@ -204,45 +213,45 @@ def _alternate(mu: Measure, start: Measure, given: jax.Array | None, settings: B
     def advance(state, plan_for):
         atoms, potential = state.atoms, state.potential
         cost = squared_distances(x, atoms.points)
-        if given is None and settings.weight_steps:
-            steps = state.index * settings.weight_steps + 1.0 + jnp.arange(settings.weight_steps)
+        if held is None and settings.weight_steps:
+            steps = state.rounds * settings.weight_steps + 1.0 + jnp.arange(settings.weight_steps)
             (atoms, potential, _), _ = jax.lax.scan(weight_step, (atoms, potential, cost), steps)
         plan, before, potential = plan_for(cost, atoms.weights, potential)
         mass = plan.sum(axis=0)[:, None]
         projection = jnp.matmul(plan.T, x, precision="highest") / jnp.where(mass > 0, mass, 1.0)
         projection = jnp.where(mass > 0, projection, atoms.points)
-        # Moving an atom to the mean of its mass saves its mass times the square of the way.
+        # Moving an atom to the mean of its mass lowers the cost by the mass times the squared distance moved.
         after = jnp.maximum(before - jnp.sum(mass * (projection - atoms.points) ** 2), 0.0)
         atoms = atoms._replace(points=projection)
         least = state.costs.min()
         best = jax.tree.map(lambda new, old: jnp.where(after < least, new, old), atoms, state.best)
         stale = jnp.where(least - after > settings.tolerance * least, 0, state.stale + 1)
-        costs = state.costs.at[state.index + 1].set(after)
+        costs = state.costs.at[state.rounds + 1].set(after)
         costs = costs.at[0].set(jnp.where(jnp.isinf(costs[0]), before, costs[0]))
-        return _State(state.index + 1, atoms, potential, best, costs, stale)
+        return _State(state.rounds + 1, atoms, potential, best, costs, stale)
 
     def annealing_round(state, epsilon):
         def plan_for(cost, weights, potential):
-            found = semidual.solve(cost, a, weights, potential, epsilon, loose)
-            plan = rounded(found.plan, a, weights)
-            return plan, jnp.sum(plan * cost), found.potential
+            solution = semidual.solve(cost, a, weights, potential, epsilon, loose)
+            plan = rounded(solution.plan, a, weights)
+            return plan, jnp.sum(plan * cost), solution.potential
 
         return advance(state, plan_for), None
 
     def exact_round(state):
         def plan_for(cost, weights, potential):
-            found = exact_plan(cost, weights, potential)
-            return found.plan, found.cost, found.potential
+            solution = exact_plan(cost, weights, potential)
+            return solution.plan, solution.cost, solution.potential
 
         return advance(state, plan_for)
 
     def unfinished(state):
-        return (state.index < settings.rounds) & ((state.stale < settings.patience) | (given is not None))
+        return (state.rounds < settings.rounds) & ((state.stale < settings.patience) | (held is not None))
 
-    cost = _quantizer_cost(mu, start) if given is None else jnp.inf
+    cost = _quantizer_cost(mu, start) if held is None else jnp.inf
     costs = jnp.full(settings.rounds + 1, jnp.inf, x.dtype).at[0].set(cost)
     state = _State(0, start, jnp.zeros_like(start.weights), start, costs, 0)
     if annealed:
-        state = jax.lax.while_loop(lambda state: state.index < settings.polish, exact_round, state)
+        state = jax.lax.while_loop(lambda state: state.rounds < settings.polish, exact_round, state)
         state, _ = jax.lax.scan(annealing_round, state, epsilons)
     return jax.lax.while_loop(unfinished, exact_round, state)

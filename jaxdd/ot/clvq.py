@@ -1,12 +1,12 @@
-"""Competitive learning vector quantization: optimal quantization of a stream that does not fit in memory.
+"""Competitive learning vector quantization (CLVQ): optimal quantization of a stream of batches.
 
     state = clvq.init(key, first_batch, m)
     for i, batch in enumerate(batches):
         state = clvq.step(jax.random.fold_in(key, i), state, batch)
     summary = clvq.summary(state)
 
-`vmap` serves all classes at once: batches shared by the classes, points [N, d], with weights [C, N] that are zero
-where the label is another.
+`vmap` serves all classes at once. The classes share the points [N, d] of a batch, and the weights [C, N] are zero where
+the label differs.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdd.ground.measure import Measure, real_points
+from jaxdd.ground.measure import Measure, check_measure, real_points
 from jaxdd.ot.distance import cell_masses, distortion, squared_distances
 from jaxdd.ot.seeding import seeds
 from jaxdd.ot.summary import Summary, check_size
@@ -23,14 +23,14 @@ from jaxdd.ot.summary import Summary, check_size
 
 @dataclass(frozen=True)
 class ClvqSettings:
-    """Of `step` and `fit`.
+    """Settings of `step` and `fit`.
 
     Attributes:
-      forgetting: p; a sample of step s still counts (s/t)^p at step t, because atoms have moved since it was seen.
-        0 is plain counting.
-      patience: an atom that nothing came to while an average one had so many visits is moved elsewhere.
-      batch_size: of `fit`, samples a step.
-      epochs: of `fit`, how often a sample is drawn on average; at least this many batches.
+      forgetting: p. At step t a sample of step s has weight (s/t)^p, because the atoms have moved since. 0 weights all
+        samples equally.
+      patience: an atom is moved after this number times m samples without a visit.
+      batch_size: samples per step of `fit`.
+      epochs: the average number of times that `fit` draws each sample; also the least number of batches.
     """
 
     forgetting: float = 2.0
@@ -40,14 +40,15 @@ class ClvqSettings:
 
 
 class ClvqState(NamedTuple):
-    """What has been learned of the stream so far; all of it is saved by saving these arrays.
+    """The complete state of the algorithm, enough to resume it.
 
     Attributes:
       points: the atoms z, [m, d].
-      visits: the samples that came to each atom, old ones partly forgotten, [m].
-      distortion: the mean squared distance to the nearest atom as it was when each sample came, weighted likewise.
-      idle: samples since each atom was last visited, [m].
-      steps: steps taken.
+      visits: the weight of the samples nearest to each atom, with old samples partly forgotten, [m].
+      distortion: the running mean of the squared distance of each sample to its nearest atom at that time, with the
+        same weights, scalar.
+      idle: the weight of all samples since the last visit of each atom, [m].
+      steps: the number of steps taken, int32 scalar.
     """
 
     points: jax.Array
@@ -57,22 +58,28 @@ class ClvqState(NamedTuple):
     steps: jax.Array
 
 
-# No stream of steps is as long.
+# Larger than any number of steps.
 _SEEDS = 2**31
 
 
 def init(key: jax.Array, batch: Measure, m: int) -> ClvqState:
-    """The state before any step: k-means++ seeds of a first batch (points [N, d], weights [N]) with N >= m points.
+    """The state before the first step: k-means++ seeds of a first batch.
 
-    The key may be the one that the steps fold their numbers into: the seeds draw from a stream of their own.
+    The steps may fold their numbers into the same key, because the seeds use an independent stream.
+
+    Args:
+      key: a PRNG key.
+      batch: points [N, d], weights [N], with N >= m.
+      m: the number of atoms.
 
     Raises:
-      InputError: fewer rows than atoms.
+      InputError: fewer rows than atoms, or see `ground.measure.check_measure`.
     """
+    check_measure(batch)
     check_size(batch.points.shape[0], m)
     points, weights = real_points(batch), batch.weights
     shift = weights @ points / jnp.maximum(weights.sum(), 1e-30)
-    # The seeds split their key, and in JAX the i-th of those keys is fold_in(key, i): the key of step i, too.
+    # The seeds split their key. In JAX the i-th of these keys is fold_in(key, i), which is also the key of step i.
     start = seeds(jax.random.fold_in(key, _SEEDS), Measure(points - shift, weights), m) + shift
     zero = jnp.zeros((), points.dtype)
     return ClvqState(start, jnp.zeros(m, points.dtype), zero, jnp.zeros(m, points.dtype), jnp.zeros((), jnp.int32))
@@ -84,20 +91,25 @@ def step(
     batch: Measure,
     settings: ClvqSettings = ClvqSettings(),  # noqa: B008
 ) -> ClvqState:
-    r"""One stochastic gradient step on the distortion, with the visit-count step size.
+    r"""One stochastic gradient step on the distortion, with a step size of one over the visits.
 
-    With the batch's samples :math:`x_i` of weight :math:`a_i` and :math:`v_j` the visits of atom j including this
-    batch's, :math:`z_j \leftarrow z_j + \frac{1}{v_j} \sum_{i \in j} a_i (x_i - z_j)`: the gradient of
-    :math:`\frac12 E \min_j \|x - z_j\|^2` times a rate that falls like one over the visits (Pages 2015, section 3;
-    MacQueen 1967; for batches, Sculley 2010). An atom that stays without visits is moved onto a sample drawn by
-    weight times squared distance, as k-means++ would.
+    .. math:: z_j \leftarrow z_j + \frac{1}{v_j} \sum_{i \in j} a_i (x_i - z_j)
+
+    The sum is over the samples :math:`x_i` of the batch, of weight :math:`a_i`, in the Voronoi cell of atom j, and
+    :math:`v_j` are the visits of the atom including this batch. It is a step along the gradient of
+    :math:`\frac12 E \min_j \|x - z_j\|^2` (Pages 2015, section 3; MacQueen 1967; for batches, Sculley 2010). An atom
+    without visits for too long is moved to a sample, drawn by weight times squared distance as in k-means++.
 
     Args:
-      key: for the draw of new places.
+      key: a PRNG key, for the new positions of unvisited atoms.
       state: from `init` or `step`.
       batch: points [N, d], weights [N] in units of samples: ones, and zeros for padding.
-      settings: of the step.
+      settings: forgetting and patience.
+
+    Raises:
+      InputError: see `ground.measure.check_measure`.
     """
+    check_measure(batch)
     x, a = real_points(batch), batch.weights
     m = state.points.shape[0]
     distances = squared_distances(x, state.points)
@@ -120,40 +132,44 @@ def step(
 
 
 def summary(state: ClvqState) -> Summary:
-    """The atoms with their shares of the visits, and the distortion estimated along the way as cost and bound."""
+    """The atoms, weighted by their shares of the visits.
+
+    Cost and lower bound are both the running estimate of the distortion.
+    """
     weights = state.visits / jnp.maximum(state.visits.sum(), 1e-30)
     atoms = Measure(state.points, weights)
     return Summary(atoms, state.distortion[None], state.distortion, jnp.bool_(False))
 
 
 def fit(key: jax.Array, mu: Measure, m: int, *, settings: ClvqSettings = ClvqSettings()) -> Summary:  # noqa: B008
-    """`init` and `step` on batches drawn from a measure that is at hand, for comparison with `quantize`.
+    """Apply `init` and `step` to batches drawn from a measure in memory, for comparison with `quantize`.
 
-    Samples are drawn with replacement by their weights, so that zero-weight points change nothing. At the end the
-    cell masses and the distortion are those of all of mu, exactly.
+    Samples are drawn with replacement by their weights, so zero-weight points change nothing. The resulting weights and
+    distortion are computed exactly, from all of mu.
 
     Args:
       key: a PRNG key.
       mu: one measure, points [n, d], weights [n].
       m: the number of atoms.
-      settings: how many batches of which size.
+      settings: the batches and the steps.
 
     Returns:
-      A Summary; its one cost is the exact distortion.
+      A Summary with one cost, the exact distortion.
 
     Raises:
-      InputError: fewer than m points.
+      InputError: fewer than m points, or see `ground.measure.check_measure`.
     """
+    check_measure(mu)
     n = mu.points.shape[0]
     check_size(n, m)
     points, weights = real_points(mu), mu.weights
     size = settings.batch_size
     real = jnp.sum(weights > 0)
     rising = jnp.cumsum(weights)
-    last = n - 1 - jnp.argmax(weights[::-1] > 0)  # rounding must not reach the padding
+    last = n - 1 - jnp.argmax(weights[::-1] > 0)  # so that rounding reaches no padding
 
     def draw(key):
-        # The middle of a stratum each: closer to a pass through the data than independent draws.
+        # Stratified sampling, which is closer to a pass through the data than independent draws.
         where = (jnp.arange(size) + jax.random.uniform(key, (size,))) / size
         return points[jnp.searchsorted(rising, where * rising[-1], side="right").clip(0, last)]
 

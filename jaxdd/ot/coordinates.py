@@ -1,26 +1,28 @@
-"""Fewer coordinates for points that are fewer than their dimensions, as latents of a class often are."""
+"""Shorter coordinates for n < d points in d dimensions, such as the latents of a class."""
 
 import jax
 import jax.numpy as jnp
 
+from jaxdd.ground.measure import Array
+
 
 def pay(n: int, d: int, m: int, iterations: int) -> bool:
-    """Whether `shorten`, n^2 d operations once, costs less than it saves in so many iterations of n m d each."""
+    """Whether `shorten`, n^2 d operations, costs less than it saves in ``iterations`` of n m d operations each."""
     return n < d and 2 * iterations * m * (1 - n / d) > n * (1 + n / (6 * d))
 
 
-def shorten(x: jax.Array) -> jax.Array:
-    """Points y [n, n] with the distances of x [n, d], n < d: all that a search for atoms in their span needs.
+def shorten(x: Array) -> jax.Array:
+    """Points y [n, n] with the pairwise distances of x [n, d], n < d, which suffice to search for atoms in their span.
 
-    The Cholesky factor of x x^T. What keeps that positive in float32 sets all points the same small way further
-    from each other, which changes no search, and makes every cost a little more than it is.
+    They are the Cholesky factor of x x^T. A small multiple of the identity keeps that positive definite in float32. It
+    adds the same small number to all squared distances, so it changes no search and slightly raises every cost.
     """
     gram = jnp.matmul(x, x.T, precision="highest")
     n = x.shape[0]
     return jnp.linalg.cholesky(gram + jnp.eye(n) * (1e-4 * jnp.trace(gram) / n + 1e-30))
 
 
-def lengthen(z: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
-    """Where atoms z [m, n], found among the points y = `shorten`(x), lie among the points x: [m, d]."""
-    shares = jax.scipy.linalg.solve_triangular(y, z.T, lower=True, trans=1)  # of the points in each atom
+def lengthen(z: Array, y: Array, x: Array) -> jax.Array:
+    """The atoms z [m, n], in the coordinates y = `shorten`(x), in the coordinates of the points x [n, d]: [m, d]."""
+    shares = jax.scipy.linalg.solve_triangular(y, z.T, lower=True, trans=1)  # the coefficients of the points, [n, m]
     return jnp.matmul(shares.T, x, precision="highest")

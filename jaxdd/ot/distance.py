@@ -14,21 +14,21 @@ from ott.solvers.linear.acceleration import Momentum
 from ott.solvers.linear.sinkhorn import Sinkhorn
 from ott.tools.sinkhorn_divergence import sinkhorn_divergence as ott_divergence
 
-from jaxdd.ground.measure import Measure, real_points
+from jaxdd.ground.measure import Array, Measure, check_measure, real_points
 
 
 @dataclass(frozen=True)
 class SinkhornSettings:
-    """How a transport plan is found; every epsilon is relative to the mean cost under the product measure.
+    """Settings of `transport`. Every epsilon is relative to the mean cost under the product measure.
 
     Attributes:
       epsilon: the final entropic regularisation.
-      start: the first one; Sinkhorn started straight at a small epsilon stops far from the optimum.
+      start: the first epsilon. Without annealing, Sinkhorn at a small epsilon stops far from the optimum.
       decay: the factor on epsilon from one iteration to the next, in (0, 1).
-      relaxation: over-relaxation of the potentials, in [1, 2); 1 is plain Sinkhorn, several times slower on
+      relaxation: over-relaxation of the potentials, in [1, 2). 1 is plain Sinkhorn, which is several times slower on
         well-separated clusters.
-      threshold: stop when the L1 error of the marginals falls below this.
-      max_iterations: the most iterations, annealing included; nearly tied plans of few points need thousands.
+      threshold: the L1 error of the marginals below which the iterations stop.
+      max_iterations: the limit of iterations, annealing included. Nearly tied plans of few points need thousands.
     """
 
     epsilon: float = 1e-3
@@ -40,25 +40,31 @@ class SinkhornSettings:
 
 
 class Transport(NamedTuple):
-    """A coupling [n, m] with the given marginals, the dual potential [m] of its columns, a flag."""
+    """A coupling and its dual potential.
+
+    Attributes:
+      plan: the coupling, with exact marginals, [n, m].
+      potential: the dual potential of the columns, [m].
+      converged: whether the error of the marginals fell below the threshold, boolean scalar.
+    """
 
     plan: jax.Array
     potential: jax.Array
     converged: jax.Array
 
 
-def squared_distances(x: jax.Array, y: jax.Array) -> jax.Array:
-    r"""All :math:`C_{ij} = \|x_i - y_j\|^2 \ge 0`: x [n, d], y [m, d], result [n, m].
+def squared_distances(x: Array, y: Array) -> jax.Array:
+    r"""All :math:`C_{ij} = \|x_i - y_j\|^2 \ge 0`, for x [n, d] and y [m, d]: [n, m].
 
-    Both clouds are first moved by the mean of y: far from the origin the expanded square cancels badly.
+    Both clouds are first shifted by the mean of y, because the expanded square loses digits far from the origin.
     """
     centre = jnp.mean(y, axis=0)
     x, y = x - centre, y - centre
-    products = jnp.matmul(x, y.T, precision="highest")  # tensor cores would round the factors to ten bits
+    products = jnp.matmul(x, y.T, precision="highest")  # by default tensor cores round the factors to ten bits
     return jnp.maximum(jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1) - 2 * products, 0.0)
 
 
-def distortion(mu: Measure, z: jax.Array) -> jax.Array:
+def distortion(mu: Measure, z: Array) -> jax.Array:
     r"""The quantization error :math:`G(z) = \sum_i a_i \min_j \|x_i - z_j\|^2`.
 
     It is the least :math:`W_2^2` between mu and any measure on the points z, reached by the masses of their
@@ -70,7 +76,11 @@ def distortion(mu: Measure, z: jax.Array) -> jax.Array:
 
     Returns:
       A scalar, in the squared unit of the points.
+
+    Raises:
+      InputError: see `ground.measure.check_measure`.
     """
+    check_measure(mu)
     return jnp.sum(mu.weights * jnp.min(squared_distances(real_points(mu), z), axis=1))
 
 
@@ -94,7 +104,11 @@ def quantization_loss(mu: Measure, z: jax.Array, *, epsilon: float = 0.01) -> ja
 
     Returns:
       A scalar, in the squared unit of the points.
+
+    Raises:
+      InputError: see `ground.measure.check_measure`.
     """
+    check_measure(mu)
     cost = squared_distances(real_points(mu), z)
     mean = jax.lax.stop_gradient(mu.weights @ jnp.mean(cost, axis=1))
     unit = epsilon * jnp.where(mean > 0, mean, 1.0)
@@ -102,23 +116,29 @@ def quantization_loss(mu: Measure, z: jax.Array, *, epsilon: float = 0.01) -> ja
     return unit * jnp.sum(mu.weights * soft)
 
 
-def cell_masses(mu: Measure, z: jax.Array) -> jax.Array:
-    """The mass of mu nearest to each of the points z [m, d]: the weights of least W2^2 on them, [m]."""
+def cell_masses(mu: Measure, z: Array) -> jax.Array:
+    """The mass of mu in the Voronoi cell of each point of z [m, d], [m]: the weights on z of least W2^2 to mu.
+
+    Raises:
+      InputError: see `ground.measure.check_measure`.
+    """
+    check_measure(mu)
     nearest = jnp.argmin(squared_distances(real_points(mu), z), axis=1)
-    # A product with a one-hot matrix, not a scatter: faster, and the same sum whatever the order of the points.
-    return mu.weights @ jax.nn.one_hot(nearest, z.shape[0], dtype=z.dtype)
+    # A product with a one-hot matrix is faster than a scatter, and its order of summation is fixed.
+    cells = jax.nn.one_hot(nearest, z.shape[0], dtype=z.dtype)
+    return mu.weights @ cells  # type: ignore[return-value]  # NumPy's stubs miss that ndarray @ jax.Array is a jax.Array
 
 
-def transport(cost: jax.Array, a: jax.Array, b: jax.Array, settings: SinkhornSettings) -> Transport:
+def transport(cost: Array, a: Array, b: Array, settings: SinkhornSettings) -> Transport:
     r"""A nearly optimal plan of :math:`\min_{P \ge 0} \langle P, C \rangle` with :math:`P 1 = a, P^T 1 = b`.
 
-    Log-domain Sinkhorn along a geometric schedule of epsilon, then rounded onto the marginals (Altschuler,
-    Weed and Rigollet 2017, algorithm 2), so that the plan's cost bounds the optimum from above in any case.
+    Log-domain Sinkhorn along a geometric schedule of epsilon. The plan is then rounded onto the marginals (Altschuler,
+    Weed and Rigollet 2017, algorithm 2), so that its cost is always an upper bound of the optimum.
 
     Args:
       cost: C, finite, [n, m].
-      a: row masses, [n]; rows of mass zero stay zero.
-      b: column masses, [m]; likewise, and their potential is zero.
+      a: row masses, [n]. Rows of mass zero are zero in the plan.
+      b: column masses, [m], of the same sum. Columns of mass zero are zero in the plan and have potential zero.
       settings: the schedule.
     """
     mean = a @ cost @ b
@@ -128,15 +148,16 @@ def transport(cost: jax.Array, a: jax.Array, b: jax.Array, settings: SinkhornSet
         threshold=settings.threshold,
         min_iterations=_annealing_iterations(settings),
         max_iterations=settings.max_iterations,
-        momentum=Momentum(value=settings.relaxation),
+        momentum=Momentum(value=settings.relaxation),  # type: ignore[call-arg]  # a dataclass, which mypy does not see
     )
-    out = solver(LinearProblem(Geometry(cost_matrix=cost / mean, epsilon=annealing), a=a, b=b))
+    geometry = Geometry(cost_matrix=cost / mean, epsilon=annealing)  # type: ignore[arg-type]  # OTT takes NumPy, too
+    out = solver(LinearProblem(geometry, a=a, b=b))  # type: ignore[arg-type]
+    plan, potential = rounded(out.matrix, a, b), jnp.where(b > 0, out.g * mean, 0.0)
+    return Transport(plan, potential, out.converged)  # type: ignore[arg-type]  # OTT declares bool | None
 
-    return Transport(rounded(out.matrix, a, b), jnp.where(b > 0, out.g * mean, 0.0), out.converged)
 
-
-def rounded(plan: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-    """The plan [n, m] moved onto the marginals a [n] and b [m] (Altschuler, Weed and Rigollet 2017, algorithm 2)."""
+def rounded(plan: jax.Array, a: Array, b: Array) -> jax.Array:
+    """The plan [n, m] rounded onto the marginals a [n] and b [m] (Altschuler, Weed and Rigollet 2017, algorithm 2)."""
     plan = plan * jnp.minimum(_ratio(a, plan.sum(axis=1)), 1.0)[:, None]
     plan = plan * jnp.minimum(_ratio(b, plan.sum(axis=0)), 1.0)
     short_a = jnp.maximum(a - plan.sum(axis=1), 0.0)
@@ -145,11 +166,11 @@ def rounded(plan: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def w2_squared(mu: Measure, nu: Measure, settings: SinkhornSettings = SinkhornSettings()) -> jax.Array:  # noqa: B008
-    r""":math:`W_2^2(\mu, \nu) = \min_P \sum_{ij} P_{ij} \|x_i - y_j\|^2` over the couplings P of the two.
+    r""":math:`W_2^2(\mu, \nu) = \min_P \sum_{ij} P_{ij} \|x_i - y_j\|^2` over the couplings P of mu and nu.
 
-    What is returned is the cost of an actual coupling (see `transport`), without the entropy: an upper bound,
-    by default within a few parts in a thousand. Its gradient in the points takes the plan as fixed, by the
-    envelope theorem; there is none in the weights.
+    The result is the cost of a coupling, see `transport`, without entropy. It is an upper bound, by default within a
+    few parts in a thousand. The gradient in the points treats the plan as constant, by the envelope theorem; the
+    gradient in the weights is zero.
 
     Args:
       mu: one measure, points [n, d], weights [n].
@@ -158,32 +179,42 @@ def w2_squared(mu: Measure, nu: Measure, settings: SinkhornSettings = SinkhornSe
 
     Returns:
       A scalar, in the squared unit of the points.
+
+    Raises:
+      InputError: see `ground.measure.check_measure`.
     """
+    check_measure(mu)
+    check_measure(nu)
     cost = squared_distances(real_points(mu), real_points(nu))
-    found = transport(*jax.lax.stop_gradient((cost, mu.weights, nu.weights)), settings)
-    return jnp.sum(jax.lax.stop_gradient(found.plan) * cost)
+    solution = transport(*jax.lax.stop_gradient((cost, mu.weights, nu.weights)), settings)
+    return jnp.sum(jax.lax.stop_gradient(solution.plan) * cost)
 
 
 def sinkhorn_divergence(mu: Measure, nu: Measure, *, epsilon: float = 0.05) -> jax.Array:
     r"""The debiased divergence :math:`S = OT_\varepsilon(\mu, \nu) - \frac12 OT_\varepsilon(\mu, \mu) -
     \frac12 OT_\varepsilon(\nu, \nu)` (Genevay, Peyre and Cuturi 2018; Feydy et al. 2019).
 
-    With :math:`OT_\varepsilon(\mu, \nu) = \min_P \langle P, C \rangle + \varepsilon KL(P \| \mu \otimes \nu)`. Zero
-    exactly where the measures are equal, positive elsewhere, and smooth: a loss to train with, in the points and
-    in the weights. It tends to W2^2 as epsilon falls, and to the squared distance of the means as it grows.
+    Here :math:`OT_\varepsilon(\mu, \nu) = \min_P \langle P, C \rangle + \varepsilon KL(P \| \mu \otimes \nu)`. It is
+    zero if and only if the measures are equal, positive otherwise, and smooth in the points and in the weights, so it
+    can be a training loss. It tends to W2^2 as epsilon falls, and to the squared distance of the means as it grows.
 
     Args:
       mu: one measure, points [n, d], weights [n].
       nu: one measure, points [m, d], weights [m]; memory grows as (n + m)^2.
-      epsilon: relative to the mean cost under the product measure.
+      epsilon: the entropic regularisation, relative to the mean cost under the product measure.
 
     Returns:
       A scalar, in the squared unit of the points.
+
+    Raises:
+      InputError: see `ground.measure.check_measure`.
     """
+    check_measure(mu)
+    check_measure(nu)
     x, y = real_points(mu), real_points(nu)
     mean = mu.weights @ squared_distances(x, y) @ nu.weights
     unit = jnp.where(mean > 0, mean, 1.0)
-    found, _ = ott_divergence(
+    divergence, _ = ott_divergence(
         PointCloud,
         x / jnp.sqrt(unit),
         y / jnp.sqrt(unit),
@@ -192,20 +223,20 @@ def sinkhorn_divergence(mu: Measure, nu: Measure, *, epsilon: float = 0.05) -> j
         epsilon=epsilon,
         solve_kwargs={"threshold": 1e-5, "max_iterations": 2000},
     )
-    return found * unit
+    return divergence * unit
 
 
-def _positive(weights: jax.Array) -> jax.Array:
-    """The weights, with no gradient where there is none: at zero the entropy's is infinite."""
+def _positive(weights: Array) -> jax.Array:
+    """The weights, with gradient zero where they are zero; the gradient of the entropy is infinite there."""
     return jnp.where(weights > 0, weights, 0.0)
 
 
 def _annealing_iterations(settings: SinkhornSettings) -> int:
     steps = max(0, math.ceil(math.log(settings.epsilon / settings.start) / math.log(settings.decay)))
-    # OTT reads the error every ten iterations, as infinity before min_iterations, and takes infinity for
-    # divergence, which stops it; one past a multiple of ten makes the first reading that counts a finite one.
+    # OTT computes the error every ten iterations. Before min_iterations it records infinity, which it later takes for a
+    # divergence and stops. One more than a multiple of ten makes the first error after the annealing a finite one.
     return 10 * math.ceil(steps / 10) + 1
 
 
-def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+def _ratio(numerator: Array, denominator: Array) -> jax.Array:
     return jnp.where(denominator > 0, numerator / jnp.where(denominator > 0, denominator, 1.0), 0.0)

@@ -194,10 +194,10 @@ class _Search(NamedTuple):
 def _anneal(mu: Measure, start: Measure, learned: bool, settings: EntropicSettings) -> _Search:
     """The rounds of `entropic_barycenter` on standardised mu."""
     x, a = mu
-    momentum = Momentum(value=settings.relaxation)
+    momentum = Momentum(value=settings.relaxation)  # type: ignore[call-arg]  # OTT's dataclasses
     solver = Sinkhorn(threshold=settings.threshold, max_iterations=settings.max_iterations, momentum=momentum)
     epsilons = np.repeat(np.geomspace(settings.epsilon, settings.start, settings.stages)[::-1], settings.rounds)
-    problem = FreeBarycenterProblem(x[None], a[None], cost_fn=_Products())
+    problem = FreeBarycenterProblem(jnp.asarray(x)[None], jnp.asarray(a)[None], cost_fn=_Products())
     unread = jnp.zeros(1, x.dtype)
 
     def advance(state, inputs):
@@ -226,10 +226,11 @@ def _anneal(mu: Measure, start: Measure, learned: bool, settings: EntropicSettin
         state = _State(moved, out.potentials, best, jnp.minimum(after, state.least))
         return state, (before, after)
 
-    zeros = tuple(jnp.where(masses > 0, 0.0, -jnp.inf) for masses in (start.weights, a))
+    zero = lambda masses: jnp.where(masses > 0, 0.0, -jnp.inf)
+    zeros = zero(start.weights), zero(a)
     rates = settings.weight_rate / np.sqrt(1 + np.arange(len(epsilons)))
     inputs = (jnp.asarray(epsilons, x.dtype) * _widest(mu), jnp.asarray(rates, x.dtype))
-    state, (before, after) = jax.lax.scan(advance, _State(start, zeros, start, jnp.inf), inputs)
+    state, (before, after) = jax.lax.scan(advance, _State(start, zeros, start, jnp.asarray(jnp.inf, x.dtype)), inputs)
     settled = jnp.abs(after[-1] - before[-1]) <= 1e-3 * before[-1]
     # The first atoms must not seem better than `best`: their move, by a plan not yet rounded, may cost a rounding.
     costs = jnp.append(jnp.maximum(before[:1], state.least), after)

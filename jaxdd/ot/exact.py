@@ -1,4 +1,4 @@
-"""The exact squared Wasserstein-2 distance, on the host: the judge of every other solver."""
+"""The exact squared Wasserstein-2 distance, on the host: the reference for the other solvers."""
 
 import numpy as np
 from scipy.optimize import linprog
@@ -10,18 +10,19 @@ from jaxdd.ground.measure import Measure, are_masses
 
 
 def exact(mu: Measure, nu: Measure) -> float:
-    r""":math:`W_2^2(\mu, \nu) = \min_P \sum_{ij} P_{ij} \|x_i - y_j\|^2` over couplings, to the last digit.
+    r""":math:`W_2^2(\mu, \nu) = \min_P \sum_{ij} P_{ij} \|x_i - y_j\|^2` over couplings P, exact up to rounding.
 
-    A linear program in float64, by column generation: the simplex method sees only the pairs that are nearly
-    nearest under the prices so far, and pairs that its own prices show to be missing are added until there are
-    none; then no coupling at all is cheaper. Takes a few n m doubles of memory. Not for use inside `jit`.
+    A linear program, solved by column generation in float64. The simplex method runs on a subset of the pairs, at first
+    the nearest ones. Pairs of negative reduced cost are added until there are none, and then no coupling is cheaper.
+    Takes a few n m doubles of memory. Not for use inside of `jit`.
 
     Args:
       mu: one measure, points [n, d], weights [n] that sum to one.
       nu: one measure, points [m, d], weights [m] likewise.
 
     Raises:
-      InputError: points that are not finite or weights that are no probability.
+      InputError: points that are not finite, or weights that are not non-negative with sum one.
+      RuntimeError: the linear program was not solved.
     """
     (x, a), (y, b) = _real(mu, "mu"), _real(nu, "nu")
     if len(x) < len(y):
@@ -38,7 +39,7 @@ def exact(mu: Measure, nu: Measure) -> float:
         missing = cost - f[:, None] - g < -1e-9
         if not (missing & ~chosen).any():
             return float(value * unit)
-        # The worst few of each row: all of them would be most of the matrix.
+        # Only the three worst pairs of each row: all of them would be most of the matrix.
         reduced = np.where(missing, cost - g, np.inf)
         worst = np.argsort(reduced, axis=1)[:, :3]
         keep = np.take_along_axis(missing, worst, axis=1)
@@ -56,7 +57,7 @@ def _real(measure: Measure, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _staircase(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pairs [n, m] that can carry a coupling at all: the north-west corner rule."""
+    """Pairs [n, m], boolean, that admit a coupling, by the north-west corner rule."""
     chosen = np.zeros((len(a), len(b)), bool)
     ends = np.union1d(np.cumsum(a), np.cumsum(b))
     middles = (np.r_[0, ends[:-1]] + ends) / 2
@@ -66,12 +67,12 @@ def _staircase(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _simplex(cost, rows, columns, a, b):
-    """Prices f [n], g [m] and the value of the program on the given pairs."""
+    """The dual prices f [n], g [m] and the optimal value of the program on the given pairs."""
     pairs = np.arange(len(cost))
     entries = (np.ones(2 * len(cost)), (np.r_[rows, len(a) + columns], np.r_[pairs, pairs]))
     constraints = csr_array(entries, shape=(len(a) + len(b), len(cost)))
-    found = linprog(cost, A_eq=constraints, b_eq=np.r_[a, b], method="highs-ds")
-    if found.status != 0:
-        raise RuntimeError(f"exact: the linear program failed: {found.message}")
-    prices = found.eqlin.marginals
-    return prices[: len(a)], prices[len(a) :], found.fun
+    solution = linprog(cost, A_eq=constraints, b_eq=np.r_[a, b], method="highs-ds")
+    if solution.status != 0:
+        raise RuntimeError(f"exact: the linear program failed: {solution.message}")
+    prices = solution.eqlin.marginals
+    return prices[: len(a)], prices[len(a) :], solution.fun

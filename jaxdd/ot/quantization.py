@@ -1,12 +1,12 @@
-"""Optimal quantization: the closest measure on m points when the weights are free."""
+"""Optimal quantization: the measure on m points, with free weights, that is closest to another."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxdd.ground.measure import Measure, real_points, standardise
+from jaxdd.ground.measure import Array, Measure, check_measure, real_points, standardise
 from jaxdd.ot import coordinates
 from jaxdd.ot.distance import cell_masses, distortion, squared_distances
 from jaxdd.ot.seeding import seeds
@@ -15,14 +15,15 @@ from jaxdd.ot.summary import Summary, check_size
 
 @dataclass(frozen=True)
 class KMeansSettings:
-    """Lloyd's algorithm, then exchanges.
+    """Settings of `quantize`: Lloyd's algorithm, then exchanges.
 
     Attributes:
-      restarts: independent k-means++ starts, of which the best goes on to the exchanges.
-      max_iterations: the most Lloyd iterations of a start.
-      exchanges: the most rounds of exchanges; 0 leaves plain k-means.
-      tolerance: the exchanges stop when all that are left would lower the distortion by less than this part of it,
-        Lloyd's algorithm when an iteration does; ten times this part, where exchanges follow.
+      restarts: the number of independent k-means++ starts; the exchanges begin from the best.
+      max_iterations: the limit of Lloyd iterations of a start.
+      exchanges: the limit of rounds of exchanges; 0 is plain k-means.
+      tolerance: the relative decrease of the distortion below which a search stops. For the exchanges it is the
+        decrease of all that remain; for Lloyd's algorithm it is that of an iteration, and ten times this tolerance if
+        exchanges follow.
     """
 
     restarts: int = 4
@@ -34,23 +35,22 @@ class KMeansSettings:
 def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = KMeansSettings()) -> Summary:  # noqa: B008
     r"""The optimal quantizer, the argmin over z and w of :math:`W_2^2(\mu, \sum_j w_j \delta(z_j))`.
 
-    With the best w for each z, the masses of the Voronoi cells, that is the distortion
-    :math:`\min_z \sum_i a_i \min_j \|x_i - z_j\|^2` (Graf and Luschgy 2000, Lemma 3.4), and the costs are W2^2
-    exactly. Two local searches follow each other:
+    For fixed z the best w are the masses of the Voronoi cells, and the objective is the distortion
+    :math:`\sum_i a_i \min_j \|x_i - z_j\|^2` (Graf and Luschgy 2000, Lemma 3.4). The costs are thus exactly W2^2. Two
+    local searches follow each other:
 
-    1. Lloyd's algorithm (1982) from greedy k-means++: each point to its nearest atom, each atom to the mean of
-       its cell. It stops where every point is nearest to its own atom; but a point pulls that atom towards
-       itself, so in high dimension and small cells that happens early.
-    2. Exchanges (Hartigan 1975): point i of cell j, which weighs W_j, belongs in cell k when the distortion falls
-       with both atoms moved along, :math:`\frac{W_j}{W_j - a_i} \|x_i - z_j\|^2 > \frac{W_k}{W_k + a_i}
-       \|x_i - z_k\|^2`. All such points move at once as long as that lowers the distortion; after that only the
-       best of each pair of cells, which always does. Where none is left, Lloyd's algorithm has nothing left
-       either.
+    1. Lloyd's algorithm (1982) from greedy k-means++: assign each point to its nearest atom, and move each atom to the
+       mean of its cell. It stops when every point is nearest to the atom of its cell. As a point attracts that atom, in
+       high dimension and small cells it stops early.
+    2. Exchanges (Hartigan 1975): moving point i from cell j to cell k, of masses W_j and W_k, lowers the distortion
+       after both atoms are updated if :math:`\frac{W_j}{W_j - a_i} \|x_i - z_j\|^2 > \frac{W_k}{W_k + a_i}
+       \|x_i - z_k\|^2`. All such points move at once while that lowers the distortion, and then only the best point of
+       each pair of cells, which always lowers it. When no such point is left, Lloyd's algorithm has converged, too.
 
-    Costs n m d operations an iteration and memory of n (d + a few m) floats; where n < d and it pays, n m n after
-    one product of all points with each other, which is all that the searches need. Where mu has fewer than m distinct
-    points, some atoms have weight zero. `vmap` over keys [C] and classes [C, n, d] works; it runs as many
-    iterations as the slowest class.
+    Costs n m d operations per iteration and memory of n (d + a few m) floats. Where n < d and it saves time, an
+    iteration costs n m n operations, after one product of all points with each other. If mu has fewer than m distinct
+    points, some atoms have weight zero. `vmap` over keys [C] and classes [C, n, d] works, and takes as many iterations
+    as the slowest class.
 
     Args:
       key: a PRNG key; the draws do not depend on zero-weight points at the end.
@@ -59,9 +59,11 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
       settings: of the two searches.
 
     Raises:
-      InputError: fewer than m points; see `check` for classes padded with zero-weight points.
+      InputError: fewer than m points (`check` counts those of positive weight), or see `ground.measure.check_measure`.
     """
-    check_size(mu.points.shape[0], m)
+    check_measure(mu)
+    n = mu.points.shape[0]
+    check_size(n, m)
     if m == 1:
         x = real_points(mu)
         mean = jnp.einsum("n,nd->d", mu.weights, x, precision="highest")
@@ -69,27 +71,27 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
         return Summary(Measure(mean[None], jnp.ones(1, mean.dtype)), variance[None], variance, jnp.bool_(True))
 
     standard, shift, scale = standardise(mu)
-    short = coordinates.pay(*standard.points.shape, m, iterations(settings))
+    short = coordinates.pay(n, mu.points.shape[1], m, iterations(settings))
     searched = Measure(coordinates.shorten(standard.points), standard.weights) if short else standard
 
     def start(key):
         return _lloyd(searched, seeds(key, searched, m), settings)
 
-    found = jax.lax.map(start, jax.random.split(key, settings.restarts))
-    best = jnp.argmin(found.costs.min(axis=1))
-    found = jax.tree.map(lambda leaf: leaf[best], found)
+    search = jax.lax.map(start, jax.random.split(key, settings.restarts))
+    best = jnp.argmin(search.costs.min(axis=1))
+    search = jax.tree.map(lambda leaf: leaf[best], search)
     if settings.exchanges:
-        found = _exchange(searched, found, settings)
+        search = _exchange(searched, search, settings)
     if short:
-        found = found._replace(points=coordinates.lengthen(found.points, searched.points, standard.points))
-    final, masses = distortion(standard, found.points), cell_masses(standard, found.points)
-    costs = jnp.append(jnp.where(jnp.isinf(found.costs), final, found.costs), final) * scale**2
-    atoms = Measure(found.points * scale + shift, masses / masses.sum())
-    return Summary(atoms, costs, costs.min(), found.converged)
+        search = search._replace(points=coordinates.lengthen(search.points, searched.points, standard.points))
+    final, masses = distortion(standard, search.points), cell_masses(standard, search.points)
+    costs = jnp.append(jnp.where(jnp.isinf(search.costs), final, search.costs), final) * scale**2
+    atoms = Measure(search.points * scale + shift, masses / masses.sum())
+    return Summary(atoms, costs, costs.min(), search.converged)
 
 
 def iterations(settings: KMeansSettings) -> int:
-    """How many iterations a search usually takes."""
+    """A typical number of iterations of a search."""
     return settings.restarts * min(settings.max_iterations, 12) + min(settings.exchanges, 50)
 
 
@@ -103,12 +105,12 @@ def _lloyd(mu: Measure, start: jax.Array, settings: KMeansSettings) -> _Search:
     x, a = mu
     m = start.shape[0]
     norms = jnp.sum(x**2, axis=1)
-    # The exchanges do all that further iterations would, and better.
+    # Exchanges improve on further iterations, so fewer are needed before them.
     tolerance = settings.tolerance * (10 if settings.exchanges else 1)
 
     def body(state):
         index, z, costs, _ = state
-        # Without |x|^2, which is added to the minimum alone: one pass over [n, m] less.
+        # |x|^2 is added to the minimum only, which saves a pass over [n, m].
         distances = jnp.sum(z**2, axis=1) - 2 * jnp.matmul(x, z.T, precision="highest")
         cost = jnp.sum(a * jnp.maximum(norms + jnp.min(distances, axis=1), 0.0))
         members = a[:, None] * _cells(jnp.argmin(distances, axis=1), m, x.dtype)
@@ -125,9 +127,9 @@ def _lloyd(mu: Measure, start: jax.Array, settings: KMeansSettings) -> _Search:
 
 
 class _Exchange(NamedTuple):
-    index: jax.Array
-    own: jax.Array  # [n], the cell of each point
-    before: jax.Array  # [n], the cells to go back to
+    rounds: Any  # int32 scalar; the int 0 at the start
+    cell: jax.Array  # the cell of each point, [n]
+    before: jax.Array  # the cells before the last moves, which are restored if these raise the cost, [n]
     cost: jax.Array  # of `before`
     together: jax.Array  # whether all points may still move at once
     done: jax.Array
@@ -139,22 +141,23 @@ def _exchange(mu: Measure, start: _Search, settings: KMeansSettings) -> _Search:
     m = start.points.shape[0]
     rows = jnp.arange(x.shape[0])
 
-    def atoms_of(own):
-        cells = _cells(own, m, x.dtype)
+    def atoms_of(cell):
+        cells = _cells(cell, m, x.dtype)
         members = a[:, None] * cells
-        # An empty cell waits where it was: any point may have it for nothing, and the one that gains most does.
+        # The atom of an empty cell keeps its position. Entering the cell costs nothing, so it gets the point that gains
+        # most.
         return cells, members.sum(axis=0), _means(members, x, start.points)
 
     def body(state):
-        cells, masses, z = atoms_of(state.own)
+        cells, masses, z = atoms_of(state.cell)
         distances = squared_distances(x, z)
-        own_distance = jnp.sum(cells * distances, axis=1)
-        cost = jnp.sum(a * own_distance)
+        present = jnp.sum(cells * distances, axis=1)
+        cost = jnp.sum(a * present)
         worse = cost > state.cost
 
-        mass = masses[state.own]
-        alone = mass <= a * (1 + 1e-4)  # also a point without mass, which must not move anything
-        leave = jnp.where(alone, 0.0, own_distance * mass / jnp.where(alone, 1.0, mass - a))
+        mass = masses[state.cell]
+        alone = mass <= a * (1 + 1e-4)  # true also of mass zero, where the quotient would be 0 / 0
+        leave = jnp.where(alone, 0.0, present * mass / jnp.where(alone, 1.0, mass - a))
         total = masses + a[:, None]
         share = jnp.where(total > 0, masses / jnp.where(total > 0, total, 1.0), 1.0)
         enter = jnp.where(cells > 0, jnp.inf, distances * share)
@@ -163,48 +166,49 @@ def _exchange(mu: Measure, start: _Search, settings: KMeansSettings) -> _Search:
         gain = jnp.where(~alone & (gain > 1e-6 * a * leave), gain, 0.0)
 
         def best_of_each_pair():
-            # The moves that both of their cells like best.
+            # The moves of largest gain in both of their cells.
             touched = jnp.maximum(cells, _cells(target, m, x.dtype))
             best = jnp.argmax(touched * gain[:, None], axis=0)
-            return (best[state.own] == rows) & (best[target] == rows)
+            return (best[state.cell] == rows) & (best[target] == rows)
 
-        # All points want an empty cell: together they would only move it.
-        may = jax.lax.cond(state.together, lambda: masses[target] > 0, best_of_each_pair)
-        moves = (gain > 0) & may
-        moved = jnp.where(moves, target, state.own)
+        # Every point gains by entering an empty cell. If all did so at once, they would only move the cell.
+        allowed = jax.lax.cond(state.together, lambda: masses[target] > 0, best_of_each_pair)
+        moves = (gain > 0) & allowed
+        moved = jnp.where(moves, target, state.cell)
         return _Exchange(
-            state.index + 1,
+            state.rounds + 1,
             jnp.where(worse, state.before, moved),
-            jnp.where(worse, state.before, state.own),
+            jnp.where(worse, state.before, state.cell),
             jnp.where(worse, jnp.inf, cost),
             state.together & ~worse & jnp.any(moves),
             ~worse & (gain.sum() <= settings.tolerance * cost),
-            state.costs.at[state.index].set(jnp.where(worse, state.cost, cost)),
+            state.costs.at[state.rounds].set(jnp.where(worse, state.cost, cost)),
         )
 
     def unfinished(state):
-        return (state.index < settings.exchanges) & ~state.done
+        return (state.rounds < settings.exchanges) & ~state.done
 
-    own = _nearest(x, start.points)
+    cell = _nearest(x, start.points)
     costs = jnp.full(settings.exchanges, jnp.inf, x.dtype)
-    state = _Exchange(0, own, own, jnp.asarray(jnp.inf, x.dtype), jnp.bool_(True), jnp.bool_(False), costs)
+    state = _Exchange(0, cell, cell, jnp.asarray(jnp.inf, x.dtype), jnp.bool_(True), jnp.bool_(False), costs)
     state = jax.lax.while_loop(unfinished, body, state)
-    # The last moves of a search that ran out have not been judged; those of `before` have.
+    # If the rounds ran out, the cost of the last moves is unknown, but that of `before` is known.
     _, _, z = atoms_of(state.before)
     return _Search(z, jnp.append(start.costs, state.costs), state.done)
 
 
-def _nearest(x: jax.Array, z: jax.Array) -> jax.Array:
+def _nearest(x: Array, z: Array) -> jax.Array:
+    """The index of the nearest atom z [m, d] of each point x [n, d]: [n]."""
     return jnp.argmin(squared_distances(x, z), axis=1)
 
 
 def _means(members: jax.Array, x: jax.Array, empty: jax.Array) -> jax.Array:
-    """The mean of x [n, d] in each cell of weighted members [n, m], or `empty` [m, d] where there are none."""
+    """The mean of x [n, d] in each cell, with weights ``members`` [n, m], or ``empty`` [m, d] in cells without mass."""
     masses = members.sum(axis=0)[:, None]
     sums = jnp.matmul(members.T, x, precision="highest")
     return jnp.where(masses > 0, sums / jnp.where(masses > 0, masses, 1.0), empty)
 
 
-def _cells(own: jax.Array, m: int, dtype) -> jax.Array:
-    """Membership as a matrix [n, m]: a product with it sums over cells faster than a scatter, in a fixed order."""
-    return (own[:, None] == jnp.arange(m)).astype(dtype)
+def _cells(cell: jax.Array, m: int, dtype) -> jax.Array:
+    """Membership as a matrix [n, m]. A product with it sums over cells faster than a scatter, in a fixed order."""
+    return (cell[:, None] == jnp.arange(m)).astype(dtype)

@@ -1,4 +1,4 @@
-"""k-means++: a start for everything that moves atoms."""
+"""k-means++, the start of every search for atoms."""
 
 import math
 
@@ -9,11 +9,12 @@ from jaxdd.ground.measure import Measure
 
 
 def seeds(key: jax.Array, mu: Measure, m: int) -> jax.Array:
-    r"""Greedy k-means++ (Arthur and Vassilvitskii 2007): m points of mu, far from each other, [m, d].
+    r"""Greedy k-means++ (Arthur and Vassilvitskii 2007): m points of mu that are far from each other, [m, d].
 
-    Each is the best of :math:`2 + \lfloor \log m \rfloor` different points drawn by weight times squared distance
-    to the seeds so far. Costs n m d log m operations; zero-weight points are never drawn unless all weighted
-    ones are seeds already, and do not change the draws if they come last.
+    Each seed is the best of :math:`2 + \lfloor \log m \rfloor` distinct candidates, drawn with probability
+    proportional to the weight times the squared distance to the nearest earlier seed. Costs n m d log m operations.
+    Zero-weight points are drawn only when all weighted points are seeds. They do not change the draws if they come
+    last.
 
     Args:
       key: a PRNG key.
@@ -26,18 +27,18 @@ def seeds(key: jax.Array, mu: Measure, m: int) -> jax.Array:
 
     def pick(nearest, key):
         mass = a * nearest
-        mass = jnp.where(jnp.any(mass > 0), mass, a)  # every point is a seed already: any will do
-        # The Gumbel trick draws them all without replacement; a one-dimensional draw does not change with the
-        # length of the padding, and unlike a cumulative sum its rounding does not either.
+        mass = jnp.where(jnp.any(mass > 0), mass, a)  # where all points are seeds, by weight alone
+        # The Gumbel trick draws the candidates without replacement. The length of the padding changes neither a
+        # one-dimensional draw nor, unlike in a cumulative sum, its rounding.
         score, drawn = jax.lax.top_k(jnp.log(mass) + jax.random.gumbel(key, mass.shape), trials)
         candidates = x[drawn]
         products = jnp.matmul(x, candidates.T, precision="highest")
         distances = jnp.maximum(norms[:, None] + norms[drawn] - 2 * products, 0.0)
         after = jnp.minimum(nearest[:, None], distances)
         best = jnp.argmin(jnp.where(score > -jnp.inf, a @ after, jnp.inf))
-        # Its own distance is zero, whatever the rounding says: a seed must not be drawn twice.
+        # The distance of the seed to itself is set to exactly zero, so that it is not drawn twice.
         return after[:, best].at[drawn[best]].set(0.0), candidates[best]
 
-    # All points at the same, larger distance: the first draw is then by weight alone.
-    _, found = jax.lax.scan(pick, jnp.full_like(a, 1e6), jax.random.split(key, m))
-    return found
+    # All points start at one large distance, so the first draw is by weight alone.
+    _, chosen = jax.lax.scan(pick, jnp.full_like(a, 1e6), jax.random.split(key, m))
+    return chosen

@@ -1,4 +1,4 @@
-"""A small measure that stands for a large one, and what must hold before one can be found."""
+"""A small measure that summarizes a large one, and the checks of its size."""
 
 from typing import NamedTuple
 
@@ -10,14 +10,14 @@ from jaxdd.ground.measure import Measure
 
 
 class Summary(NamedTuple):
-    """A few weighted points, with the evidence of how close they come to the data.
+    """A few weighted points, with bounds on their distance to the data.
 
     Attributes:
-      atoms: the measure found, points [m, d], weights [m].
-      costs: W2^2 to the data along the rounds, the start first, [rounds], in the squared unit of the points; each
-        an upper bound, exact where the weights are free; `atoms` attains the smallest.
-      lower: no coupling of the data with `atoms` costs less than this; with `costs.min()` it brackets W2^2.
-      converged: whether the rounds had settled before they ran out, boolean scalar.
+      atoms: the summary, points [m, d], weights [m].
+      costs: W2^2 to the data at the start and after each round, [rounds], in the squared unit of the points. Each is an
+        upper bound, which is exact where the weights are free; `atoms` attains the smallest.
+      lower: a lower bound on W2^2 between the data and `atoms`, scalar; `costs.min()` is the upper bound.
+      converged: whether the search converged before it reached its limit of rounds, boolean scalar.
     """
 
     atoms: Measure
@@ -27,26 +27,26 @@ class Summary(NamedTuple):
 
     @property
     def cost(self) -> jax.Array:
-        """W2^2 attained: the least of `costs`."""
+        """The smallest of `costs`, which `atoms` attains."""
         return self.costs.min(-1)
 
 
 def check(mu: Measure, m: int) -> None:
-    """Raises InputError unless each class of mu, weights [..., n], has m >= 1 points of positive weight.
+    """Raise InputError unless each class of mu, weights [..., n], has at least m >= 1 points of positive weight.
 
-    Runs on the host: call it before entering `jit`, inside of which the weights are not known.
+    Runs on the host. Call it outside of `jit`, where the values of the weights are available.
     """
     check_counts(np.atleast_1d((np.asarray(mu.weights) > 0).sum(axis=-1)), m)
 
 
 def check_size(n: int, m: int) -> None:
-    """Raises InputError unless 1 <= m <= n, for m atoms of an array of n points, padding included."""
+    """Raise InputError unless 1 <= m <= n, for m atoms and an array of n points, padding included."""
     if not 1 <= m <= n:
         raise InputError(f"m={m} atoms for {n} points; ask for between 1 and that many")
 
 
 def check_counts(counts: np.ndarray, m: int) -> None:
-    """Raises InputError unless all counts [C] are at least m, and m at least one."""
+    """Raise InputError unless m >= 1 and all counts [C] are at least m."""
     if m < 1:
         raise InputError(f"m={m} atoms; ask for at least one")
     if (counts < m).any():

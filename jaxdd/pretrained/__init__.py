@@ -1,4 +1,4 @@
-"""Published weights -> Flax variables, and back, in the layout of diffusers and of torchvision; never a pickle."""
+"""Conversion between published weights, in the layouts of diffusers and torchvision, and Flax variables; no pickles."""
 
 from jaxdd.pretrained.hub import find
 from jaxdd.pretrained.latent import (

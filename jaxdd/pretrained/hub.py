@@ -1,4 +1,4 @@
-"""Where published weights are: a folder on disk, or a repository of the Hugging Face hub."""
+"""Access to published weights, in a folder on disk or a repository of the Hugging Face hub."""
 
 import dataclasses
 import json
@@ -13,24 +13,24 @@ LATENT = ("vae", "unet", "transformer", "text_encoder", "scheduler", "tokenizer"
 
 
 def patterns_of(*components: str) -> tuple[str, ...]:
-    """The files of these components, or of a repository that is one component itself."""
+    """Patterns for the files of these components, or of a repository that is a single component."""
     inside = (f"{component}/*.{kind}" for component in components for kind in ("json", "safetensors", "txt"))
     return (*inside, "config.json", "diffusion_pytorch_model*.safetensors*", "model*.safetensors*")
 
 
-# The same numbers in half precision, or without the averaging that published samples were made with.
+# The same weights in half precision, or not averaged over training, unlike those of published samples.
 _DUPLICATES = ("*.fp16.safetensors", "*.fp16-*", "*non_ema*")
 
 
 def find(place: str | Path, patterns: Sequence[str] = patterns_of(*LATENT)) -> Path:
-    """A local folder as it is; "owner/name" or "owner/name@revision" downloaded from the Hugging Face hub.
+    """The path of a local folder, or of a repository downloaded from the Hugging Face hub.
 
     Args:
-      place: the folder or the repository.
-      patterns: which files of a repository to download; never a pickle.
+      place: a folder, or a repository "owner/name" or "owner/name@revision".
+      patterns: the files of a repository to download, which include no pickles.
 
     Raises:
-      InputError: neither, huggingface_hub is not installed, or the download failed.
+      InputError: place is neither, huggingface_hub is not installed, or the download failed.
     """
     if Path(place).is_dir():
         return Path(place)
@@ -43,6 +43,7 @@ def find(place: str | Path, patterns: Sequence[str] = patterns_of(*LATENT)) -> P
             f'no folder {place}, and to download it huggingface_hub is missing; pip install "jaxdd[pretrained]"'
         ) from error
     name, _, revision = str(place).partition("@")
+    cause: Exception
     try:
         return Path(
             snapshot_download(
@@ -55,7 +56,7 @@ def find(place: str | Path, patterns: Sequence[str] = patterns_of(*LATENT)) -> P
         reason, cause = "there is no such public repository", error
     except errors.RevisionNotFoundError as error:
         reason, cause = f"it has no revision {revision}", error
-    except Exception as error:  # The library's other errors, of the network and the cache, share no base.
+    except Exception as error:  # Other errors of the library, of the network and the cache, have no common base class.
         reason, cause = f"{type(error).__name__}: {(str(error).strip() or 'no answer').splitlines()[0]}", error
     raise InputError(
         f"no folder {place}, and downloading {name} from the Hugging Face hub failed: {reason}; give a local folder "
@@ -64,10 +65,10 @@ def find(place: str | Path, patterns: Sequence[str] = patterns_of(*LATENT)) -> P
 
 
 def component(place: str | Path, subfolder: str, marker: str = "config.json") -> Path:
-    """The folder of one component: ``place/subfolder``, or ``place`` where that holds ``marker`` itself.
+    """The folder of one component: ``place/subfolder``, or ``place`` if that contains ``marker``.
 
     Raises:
-      InputError: as `find`, or neither of the two is there.
+      InputError: see `find`, or neither folder contains ``marker``.
     """
     folder = find(place, patterns_of(subfolder))
     for candidate in (folder / subfolder, folder):
@@ -77,7 +78,7 @@ def component(place: str | Path, subfolder: str, marker: str = "config.json") ->
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
       InputError: no such file, or it is not a JSON object.
@@ -94,27 +95,27 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(
-    path: Path, kind: type, only: Mapping[str, Sequence], optional: Sequence[str] = (), given: Mapping | None = None
+    path: Path, kind: type, only: Mapping[str, Sequence], optional: Sequence[str] = (), known: Mapping | None = None
 ) -> Any:
     """The dataclass ``kind`` from a published JSON file.
 
     Args:
       path: the file.
-      kind: a dataclass of numbers, strings and tuples whose fields carry the names of the file's keys.
-      only: the values that are covered, for keys that need not be there; each entry of a list is looked up.
-      optional: fields that may be missing, where the default is the published one too.
-      given: what the file holds, where it was read and completed before.
+      kind: a dataclass of numbers, strings and tuples, whose fields have the names of the file's keys.
+      only: the supported values of keys, which may be missing. Every entry of a list must be supported.
+      optional: fields that may be missing, because their default is also the published one.
+      known: the content of the file, if it was already read and completed.
 
     Raises:
-      InputError: not JSON, a key that is missing or of the wrong type, or a value that is not covered.
+      InputError: not JSON, a key that is missing or of the wrong type, or a value that is not supported.
     """
-    record = read_json(path) if given is None else given
+    record = read_json(path) if known is None else known
     for key, allowed in only.items():
         values = record.get(key, allowed[0])
         for value in values if isinstance(values, list) else [values]:
             if value not in allowed:
-                known = " or ".join(json.dumps(a) for a in allowed)
-                raise InputError(f"{path}: {key} {json.dumps(value)} is not covered, only {known}; use other weights")
+                choices = " or ".join(json.dumps(a) for a in allowed)
+                raise InputError(f"{path}: {key} {json.dumps(value)} is not covered, only {choices}; use other weights")
     fields = {}
     for field in dataclasses.fields(kind):
         if field.name in record:
@@ -131,4 +132,6 @@ def _typed(path, field, value):
             return tuple(value)
     elif type(value) is type(default) or (isinstance(default, float) and type(value) is int):
         return type(default)(value)
-    raise InputError(f"{path}: {field.name} is {json.dumps(value)}, not a value such as {json.dumps(default)}; mend it")
+    raise InputError(
+        f"{path}: {field.name} is {json.dumps(value)}, not a value such as {json.dumps(default)}; correct it"
+    )

@@ -1,4 +1,4 @@
-"""The parts of latent diffusion models, read from and written to the layout of diffusers."""
+"""Reading and writing the components of latent diffusion models in the layout of diffusers."""
 
 import dataclasses
 import json
@@ -27,13 +27,13 @@ _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class Loaded(NamedTuple):
-    """A model's sizes and its parameters, NumPy float32."""
+    """The config of a model, and its variables in NumPy float32."""
 
     config: Any
     variables: Variables
 
 
-# The first value is the one taken where a file has no such key.
+# The first value is the default of a key that is missing.
 _VAE_ONLY = {
     "_class_name": ("AutoencoderKL",),
     "down_block_types": ("DownEncoderBlock2D",),
@@ -112,10 +112,10 @@ def vae(place: str | Path, subfolder: str = "vae") -> Loaded:
 
     Args:
       place: a folder, or "owner/name[@revision]" on the Hugging Face hub; see `find`.
-      subfolder: of this component in it; where it is not there, ``place`` is the component itself.
+      subfolder: the folder of this component in ``place``; if it is missing, ``place`` is the component itself.
 
     Raises:
-      InputError: nothing there, damaged files, weights that do not fit, or a config that is not covered.
+      InputError: no such component, damaged files, weights that do not fit, or a config that is not supported.
     """
     folder = component(place, subfolder)
     record = read_json(folder / "config.json")
@@ -126,7 +126,7 @@ def vae(place: str | Path, subfolder: str = "vae") -> Loaded:
 
 
 def save_vae(folder: str | Path, config: VAEConfig, variables: Variables) -> None:
-    """Write what `vae` and diffusers' AutoencoderKL read.
+    """Write an autoencoder in the format of `vae` and diffusers' AutoencoderKL.
 
     Raises:
       InputError: the variables do not fit the config.
@@ -142,10 +142,10 @@ def save_vae(folder: str | Path, config: VAEConfig, variables: Variables) -> Non
 
 
 def dit(place: str | Path, subfolder: str = "transformer") -> Loaded:
-    """The diffusion transformer (DiTTransformer2DModel): `DiTConfig` and its variables. Arguments as `vae`.
+    """The diffusion transformer (DiTTransformer2DModel): `DiTConfig` and its variables. Arguments as for `vae`.
 
     Raises:
-      InputError: as `vae`, or blocks with embeddings of time or class of their own.
+      InputError: see `vae`, or blocks whose embeddings of time or class differ.
     """
     folder = component(place, subfolder)
     record = read_json(folder / "config.json")
@@ -154,12 +154,12 @@ def dit(place: str | Path, subfolder: str = "transformer") -> Loaded:
     config = read_config(folder / "config.json", DiTConfig, _DIT_ONLY, ("in_channels", "patch_size"), record)
     if config.sample_size % config.patch_size:
         raise InputError(f"{folder / 'config.json'}: patch_size {config.patch_size} does not divide sample_size "
-                         f"{config.sample_size}; mend it")  # fmt: skip
+                         f"{config.sample_size}; correct it")  # fmt: skip
     return Loaded(config, fill(_dit_like(config), tensors(folder), _dit_naming(config), folder))
 
 
 def save_dit(folder: str | Path, config: DiTConfig, variables: Variables) -> None:
-    """Write what `dit` and diffusers' DiTTransformer2DModel read.
+    """Write a diffusion transformer in the format of `dit` and diffusers' DiTTransformer2DModel.
 
     Raises:
       InputError: the variables do not fit the config.
@@ -172,10 +172,10 @@ def save_dit(folder: str | Path, config: DiTConfig, variables: Variables) -> Non
 def unet(place: str | Path, subfolder: str = "unet") -> Loaded:
     """The UNet of Stable Diffusion v1 (UNet2DConditionModel): `UNetConfig` and {"params": ...}.
 
-    `jaxdd.latent.unet.denoiser` takes these together with a ``context``, that of `class_context`. Arguments as `vae`.
+    `jaxdd.latent.unet.denoiser` also needs a ``context``, see `class_context`. Arguments as for `vae`.
 
     Raises:
-      InputError: as `vae`.
+      InputError: see `vae`.
     """
     folder = component(place, subfolder)
     optional = ("in_channels", "out_channels", "layers_per_block", "norm_num_groups", "norm_eps")
@@ -184,27 +184,27 @@ def unet(place: str | Path, subfolder: str = "unet") -> Loaded:
 
 
 def text_encoder(place: str | Path, subfolder: str = "text_encoder") -> Loaded:
-    """CLIP's text encoder (CLIPTextModel): `CLIPTextConfig` and its variables. Arguments as `vae`.
+    """CLIP's text encoder (CLIPTextModel): `CLIPTextConfig` and its variables. Arguments as for `vae`.
 
     Raises:
-      InputError: as `vae`.
+      InputError: see `vae`.
     """
     folder = component(place, subfolder)
     optional = ("vocab_size", "max_position_embeddings", "hidden_act", "layer_norm_eps")
     config = read_config(folder / "config.json", CLIPTextConfig, _CLIP_ONLY, optional)
-    # Some writers leave out the name of the module around all the others.
+    # Some files leave out the name of the outer module.
     naming = Naming(rename=lambda name: "text_model." + name.removeprefix("text_model."))
     return Loaded(config, fill(_text_encoder_like(config), tensors(folder), naming, folder))
 
 
 def schedule(place: str | Path, subfolder: str = "scheduler") -> Schedule:
-    """The schedule that a denoiser was trained with. Arguments and errors as `vae`."""
+    """The noise schedule of a denoiser. Arguments and errors as for `vae`."""
     file = component(place, subfolder, "scheduler_config.json") / "scheduler_config.json"
     return read_config(file, Schedule, _SCHEDULE_ONLY, [field.name for field in dataclasses.fields(Schedule)])
 
 
 def save_schedule(folder: str | Path, schedule: Schedule) -> None:
-    """Write what `schedule` and diffusers' DDIMScheduler read."""
+    """Write a schedule in the format of `schedule` and diffusers' DDIMScheduler."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     record = {"_class_name": "DDIMScheduler", "clip_sample": False, "timestep_spacing": "leading"}
@@ -237,7 +237,7 @@ _ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 
 
 def _rename_vae(name):
-    """Attention had other names when the first autoencoders were published."""
+    """The present name of a tensor; the first published autoencoders have other names in the attention."""
     parts = name.split(".")
     if parts[1:4] == ["mid_block", "attentions", "0"] and len(parts) == 6:
         parts[4] = _ATTENTION.get(parts[4], parts[4])
@@ -248,7 +248,7 @@ _VAE_NAMING = Naming(rename=_rename_vae)
 
 
 def _dit_naming(config):
-    """Every block is published with its own copy of the embeddings of time and class, which are one here."""
+    """The naming of a DiT. Published files repeat the embeddings of time and class in every block."""
     prefixes = [f"transformer_blocks.{i}.norm1.emb." for i in range(config.num_layers)]
 
     def copies(name):
@@ -264,7 +264,7 @@ def _dit_naming(config):
 
 def _save(folder, config, like, variables, naming):
     folder.mkdir(parents=True, exist_ok=True)
-    # Without its config a folder is refused, so a crash in between cannot pair old sizes with new weights.
+    # A folder without config is refused, so a crash cannot leave new weights beside an old config.
     (folder / "config.json").unlink(missing_ok=True)
     write(folder / _WEIGHTS, like, variables, naming)
     _write_json(folder / "config.json", config)

@@ -1,4 +1,4 @@
-"""ResNets under the names of torchvision, as timm publishes them in safetensors."""
+"""ResNets with the tensor names of torchvision, as published by timm in safetensors."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Network(NamedTuple):
-    """What `jaxdd.nn.get` takes to make the model, the normalisation it was trained with, and its variables."""
+    """Arguments of `jaxdd.nn.get` for a model, the normalisation of its images, and its variables."""
 
     name: str
     stem: str
@@ -33,35 +33,35 @@ def resnet(place: str | Path, name: str) -> Network:
     """A ResNet with the parameters and BatchNorm averages of a safetensors file, NumPy float32.
 
     Args:
-      place: a folder, or "owner/name[@revision]" on the Hugging Face hub, such as "timm/resnet18.tv_in1k". A
-        config.json beside the weights gives mean and std (timm's pretrained_cfg), else they are ImageNet's.
+      place: a folder, or "owner/name[@revision]" on the Hugging Face hub, such as "timm/resnet18.tv_in1k". Mean and std
+        are those of config.json beside the weights (timm's pretrained_cfg), or else of ImageNet.
       name: "resnet18", "resnet34", "resnet50" or "resnet101".
 
     Raises:
-      InputError: nothing there, damaged files, or weights that are not those of this network.
+      InputError: no weights, damaged files, or weights of another network.
     """
     if not name.startswith("resnet") or name not in nn.MODELS:
         known = ", ".join(model for model in nn.MODELS if model.startswith("resnet"))
         raise InputError(f"published weights of {name!r} are not covered; use {known}")
     folder = find(place, patterns_of())
-    found = tensors(folder)
+    weights = tensors(folder)
     for needed, rank in (("conv1.weight", 4), ("fc.weight", 2)):
-        if needed not in found or len(found[needed].shape) != rank:
+        if needed not in weights or len(weights[needed].shape) != rank:
             raise InputError(f"the weights in {folder} have no {needed} of {rank} axes; give a ResNet with the names "
                              "of torchvision")  # fmt: skip
-    width, channels, *kernel = found["conv1.weight"].shape
+    width, channels, *kernel = weights["conv1.weight"].shape
     stem = _STEMS.get(kernel[0])
     if stem is None:
         raise InputError(f"conv1.weight in {folder} has a kernel of {kernel[0]} pixels; a ResNet here has 7 or 3")
-    num_classes = found["fc.weight"].shape[0]
+    num_classes = weights["fc.weight"].shape[0]
     model = nn.get(name, num_classes, 64, width, stem)
     like = jax.eval_shape(lambda: model.init(jax.random.key(0), (64, 64, channels)))
     mean, std = _normalisation(folder, channels)
-    return Network(name, stem, width, num_classes, mean, std, fill(like, found, Naming(_name), folder))
+    return Network(name, stem, width, num_classes, mean, std, fill(like, weights, Naming(_name), folder))
 
 
 def _name(path):
-    """layer1_0/norm1/bn/scale -> layer1.0.bn1.weight."""
+    """The tensor's name of a leaf: layer1_0/norm1/bn/scale -> layer1.0.bn1.weight."""
     parts = (_PARTS.get(part, part.replace("norm", "bn").replace("_", ".")) for part in path[1:-1] if part != "bn")
     return dotted((path[0], *parts, path[-1]))
 
@@ -74,6 +74,6 @@ def _normalisation(folder, channels):
     for key, value in zip(("mean", "std"), values):
         numbers = isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value)
         if not numbers or len(value) != channels or (key == "std" and min(value) <= 0):
-            raise InputError(f"{key} {value} of {file} does not fit images of {channels} channels; mend it there, "
+            raise InputError(f"{key} {value} of {file} does not fit images of {channels} channels; correct it there, "
                              "as the weights were trained with it")  # fmt: skip
     return tuple(tuple(float(v) for v in value) for value in values)

@@ -1,7 +1,7 @@
-"""Tensors in safetensors files <-> the leaves of Flax variables.
+"""Conversion between the tensors of safetensors files and the leaves of Flax variables.
 
-A leaf's path joined by dots is its tensor's name. Convolution kernels are [h, w, in, out] here and [out, in, h, w]
-there, linear ones [in, out] and [out, in].
+The path of a leaf, joined by dots, is the name of its tensor. Convolution kernels are [h, w, in, out] in Flax and
+[out, in, h, w] in the files; linear kernels are [in, out] and [out, in].
 """
 
 import contextlib
@@ -21,48 +21,49 @@ from jaxdd.nn.classifier import Variables
 from jaxdd.pretrained.hub import read_json
 
 Shape = tuple[int, ...]
-# Buffers that follow from the config, and a counter that nothing reads.
+# Buffers that are determined by the config, and an unused counter.
 _IGNORED = re.compile(r"(^|\.)(pos_embed|position_ids|num_batches_tracked)$")
 _KINDS = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
 _SHOWN = 10
 
 
 class Stored(NamedTuple):
-    """Where a tensor is."""
+    """The file and the shape of a tensor."""
 
     file: Path
     shape: Shape
 
 
 def dotted(path: tuple[str, ...]) -> str:
-    """The tensor's name of a leaf: its path without the collection."""
+    """The name of a leaf's tensor: its path without the collection, joined by dots."""
     *modules, kind = path[1:]
     return ".".join((*modules, _KINDS.get(kind, kind)))
 
 
 class Naming(NamedTuple):
-    """How the names of one kind of model differ from the paths of its leaves."""
+    """The relation between the tensor names of a kind of model and the paths of its leaves."""
 
     of: Callable[[tuple[str, ...]], str] = dotted
+    """From the path of a leaf to the name of its tensor."""
     rename: Callable[[str], str] = lambda name: name
-    """From a name in a file to one of `of`; what becomes the same name must hold the same numbers."""
+    """From a name in a file to a name of `of`. Tensors with the same new name must be equal."""
     shapes: Mapping[str, Shape] = {}
-    """Of tensors that hold the numbers of a linear kernel as a convolution, [out, in, h, w]."""
+    """The shapes [out, in, h, w] of tensors that store a linear kernel as a convolution."""
     copies: Callable[[str], tuple[str, ...]] = lambda name: (name,)
-    """From one of `of` to the names that it is written under."""
+    """From a name of `of` to the names under which the tensor is written."""
 
 
 def tensors(folder: Path) -> dict[str, Stored]:
-    """What the safetensors files of a folder hold, without reading it: one file, or the shards of an index.
+    """The tensors in the safetensors file of a folder, or in the shards of its index; their content is not read.
 
     Raises:
-      InputError: there is none or a choice of several, one is damaged, or a shard is missing.
+      InputError: there is no such file or more than one, a file is damaged, or a shard is missing.
     """
-    found = {}
+    contents: dict[str, Stored] = {}
     for file in _files(folder):
         with _opened(file) as handle:
-            found |= {name: Stored(file, tuple(handle.get_slice(name).get_shape())) for name in handle.keys()}  # noqa: SIM118
-    return found
+            contents |= {name: Stored(file, tuple(handle.get_slice(name).get_shape())) for name in handle.keys()}  # noqa: SIM118
+    return contents
 
 
 def _files(folder):
@@ -98,31 +99,31 @@ def _opened(file):
         raise InputError(f"{file} is damaged or no safetensors file ({error}); download it again") from error
 
 
-def fill(like: Any, found: Mapping[str, Stored], naming: Naming, place: Path) -> Variables:
-    """Variables of the structure ``like`` as NumPy float32 arrays.
+def fill(like: Any, contents: Mapping[str, Stored], naming: Naming, place: Path) -> Variables:
+    """Read variables of the structure ``like`` as NumPy float32 arrays.
 
     Args:
-      like: pytree of dicts whose leaves have a shape, as `jax.eval_shape` gives it.
-      found: as `tensors` gives it.
-      naming: from one to the other.
-      place: named in errors.
+      like: nested dicts whose leaves have a shape, such as a result of `jax.eval_shape`.
+      contents: the stored tensors, see `tensors`.
+      naming: the relation of their names to the leaves.
+      place: the place of the weights, for error messages.
 
     Raises:
-      InputError: tensors are missing, left over, or of another shape; copies of one differ; a file is damaged.
+      InputError: tensors are missing, unexpected or of another shape; copies of a tensor differ; a file is damaged.
     """
     sources: dict[str, list[str]] = {}
-    for name in found:
+    for name in contents:
         if not _IGNORED.search(name):
             sources.setdefault(naming.rename(name), []).append(name)
     leaves = {naming.of(path): (path, leaf.shape) for path, leaf in flatten_dict(like).items()}
     expected = {name: published(name, *leaf, naming) for name, leaf in leaves.items()}
-    shapes = {name: found[names[0]].shape for name, names in sources.items()}
+    shapes = {name: contents[names[0]].shape for name, names in sources.items()}
     _check(expected, shapes, f"the weights in {place}")
     filled = {}
     with contextlib.ExitStack() as stack:
-        handles = {file: stack.enter_context(_opened(file)) for file in {stored.file for stored in found.values()}}
+        handles = {file: stack.enter_context(_opened(file)) for file in {stored.file for stored in contents.values()}}
         for name, (path, shape) in leaves.items():
-            first, *others = (handles[found[source].file].get_tensor(source) for source in sources[name])
+            first, *others = (handles[contents[source].file].get_tensor(source) for source in sources[name])
             for source, other in zip(sources[name][1:], others):
                 if not np.array_equal(first, other):
                     raise InputError(
@@ -134,7 +135,7 @@ def fill(like: Any, found: Mapping[str, Stored], naming: Naming, place: Path) ->
 
 
 def write(file: Path, like: Any, variables: Variables, naming: Naming) -> None:
-    """The inverse of `fill`: one safetensors file, written aside and renamed.
+    """The inverse of `fill`: write one safetensors file, atomically.
 
     Raises:
       InputError: ``variables`` are not of the structure ``like``.
@@ -142,7 +143,7 @@ def write(file: Path, like: Any, variables: Variables, naming: Naming) -> None:
     like, leaves = flatten_dict(like), flatten_dict(variables)
     _check({".".join(p): tuple(leaf.shape) for p, leaf in like.items()},
            {".".join(p): tuple(leaf.shape) for p, leaf in leaves.items()}, f"the variables for {file}")  # fmt: skip
-    stored = {}
+    stored: dict[str, np.ndarray] = {}
     for path, leaf in leaves.items():
         name = naming.of(path)
         tensor = _from_leaf(np.asarray(leaf, np.float32), path, published(name, path, leaf.shape, naming))
@@ -152,7 +153,7 @@ def write(file: Path, like: Any, variables: Variables, naming: Naming) -> None:
 
 
 def published(name: str, path: tuple[str, ...], shape: Shape, naming: Naming) -> Shape:
-    """The shape of a leaf's tensor."""
+    """The shape of the tensor of a leaf."""
     if name in naming.shapes:
         return naming.shapes[name]
     if path[-1] != "kernel":
@@ -173,11 +174,12 @@ def _from_leaf(leaf, path, shape):
     return np.ascontiguousarray(leaf.reshape(shape))
 
 
-def _check(expected, found, what):
-    missing = [f"{name} {_show(expected[name])}" for name in expected if name not in found]
-    extra = [f"{name} {_show(found[name])}" for name in found if name not in expected]
-    wrong = [f"{name} {_show(found[name])} instead of {_show(expected[name])}" for name in expected
-             if name in found and _linear(found[name]) != _linear(expected[name])]  # fmt: skip
+def _check(expected, present, what):
+    """Raise InputError unless the expected and the present shapes, by name, agree."""
+    missing = [f"{name} {_show(expected[name])}" for name in expected if name not in present]
+    extra = [f"{name} {_show(present[name])}" for name in present if name not in expected]
+    wrong = [f"{name} {_show(present[name])} instead of {_show(expected[name])}" for name in expected
+             if name in present and _linear(present[name]) != _linear(expected[name])]  # fmt: skip
     parts = [f"{kind} {_some(names)}" for kind, names in
              (("missing", missing), ("unexpected", extra), ("wrong shape", wrong)) if names]  # fmt: skip
     if parts:
@@ -185,7 +187,7 @@ def _check(expected, found, what):
 
 
 def _linear(shape):
-    """A 1x1 convolution and a linear layer hold the same numbers."""
+    """The shape without 1x1 convolution axes: such a convolution stores the same numbers as a linear layer."""
     return shape[:2] if shape[2:] == (1, 1) else shape
 
 

@@ -1,4 +1,4 @@
-"""From words to what Stable Diffusion is conditioned on: CLIP's tokenizer, and its text encoder over class prompts."""
+"""The text condition of Stable Diffusion: CLIP's tokenizer, and its text encoder applied to the prompts of classes."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from jaxdd.pretrained.latent import text_encoder
 
 _LENGTH = 77
 _START, _END = "<|startoftext|>", "<|endoftext|>"
-# Whole words, contractions apart from them, single digits, runs of anything else (Radford et al. 2021, section 2.4).
+# Special tokens, contractions, words, single digits and runs of other characters (Radford et al. 2021, section 2.4).
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
@@ -22,14 +22,14 @@ def tokenizer(place: str | Path, subfolder: str = "tokenizer") -> Callable[[Sequ
 
     Args:
       place: a folder, or "owner/name[@revision]" on the Hugging Face hub; see `find`.
-      subfolder: of this component in it; where it is not there, ``place`` is the component itself.
+      subfolder: the folder of this component in ``place``; if it is missing, ``place`` is the component itself.
 
     Returns:
-      From N texts to int32 [N, 77]: start, tokens, end, cut to 77 and padded, with the token that
-      special_tokens_map.json or tokenizer_config.json names, else with the end token.
+      A function from N texts to int32 [N, 77]: the start token, the text's tokens and the end token, truncated to 77.
+      The padding is the token in special_tokens_map.json or tokenizer_config.json, or else the end token.
 
     Raises:
-      InputError: nothing there, damaged files, or the tokenizers library is not installed.
+      InputError: no such component, damaged files, or the tokenizers library is not installed.
     """
     try:
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -93,7 +93,7 @@ def _padding(folder, vocab):
         if pad is None:
             continue
         if pad not in vocab:
-            raise InputError(f"{folder / name}: pad_token {pad!r} is not in vocab.json; mend it")
+            raise InputError(f"{folder / name}: pad_token {pad!r} is not in vocab.json; correct it")
         return pad
     return _END
 
@@ -101,19 +101,19 @@ def _padding(folder, vocab):
 def class_context(
     place: str | Path, prompts: Sequence[str], batch_size: int = 32, negative_prompt: str = ""
 ) -> np.ndarray:
-    """What the UNet of a text-to-image model attends to for each class: the text encoder over its prompt.
+    """The context of a UNet for each class: the output of the text encoder for its prompt.
 
     Args:
       place: a folder, or "owner/name[@revision]" on the Hugging Face hub, with tokenizer/ and text_encoder/.
-      prompts: of the K classes.
-      batch_size: texts at a time.
-      negative_prompt: what guidance leads away from.
+      prompts: one per class, K in total.
+      batch_size: the number of texts encoded at a time.
+      negative_prompt: the prompt of the null class, from which guidance leads away.
 
     Returns:
-      float32 [K + 1, 77, d]; the last one is the negative prompt's, the condition of the null class.
+      float32 [K + 1, 77, d]. The last row is that of the negative prompt.
 
     Raises:
-      InputError: as `tokenizer` and `text_encoder`, or the two do not belong together.
+      InputError: see `tokenizer` and `text_encoder`, or the two are of different models.
     """
     tokens = tokenizer(place)([*prompts, negative_prompt])
     config, variables = text_encoder(place)
@@ -123,6 +123,6 @@ def class_context(
     apply = jax.jit(clip.text_encoder(config).apply)
     variables = jax.device_put(variables)
     size = min(batch_size, len(tokens))
-    # The last batch is filled up, so that all are compiled once.
+    # The last batch is padded, so that all batches share one compilation.
     filled = np.concatenate([tokens, tokens[:1].repeat(-len(tokens) % size, 0)]).reshape(-1, size, _LENGTH)
     return np.concatenate([np.asarray(apply(variables, batch)) for batch in filled])[: len(tokens)]

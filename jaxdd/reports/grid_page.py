@@ -1,4 +1,4 @@
-"""Plots and the page of a table: what it found as curves, what each method made as pictures, how to make it again."""
+"""The plots and the HTML page of a table: accuracies, the images of each method, and the command to make it again."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,22 +11,22 @@ from jaxdd.reports import grid_tables, html, plots
 from jaxdd.workspace.grid_file import Grid
 from jaxdd.workspace.grid_runner import Work, datasets, folder
 
-# Of the sheet that shows a class as every method sees it.
+# The number of classes on the sheet that compares the images of all methods.
 _CLASSES = 2
 
 
 def write(out: Path, work: Work, rows: list[dict], command: str) -> Path:
     """Write the plots and report.html into the folder of a table."""
     grid, config = work.grid, work.config
-    # The middle size: one image a class hides variety, and the largest is long to look at.
+    # Show the middle size: one image per class hides variety, and the largest size makes a long page.
     ipc = sorted(config.ipc)[len(config.ipc) // 2]
     drawn = list(_plots(out, grid, config.ipc, rows))
-    made = {entry.name: dataset for entry, dataset in datasets(work, ipc)}
+    distilled = {entry.name: dataset for entry, dataset in datasets(work, ipc)}
     classes = list(range(min(_CLASSES, len(work.workspace.real.source.class_names))))
-    if made:
-        plots.per_class_sheet(made, classes, out / "classes.png")
+    if distilled:
+        plots.per_class_sheet(distilled, classes, out / "classes.png")
         named = " and ".join(work.workspace.real.source.class_names[c] for c in classes)
-        text = f"The classes {named} as each method sees them, at IPC {ipc}, heaviest first."
+        text = f"The images of the classes {named} from each method at IPC {ipc}, heaviest first."
         drawn.append((out / "classes.png", text))
 
     blocks = [
@@ -36,7 +36,7 @@ def write(out: Path, work: Work, rows: list[dict], command: str) -> Path:
         *(html.figure(path.read_bytes(), caption, caption) for path, caption in drawn),
         *_differences(grid, rows),
         html.heading("Images"),
-        *(html.details(f"{name}, IPC {ipc}", [html.grid(dataset)]) for name, dataset in made.items()),
+        *(html.details(f"{name}, IPC {ipc}", [html.grid(dataset)]) for name, dataset in distilled.items()),
         *_distances(work, ipc),
         html.heading("How to make it again"),
         *(html.paragraph(part) for part in grid.head.split("\n\n") if not part.startswith("Command:")),
@@ -48,13 +48,13 @@ def write(out: Path, work: Work, rows: list[dict], command: str) -> Path:
 
 
 def _plots(out: Path, grid: Grid, sizes: tuple[int, ...], rows: list[dict]) -> Iterator[tuple[Path, str]]:
-    """The plots that the rows are good for, and what each shows."""
+    """Draw the plots that the rows allow, and yield each path with its caption."""
     kinds = list(dict.fromkeys(row["labels"] for row in rows))
     students = list(dict.fromkeys(row["student"] for row in rows))
     values = {entry.name: entry.swept for entry in grid.entries if entry.swept}
     fixed = [row for row in rows if row["method"] not in values]
     if len(sizes) > 1 and len(students) == 1:
-        # Random real images have published figures with hard labels, all other methods with soft ones.
+        # The published figures of random real images are for hard labels, those of all other methods for soft labels.
         papers = [entry for entry in grid.entries if entry.published and not entry.recipe.is_redrawn]
         published = {entry.name: entry.published for entry in papers}
         plots.accuracy_by_ipc(fixed, published, kinds, out / "accuracy.png")
@@ -66,7 +66,7 @@ def _plots(out: Path, grid: Grid, sizes: tuple[int, ...], rows: list[dict]) -> I
     swept = [row for row in rows if row["method"] in values]
     if swept:
         name = grid.sweep.field.split(".")[-1]
-        # One line: all of them are one method, whose setting varies.
+        # Rename the entries of the sweep to their common method, so that they form one line.
         swept = [row | dict(zip(("method", name), values[row["method"]])) for row in swept]
         words = "λ, weight of the moments" if name == "moment_weight" else name
         plots.sensitivity(swept, out / "sensitivity.png", name, words)
@@ -104,33 +104,34 @@ def _table(grid: Grid, rows: list[dict]) -> list[str]:
         note += f" Published: {grid.published}."
     if grid.scores:
         note += (
-            " In percent: HLR, what hard-label students lose to the full data; IOR, what soft-label students gain over "
-            "random real images; LRS and ARS, label- and augmentation-robust scores, 26.9 where nothing is lost or won."
+            " In percent: HLR, the loss of hard-label students against the full data; IOR, the gain of soft-label "
+            "students over random real images; LRS and ARS, the label- and augmentation-robust scores, which are 26.9 "
+            "if there is neither loss nor gain."
         )
     return [html.table(head, body, best=best), html.paragraph(note, note=True)]
 
 
 def _differences(grid: Grid, rows: list[dict]) -> list[str]:
-    """What the grid claims, a column a claim, and where in the table it holds."""
-    said = grid_tables.differences(grid, rows)
-    if not said:
+    """The claims of the grid as a table: one column per claim, one line per size, student and protocol."""
+    differences = grid_tables.differences(grid, rows)
+    if not differences:
         return []
-    head = ["", *(f"{claim.what} ({claim.better} − {claim.worse})" for claim, _ in said)]
-    places = list(dict.fromkeys(part.where for _, parts in said for part in parts))
-    cells = [{part.where: part for part in parts} for _, parts in said]
+    head = ["", *(f"{claim.what} ({claim.better} − {claim.worse})" for claim, _ in differences)]
+    places = list(dict.fromkeys(part.where for _, parts in differences for part in parts))
+    cells = [{part.where: part for part in parts} for _, parts in differences]
     shown = lambda part: f"not so: {part.points}" if part.verdict == "does not hold" else part.points
     body = [[where, *(shown(row[where]) if where in row else "" for row in cells)] for where in places]
     best = [(i, j) for i, where in enumerate(places) for j, row in enumerate(cells, 1)
             if where in row and row[where].verdict == "holds"]  # fmt: skip
     note = (
-        "Percentage points, with the standard error of the difference. Emphasised: the claim holds beyond two of them; "
-        "not so: the contrary does; others are undecided, or single runs."
+        "Percentage points, with the standard error of the difference. Bold: the claim holds by more than two standard "
+        "errors. Not so: the opposite holds by more than two. All others are undecided, or single runs."
     )
     return [html.heading("Claims"), html.table(head, body, best=best), html.paragraph(note, note=True)]
 
 
 def _distances(work: Work, ipc: int) -> list[str]:
-    """W2^2 between each class and its atoms, where a solver found them, as its costs have it."""
+    """W2^2 between each class and its atoms, for the methods with a solver."""
     body = []
     for entry in work.entries:
         place = folder(work, entry, ipc) / "atoms.npz"
@@ -144,11 +145,11 @@ def _distances(work: Work, ipc: int) -> list[str]:
     if not body:
         return []
     note = (
-        "W2² between a class and its atoms with the masses that the solver found for them, before these are tempered "
-        "or forgotten and before there are images; mean over the classes, comparable within one space only."
+        "W2² between a class and its atoms with the masses of the solver, before tempering; mean over the classes, "
+        "comparable only within one space."
     )
     return [
         html.heading("Distances"),
         html.table(["method", "space", "W2² of the atoms", "effective images"], body, left=2),
-        html.paragraph(f"At IPC {ipc}: {note} Effective images: 1/Σw² of the weights that students see.", note=True),
+        html.paragraph(f"At IPC {ipc}: {note} Effective images: 1/Σw² of the weights used for students.", note=True),
     ]

@@ -1,4 +1,4 @@
-"""The rows of a grid as a table: aligned text, CSV, LaTeX, a block for docs/results; and whether its claims hold."""
+"""The rows of a grid as a table in text, CSV, LaTeX or Markdown for docs/results, and a check of its claims."""
 
 import csv
 import io
@@ -14,14 +14,14 @@ from jaxdd.workspace.grid_file import BASELINE, Claim, Grid
 
 
 class Column(NamedTuple):
-    """One column of figures, under the head of its group."""
+    """One column of a table, under the heading of its group."""
 
     group: str
     name: str
     cells: dict[str, str]  # method -> text
 
 
-class Found:
+class Accuracies:
     """The accuracies of a grid, by method, IPC, student and protocol."""
 
     def __init__(self, rows: list[dict]):
@@ -33,40 +33,43 @@ class Found:
         self.sizes = [ipc for ipc in one_of_each("ipc") if ipc is not None]
 
     def get(self, method: str, ipc: int | None, student: str, kind: str) -> list[float] | None:
+        """The accuracies of a cell; None if it has no row. The method "full" has no IPC."""
         return self.at.get((method, None if method == "full" else ipc, student, kind))
 
 
 def columns(grid: Grid, rows: list[dict]) -> tuple[list[str], list[Column]]:
-    """The methods, and the columns: for each size (or student) the protocols, the published figure, the scores."""
-    found, made = Found(rows), []
-    groups = [(ipc, student) for student in found.students for ipc in found.sizes]
+    """The methods and the columns: for each size or student the protocols, the scores and the published figure."""
+    accuracies = Accuracies(rows)
+    table: list[Column] = []
+    groups = [(ipc, student) for student in accuracies.students for ipc in accuracies.sizes]
     for ipc, student in groups:
-        names = [f"IPC {ipc}"] if len(found.sizes) > 1 or grid.columns == "ipc" else []
-        names += [student] if len(found.students) > 1 or grid.columns == "student" else []
+        names = [f"IPC {ipc}"] if len(accuracies.sizes) > 1 or grid.columns == "ipc" else []
+        names += [student] if len(accuracies.students) > 1 or grid.columns == "student" else []
         group = ", ".join(names)
-        for kind in found.kinds:
-            cells = {method: found.get(method, ipc, student, kind) for method in found.methods}
-            made.append(Column(group, kind, {name: cell(values) for name, values in cells.items() if values}))
+        for kind in accuracies.kinds:
+            cells = {method: accuracies.get(method, ipc, student, kind) for method in accuracies.methods}
+            table.append(Column(group, kind, {name: cell(values) for name, values in cells.items() if values}))
         if grid.scores:
-            made += _scores(grid.scores, found, group, ipc, student)
+            table += _scores(grid.scores, accuracies, group, ipc, student)
         published = {entry.name: f"{entry.published[ipc]:g}" for entry in grid.entries if ipc in entry.published}
-        if published and grid.columns == "ipc" and student == found.students[0]:
-            made.append(Column(group, "published", published))
-    return found.methods, [column for column in made if column.cells]
+        if published and grid.columns == "ipc" and student == accuracies.students[0]:
+            table.append(Column(group, "published", published))
+    return accuracies.methods, [column for column in table if column.cells]
 
 
-def _scores(base: str, found: Found, group: str, ipc: int, student: str) -> list[Column]:
+def _scores(base: str, accuracies: Accuracies, group: str, ipc: int, student: str) -> list[Column]:
     """Label- and augmentation-robust scores in percent, from means over the seeds."""
-    mean = lambda method, kind: _mean(found.get(method, ipc, student, kind))
-    full = _mean(found.get("full", None, student, "hard"))
+    mean = lambda method, kind: _mean(accuracies.get(method, ipc, student, kind))
+    full = _mean(accuracies.get("full", None, student, "hard"))
     cells: dict[str, dict[str, str]] = {name: {} for name in ("HLR", "IOR", "LRS", "ARS")}
-    for method in found.methods:
-        kinds = [(mean(method, kind), mean(BASELINE, kind)) for kind in (base, f"{base}:plain")]
-        hard = mean(method, "hard")
-        if method == "full" or None in (full, hard, *kinds[0], *kinds[1]):
+    for method in accuracies.methods:
+        pairs = [full, mean(method, "hard")]
+        pairs += [mean(name, kind) for kind in (base, f"{base}:plain") for name in (method, BASELINE)]
+        known = [value for value in pairs if value is not None]
+        if method == "full" or len(known) < len(pairs):
             continue
-        lost = scores.hard_label_recovery(full, hard)
-        gained, plain = (scores.improvement_over_random(*pair) for pair in kinds)
+        lost = scores.hard_label_recovery(*known[:2])
+        gained, plain = scores.improvement_over_random(*known[2:4]), scores.improvement_over_random(*known[4:])
         values = (lost, gained, scores.label_robust(gained, lost), scores.augmentation_robust(gained, plain))
         for name, value in zip(cells, values):
             cells[name][method] = f"{100 * value:.1f}"
@@ -78,7 +81,7 @@ def _mean(accuracies: list[float] | None) -> float | None:
 
 
 def text(grid: Grid, rows: list[dict]) -> str:
-    """An aligned table with a line of groups above it, and the claims below."""
+    """An aligned text table, with a line of group headings above it and the claims below it."""
     methods, parts = columns(grid, rows)
     if not parts:
         return "nothing yet"
@@ -86,10 +89,10 @@ def text(grid: Grid, rows: list[dict]) -> str:
     if len({column.group for column in parts}) > 1:
         widths = [max(len(column.name), *map(len, column.cells.values())) for column in parts]
         over = " " * max(map(len, [*methods, "method"]))
-        for name, places in groupby(range(len(parts)), lambda i: parts[i].group):
-            places = list(places)
+        for name, members in groupby(range(len(parts)), lambda i: parts[i].group):
+            places = list(members)
             span = sum(widths[i] for i in places) + 2 * (len(places) - 1)
-            # The name stands over the whole group; where it is longer, the group's first column makes room.
+            # The heading spans the whole group. If it is longer, the first column of the group is widened.
             head[places[0] + 1] = head[places[0] + 1].rjust(widths[places[0]] + max(0, len(name) - span))
             over += "  " + name.ljust(span)
     elif parts[0].group:
@@ -100,32 +103,33 @@ def text(grid: Grid, rows: list[dict]) -> str:
 
 
 class Difference(NamedTuple):
-    """How far one method passes another somewhere in the table."""
+    """By how much one method is better than another in one place of the table."""
 
-    where: str  # the size and student, where there are several, and the protocol
-    points: str  # of percentage: the difference of the means, with its standard error
-    verdict: str  # "holds", "does not hold", "undecided" within two standard errors, nothing from single runs
+    where: str  # the size and the student, if there are several, and the protocol
+    points: str  # the difference of the means in percentage points, with its standard error
+    verdict: str  # "holds", "does not hold", "undecided" within two standard errors; empty for single runs
 
 
 def differences(grid: Grid, rows: list[dict]) -> list[tuple[Claim, list[Difference]]]:
-    """Whether one method passes the other under each protocol, for each claim that has rows."""
-    found = Found(rows)
-    said = []
+    """For each claim that has rows: by how much one method is better than the other, everywhere in the table."""
+    accuracies = Accuracies(rows)
+    claims_with_rows = []
     for claim in grid.claims:
         parts = []
-        for ipc in found.sizes:
-            for student in found.students:
-                names = [f"IPC {ipc}"] * (len(found.sizes) > 1) + [student] * (len(found.students) > 1)
-                for kind in found.kinds:
-                    better, worse = (found.get(name, ipc, student, kind) for name in (claim.better, claim.worse))
+        for ipc in accuracies.sizes:
+            for student in accuracies.students:
+                names = [f"IPC {ipc}"] * (len(accuracies.sizes) > 1) + [student] * (len(accuracies.students) > 1)
+                for kind in accuracies.kinds:
+                    better, worse = (accuracies.get(name, ipc, student, kind) for name in (claim.better, claim.worse))
                     if better and worse:
                         parts.append(Difference(" ".join([*names, kind]), *_passes(better, worse)))
         if parts:
-            said.append((claim, parts))
-    return said
+            claims_with_rows.append((claim, parts))
+    return claims_with_rows
 
 
 def _passes(better: list[float], worse: list[float]) -> tuple[str, str]:
+    """The difference in percentage points, and the verdict on it."""
     gap = 100 * (np.mean(better) - np.mean(worse))
     if min(len(better), len(worse)) < 2:
         return f"{gap:+.1f}", ""
@@ -135,7 +139,7 @@ def _passes(better: list[float], worse: list[float]) -> tuple[str, str]:
 
 
 def claims(grid: Grid, rows: list[dict]) -> list[str]:
-    """The `differences`, a line a claim."""
+    """The `differences` as text, one line per claim."""
     return [
         f"{claim.what} ({claim.better} over {claim.worse}): "
         + "; ".join(f"{where} {points}" + (f", {verdict}" if verdict else "") for where, points, verdict in parts)
@@ -144,7 +148,7 @@ def claims(grid: Grid, rows: list[dict]) -> list[str]:
 
 
 def as_csv(grid: Grid, rows: list[dict]) -> str:
-    """A line a row, and one of the protocol "published" for each published figure; accuracies in [0, 1]."""
+    """One CSV line per row, and one with the protocol "published" per published figure; accuracies in [0, 1]."""
     sheet = io.StringIO()
     names = ["method", "dataset", "ipc", "student", "protocol", "mean", "std", "accuracies", "epochs"]
     writer = csv.writer(sheet, lineterminator="\n")
@@ -163,7 +167,7 @@ _LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "^": r"\^{}", "~": r"\~{}",
 
 
 def as_latex(grid: Grid, rows: list[dict]) -> str:
-    """A tabular of booktabs, the groups as spanning heads."""
+    """A LaTeX tabular with booktabs rules, and groups as spanning headings."""
     methods, parts = columns(grid, rows)
     safe = lambda words: "".join(_LATEX.get(c, c) for c in words)
     groups = [(name, len(list(columns))) for name, columns in groupby(column.group for column in parts)]
@@ -178,7 +182,7 @@ def as_latex(grid: Grid, rows: list[dict]) -> str:
 
 
 def as_markdown(grid: Grid, rows: list[dict], command: str, record: str) -> str:
-    """The block for docs/results: what, with what, by which command, and what it printed."""
+    """The block for docs/results: title, record of data and machine, command, and the table that it prints."""
     table = "\n".join("    " + line if line else "" for line in text(grid, rows).splitlines())
     note = f"\nPublished figures: {grid.published}\n" if grid.published else ""
     return f"## {grid.title}\n\n{record}\n\n    {command}\n{note}\n{table}\n"

@@ -1,6 +1,6 @@
-"""Building blocks of a report: pure functions that return HTML, and `document`, which makes one file of them.
+"""Building blocks of HTML reports: pure functions that return HTML, and `document`, which joins them into one file.
 
-The file stands alone: style and pictures are inside it, nothing is fetched and no script runs. All text is escaped.
+The file is self-contained: it includes style and pictures, loads nothing and runs no scripts. All text is escaped.
 """
 
 import base64
@@ -14,8 +14,9 @@ from PIL import Image
 
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground.normalise import denormalise
+from jaxdd.reports.preview import heaviest
 
-# Beyond these a page is neither read nor sent.
+# The largest number of classes and of pixels on a page.
 CLASSES, PIXELS = 50, 2_560_000
 
 _STYLE = """
@@ -131,7 +132,7 @@ summary { cursor: pointer; color: var(--accent); margin-bottom: 0.8rem; }
 
 
 def document(title: str, blocks: Iterable[str], subtitle: str = "") -> str:
-    """A whole HTML file: the title, a line below it, and the blocks that the other functions return."""
+    """A complete HTML file: the title, a line below it, and the blocks that the other functions return."""
     below = f'<p class="subtitle">{escape(subtitle)}</p>\n' if subtitle else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -144,39 +145,39 @@ def document(title: str, blocks: Iterable[str], subtitle: str = "") -> str:
 
 
 def heading(text: str, level: int = 2) -> str:
-    """The head of a section; level 1 is the document's title."""
+    """The heading of a section; level 1 is the title of the document."""
     return f"<h{level}>{escape(text)}</h{level}>"
 
 
 def paragraph(text: str, note: bool = False) -> str:
-    """Running text, or a small ``note`` to what is above it."""
+    """A paragraph of text, or a small ``note`` on the block above it."""
     return f'<p class="note">{escape(text)}</p>' if note else f"<p>{escape(text)}</p>"
 
 
 def facts(pairs: Mapping[str, str]) -> str:
-    """Names and values, side by side where there is room."""
+    """Names and values, side by side if there is room."""
     items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in pairs.items())
     return f'<dl class="facts">{items}</dl>'
 
 
 def details(summary: str, blocks: Iterable[str]) -> str:
-    """Blocks that are folded away until the reader asks for them."""
+    """Blocks that are folded away until the reader opens them."""
     return f"<details>\n<summary>{escape(summary)}</summary>\n" + "\n".join(blocks) + "\n</details>"
 
 
 def code(text: str) -> str:
-    """A command to copy: one click selects all of it."""
+    """A command to copy; one click selects all of it."""
     return f'<pre tabindex="0"><code>{escape(text)}</code></pre>'
 
 
 def table(
     head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, best: Iterable[tuple[int, int]] = ()
 ) -> str:
-    """A table that scrolls in its own box where it is too wide.
+    """A table, which scrolls in its own box if it is too wide.
 
     Args:
-      left: so many columns are text, flush left; the others are numbers, flush right.
-      best: places (row, column) of cells to emphasise.
+      left: the number of text columns, flush left; the others are numbers, flush right.
+      best: the places (row, column) of cells to emphasise.
     """
     best = set(best)
     side = lambda j: "" if j < left else ' class="number"'
@@ -196,7 +197,7 @@ def table(
 
 
 def figure(picture: bytes, caption: str, alt: str) -> str:
-    """A PNG, or an SVG, as wide as the page lets it be; on a narrow screen it scrolls in its own box."""
+    """A PNG or SVG, as wide as the page allows; on a narrow screen it scrolls in its own box."""
     kind = "png" if picture.startswith(b"\x89PNG") else "svg+xml"
     return (
         f'<figure><div class="scroll" tabindex="0"><img class="wide" src="{_data(picture, kind)}" alt="{escape(alt)}">'
@@ -209,10 +210,10 @@ def _data(picture: bytes, kind: str = "png") -> str:
 
 
 def grid(dataset: DistilledDataset, most: int = 20) -> str:
-    """The images, a row a class with its name, the heaviest first and the weight of each below it.
+    """The images of a dataset: one row per class with its name, the heaviest images first, weights below the images.
 
-    At most ``most`` images a class and fifty classes. Small images are magnified, without smoothing; large ones are
-    shrunk where all of them together would pass 2.56 million pixels. Whatever is left out or shrunk is said.
+    Shows at most ``most`` images per class and fifty classes. Small images are magnified without smoothing. Large ones
+    are shrunk if all of them together exceed 2.56 million pixels. A note says what is left out or shrunk.
     """
     shown = dataset.class_names[:CLASSES]
     height, width = dataset.images.shape[1:3]
@@ -222,17 +223,16 @@ def grid(dataset: DistilledDataset, most: int = 20) -> str:
     zoom = max(1, (96 if dataset.ipc == 1 else 64) // max(size))
     side, single = zoom * size[0], dataset.ipc == 1
     box = f'width="{side}" height="{zoom * size[1]}"{" class=pixels" if max(size) < 64 else ""}'
-    weighted, heaviest = uneven(dataset), float(dataset.weights.max())
+    weighted, largest = uneven(dataset), float(dataset.weights.max())
     rows = []
     for c, name in enumerate(shown):
-        own = np.flatnonzero(dataset.labels == c)
-        own = own[np.argsort(-dataset.weights[own], kind="stable")][:count]
+        chosen = heaviest(dataset, c, count)
         tiles = []
-        for i, pixels in zip(own, np.asarray(denormalise(dataset.norm, dataset.images[own]))):
+        for i, pixels in zip(chosen, np.asarray(denormalise(dataset.norm, dataset.images[chosen]))):
             picture = _data(_png(pixels, size))
             percent = f"{100 * dataset.weights[i]:.1f}"
             alt = f"class {name}" + (f", weight {percent} %" if weighted else "")
-            bar = f'<i style="width:{100 * dataset.weights[i] / heaviest:.0f}%"></i>{percent}' if weighted else ""
+            bar = f'<i style="width:{100 * dataset.weights[i] / largest:.0f}%"></i>{percent}' if weighted else ""
             tiles.append(f'<li><img src="{picture}" {box} alt="{escape(alt)}">{bar}</li>')
         widths = (f' style="width:{side}px"', "") if single else ("", f' style="max-width:{10 * side + 73}px"')
         rows.append(
@@ -247,14 +247,14 @@ def grid(dataset: DistilledDataset, most: int = 20) -> str:
         notes.append(f"{count} of the {dataset.ipc} images of each class.")
     if scale < 1:
         notes.append(f"Shown at {size[0]} × {size[1]} pixels; the images have {width} × {height}.")
-    # A few classes of one image stand five to a row.
+    # A few classes with one image each are laid out five to a row.
     few = f' style="max-width:{5 * side + 80}px"' if single and len(shown) <= 10 else ""
     below = paragraph(" ".join(notes), note=True) if notes else ""
     return f'<div class="grid{" single" if single else ""}"{few}>\n' + "\n".join(rows) + f"\n</div>{below}"
 
 
 def uneven(dataset: DistilledDataset) -> bool:
-    """Whether the images of some class differ in weight."""
+    """Whether the weights within some class differ."""
     return not np.allclose(dataset.weights, 1 / dataset.ipc, rtol=1e-4)
 
 
@@ -266,50 +266,58 @@ def _png(pixels: np.ndarray, size: tuple[int, int]) -> bytes:
 
 
 def bars(rows: Iterable[tuple[str, Sequence[float], str]], what: str) -> str:
-    """A bar a row: its name, the parts it is made of side by side, and a text at its end.
+    """A bar chart: each bar has a name, consists of parts side by side, and has a text at its end.
 
     Args:
-      rows: (name, parts, text); the longest bar, the sum of its parts, fills the width.
-      what: the parts in words, for those who cannot see them.
+      rows: (name, parts, text); the length of a bar is the sum of its parts, and the longest one fills the width.
+      what: a name of the parts for screen readers.
     """
     rows = list(rows)
     longest = max((sum(parts) for _, parts, _ in rows), default=0) or 1
     lines = []
     for name, parts, text in rows:
         inside = "".join(f'<i style="width:{100 * part / longest:.2f}%"></i>' for part in parts)
-        said = f"{what}: " + ", ".join(f"{part:.3g}" for part in parts)
+        label = f"{what}: " + ", ".join(f"{part:.3g}" for part in parts)
         lines.append(
-            f'<div><span class="name">{escape(name)}</span><span class="bar" role="img" aria-label="{escape(said)}">'
+            f'<div><span class="name">{escape(name)}</span><span class="bar" role="img" aria-label="{escape(label)}">'
             f'{inside}</span><span class="end">{escape(text)}</span></div>'
         )
     return '<div class="bars">\n' + "\n".join(lines) + "\n</div>"
 
 
-def curve(x: Sequence[float], lines: Mapping[str, Sequence[float]], across: str, up: str, log: bool = False) -> str:
-    """Lines over one axis, as SVG; the letters keep their size at any width.
+def curve(
+    x: Sequence[float] | np.ndarray,
+    lines: Mapping[str, Sequence[float] | np.ndarray],
+    across: str,
+    up: str,
+    log: bool = False,
+) -> str:
+    """Curves over a common axis as SVG; the text keeps its size at any width.
 
     Args:
       x: [n].
-      lines: name -> values [n]. Values that are not finite, or with ``log`` not positive, are left out, and so is a
-        line that has no others.
-      across, up: what the axes show.
-      log: whether the upright axis is logarithmic.
+      lines: name -> values [n]. Values that are not finite, or not positive if ``log``, are left out, and so are lines
+        without other values.
+      across: the title of the horizontal axis.
+      up: the title of the vertical axis.
+      log: whether the vertical axis is logarithmic.
     """
-    x = np.asarray(x, float)
-    lines = {name: np.asarray(values, float) for name, values in lines.items()}
-    there = {name: np.isfinite(values) & ((values > 0) | (not log)) for name, values in lines.items()}
-    lines = {name: values for name, values in lines.items() if there[name].any()}
-    if not lines:
+    positions = np.asarray(x, float)
+    curves = {name: np.asarray(values, float) for name, values in lines.items()}
+    there = {name: np.isfinite(values) & ((values > 0) | (not log)) for name, values in curves.items()}
+    curves = {name: values for name, values in curves.items() if there[name].any()}
+    if not curves:
         return paragraph(f"There is no {up} to show.", note=True)
-    every = np.concatenate([values[there[name]] for name, values in lines.items()])
-    scale = np.log10 if log else lambda values: np.asarray(values, float)
-    low, high = (float(scale(value)) for value in (every.min(), every.max()))
+    every = np.concatenate([values[there[name]] for name, values in curves.items()])
+    scale = (lambda value: float(np.log10(value))) if log else float
+    low, high = (scale(value) for value in (every.min(), every.max()))
     flat = high - low <= 1e-6 * abs(high)
     margin = (0.1 * abs(high) or 0.1) if flat else 0.06 * (high - low)
     low, high = low - margin, high + margin
-    left, right = float(x.min()), float(x.max()) if x.max() > x.min() else float(x.min()) + 1
+    left = float(positions.min())
+    right = float(positions.max()) if positions.max() > left else left + 1
     place_x = lambda value: 100 * (value - left) / (right - left)
-    place_y = lambda value: 100 * (float(scale(value)) - low) / (high - low)
+    place_y = lambda value: 100 * (scale(value) - low) / (high - low)
     uprights = _log_ticks(10**low, 10**high) if log else _ticks(low, high)
     drawn, labels, legend = [], [], []
     for tick, text in zip(uprights, [f"{tick:.6g}" for tick in uprights] if log else _alike(uprights)):
@@ -317,35 +325,36 @@ def curve(x: Sequence[float], lines: Mapping[str, Sequence[float]], across: str,
         labels.append(f'<span class="y" style="bottom:{place_y(tick):.2f}%">{text}</span>')
     for tick, text in zip(_ticks(left, right), _alike(_ticks(left, right))):
         labels.append(f'<span class="x" style="left:{place_x(tick):.2f}%">{text}</span>')
-    for k, (name, values) in enumerate(lines.items()):
-        points = [(place_x(a), 100 - place_y(b)) for a, b, ok in zip(x, values, there[name]) if ok]
-        # A stroke of no length with round ends is a dot.
+    for k, (name, values) in enumerate(curves.items()):
+        points = [(place_x(a), 100 - place_y(b)) for a, b, ok in zip(positions, values, there[name]) if ok]
+        # A stroke of zero length with round ends is drawn as a dot.
         path = "L".join(f"{a:.2f} {b:.2f}" for a, b in (points if len(points) > 1 else 2 * points))
         drawn.append(f'<path class="line c{k % 6}{"" if len(points) > 1 else " dot"}" d="M{path}"/>')
         mark = f'<path class="line c{k % 6}" d="M1 5H27"/>'
         mark = f'<svg class="mark" aria-hidden="true" viewBox="0 0 28 10">{mark}</svg>'
         legend.append(f"<li>{mark}{escape(name)}</li>")
     ends = "; ".join(
-        f"{name} from {values[there[name]][0]:.3g} to {values[there[name]][-1]:.3g}" for name, values in lines.items()
+        f"{name} from {values[there[name]][0]:.3g} to {values[there[name]][-1]:.3g}" for name, values in curves.items()
     )
-    said = f"{up} over {across}: {ends}"
+    label = f"{up} over {across}: {ends}"
     note = ", logarithmic" if log else ""
     return (
         f'<figure class="plot"><ul class="legend">{"".join(legend)}</ul><p class="up">{escape(up)}{note}</p>\n'
-        f'<div class="area" role="img" aria-label="{escape(said)}">\n'
+        f'<div class="area" role="img" aria-label="{escape(label)}">\n'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{"".join(drawn)}</svg>\n'
         f'{"".join(labels)}\n</div><p class="across">{escape(across)}</p></figure>'
     )
 
 
 def _ticks(low: float, high: float, most: int = 7) -> list[float]:
-    """Round numbers from ``low`` to ``high``, at most ``most`` of them."""
+    """At most ``most`` round numbers from ``low`` to ``high``."""
     unit = 10.0 ** floor(log10((high - low) / most))
     step = next(k * unit for k in (1, 2, 5, 10, 20) if floor(high / (k * unit)) - ceil(low / (k * unit)) < most)
     return [k * step for k in range(ceil(low / step), floor(high / step) + 1)]
 
 
 def _log_ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """At most ``most`` round numbers from ``low`` to ``high`` for a logarithmic axis."""
     decades = range(floor(log10(low)), ceil(log10(high)) + 1)
     for digits in ((1, 2, 3, 5), (1, 2, 5), (1,)):
         ticks = [k * 10.0**n for n in decades for k in digits if low <= k * 10.0**n <= high]
@@ -355,7 +364,7 @@ def _log_ticks(low: float, high: float, most: int = 7) -> list[float]:
 
 
 def _alike(ticks: list[float]) -> list[str]:
-    """The numbers with as many decimals each."""
+    """The numbers as text, all with the same number of decimals."""
     texts = [f"{tick:.6g}" for tick in ticks]
     decimals = max(len(text.partition(".")[2]) for text in texts)
     return texts if any("e" in text for text in texts) else [f"{tick:.{decimals}f}" for tick in ticks]

@@ -1,10 +1,10 @@
-"""What weights are worth, and how the distance falls with the number of atoms, made again from real data.
+"""The value of weights, and how W2 falls with the number of atoms, measured on real data.
 
     python -m experiments.tables ot [--dataset NAME --teacher FOLDER --out FOLDER]
 
-In the features of a teacher or, with `--space latents`, in the latents of an autoencoder. DDOQ (Tan and Slade, arXiv
-2501.07681) reports 15.7 % less W2 at 10 atoms a class and 16.1 % at 50 from weighting D4M's centroids, in the VAE
-latents of ImageNet-1K. A minute for the digits, which train their own teacher first.
+The points are the features of a teacher or, with `--space latents`, the latents of an autoencoder. For comparison, DDOQ
+(Tan and Slade, arXiv 2501.07681) reports that weighting D4M's centroids reduces W2 by 15.7 % at 10 atoms per class and
+by 16.1 % at 50, in the VAE latents of ImageNet-1K. Digits take a minute, including the training of the teacher.
 """
 
 import csv
@@ -26,7 +26,7 @@ from jaxdd.stages.summarize import summarize
 from jaxdd.workspace import LatentConfig, TeacherConfig, open_workspace
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  the backend is chosen first
+import matplotlib.pyplot as plt  # noqa: E402  the backend must be chosen first
 from matplotlib.ticker import MaxNLocator, ScalarFormatter  # noqa: E402
 
 DDOQ = {10: 15.7, 50: 16.1}
@@ -34,25 +34,26 @@ DDOQ = {10: 15.7, 50: 16.1}
 
 @dataclass(frozen=True)
 class OtConfig(TeacherConfig):
-    """Which points, and how many atoms."""
+    """The points to summarize, and the numbers of atoms."""
 
     teacher: Path | None = None
-    """Folder of a teacher that experiments.train wrote; default: one is trained."""
+    """Folder of a teacher from experiments.train; default: one is trained."""
     space: str = "features"
     """"features" of the teacher, or "latents" of an autoencoder."""
     latent: LatentConfig = field(default_factory=LatentConfig)
     counts: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200, 500)
-    """Atoms a class; those beyond half of the smallest class are left out."""
+    """Atoms per class; numbers above half the size of the smallest class are left out."""
     exact: int = 10
-    """W2^2 under uniform weights is a linear program for each class: this many classes at most."""
+    """The largest number of classes for which W2^2 under uniform weights is computed; each is a linear program."""
     out: Path = Path("runs/tables")
 
 
 def ot_rows(points: np.ndarray, labels: np.ndarray, counts: tuple[int, ...], exact: int) -> list[dict]:
-    """One row a number of atoms; squared distances are means over the classes.
+    """One row per number of atoms; squared distances are means over the classes.
 
     free: W2^2 with cell masses. same_uniform: with equal weights on the same atoms. barycenter_uniform: with equal
-    weights on atoms made for them. held_out: the distortion of the other half of the points, from one half.
+    weights on atoms optimised for them. held_out: quantize one half of the points, and measure the distortion of the
+    other half.
     """
     classes = int(labels.max()) + 1
     members = [np.flatnonzero(labels == c) for c in range(classes)]
@@ -62,14 +63,14 @@ def ot_rows(points: np.ndarray, labels: np.ndarray, counts: tuple[int, ...], exa
         free = summarize(points, labels, m)
         uniform = summarize(points, labels, m, weights="uniform")
         half = summarize(points[halves[0]], labels[halves[0]], m)
-        same, held = [], []
+        same, held_out = [], []
         for c in range(classes):
             other = points[halves[1][labels[halves[1]] == c]]
             measure = Measure(other, np.full(len(other), 1 / len(other), np.float32))
-            held.append(float(ot.distortion(measure, half.atoms.points[c])))
+            held_out.append(float(ot.distortion(measure, half.atoms.points[c])))
             if c < exact:
-                own = Measure(points[members[c]], np.full(len(members[c]), 1 / len(members[c])))
-                same.append(ot.exact(own, Measure(free.atoms.points[c], np.full(m, 1 / m))))
+                whole = Measure(points[members[c]], np.full(len(members[c]), 1 / len(members[c])))
+                same.append(ot.exact(whole, Measure(free.atoms.points[c], np.full(m, 1 / m))))
         weights = np.asarray(free.atoms.weights)
         some = slice(0, exact)
         rows.append({
@@ -77,8 +78,8 @@ def ot_rows(points: np.ndarray, labels: np.ndarray, counts: tuple[int, ...], exa
             "free": float(free.cost.mean()),
             "same_uniform": float(np.mean(same)),
             "barycenter_uniform": float(uniform.cost.mean()),
-            "held_out": float(np.mean(held)),
-            # In W2, class by class: the mean of the ratios, as their distances have no common scale.
+            "held_out": float(np.mean(held_out)),
+            # Ratios of W2 for each class, then their mean: the distances of different classes have no common scale.
             "weights_save": float(1 - np.mean(np.sqrt(np.asarray(free.cost)[some] / np.asarray(same)))),
             "uniform_costs": float(np.mean(np.sqrt(np.asarray(uniform.cost / free.cost))) - 1),
             "effective": float(np.mean(1 / (weights**2).sum(1))),
@@ -87,24 +88,25 @@ def ot_rows(points: np.ndarray, labels: np.ndarray, counts: tuple[int, ...], exa
 
 
 def zador(rows: list[dict], column: str, least: int = 5) -> tuple[float, float]:
-    """The slope of log W2 over log m from `least` atoms on, and the dimension d of Zador's rate m^(-1/d)."""
+    """The slope of log W2 over log m for m >= ``least``, and the dimension d in Zador's rate m^(-1/d)."""
     used = [row for row in rows if row["m"] >= least]
     slope = np.polyfit(np.log([row["m"] for row in used]), 0.5 * np.log([row[column] for row in used]), 1)[0]
     return float(slope), float(-1 / slope)
 
 
 def ot_plot(rows: list[dict], title: str, path: Path) -> None:
+    """Plot W2 over the number of atoms, and the saving through weights, into a PNG."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     m = np.array([row["m"] for row in rows])
     for column, label, style in (
         ("same_uniform", "quantizer, equal weights", "C1s--"),
         ("barycenter_uniform", "barycenter, equal weights", "C2^-"),
         ("free", "quantizer, cell masses", "C0o-"),
-        ("held_out", "quantizer of half, other half", "C7x:"),
+        ("held_out", "quantizer of one half, other half", "C7x:"),
     ):
         slope, dimension = zador(rows, column)
         left.loglog(m, np.sqrt([row[column] for row in rows]), style, label=f"{label}: {slope:.3f}, {dimension:.1f}")
-    left.set(xlabel="atoms a class, m", ylabel="W2", title="Zador's rate: slope, and dimension read off it")
+    left.set(xlabel="atoms per class, m", ylabel="W2", title="Zador's rate: slope and intrinsic dimension")
     left.set_xticks(m, m)
     left.minorticks_off()
     left.yaxis.set_major_locator(MaxNLocator(6))
@@ -115,10 +117,10 @@ def ot_plot(rows: list[dict], title: str, path: Path) -> None:
     x = [row["m"] for row in several]
     right.semilogx(x, [100 * row["weights_save"] for row in several], "C0o-", label="on the same atoms")
     costs = [100 * (1 - 1 / (1 + row["uniform_costs"])) for row in several]
-    right.semilogx(x, costs, "C2^-", label="against atoms made for equal weights")
+    right.semilogx(x, costs, "C2^-", label="against atoms optimised for equal weights")
     right.plot(list(DDOQ), list(DDOQ.values()), "k*", ms=10, label="DDOQ, VAE latents of ImageNet-1K")
     right.set(
-        xlabel="atoms a class, m", ylabel="less W2 through weights, %", title="What weights are worth", ylim=(0, None)
+        xlabel="atoms per class, m", ylabel="W2 saved by weights, %", title="The value of weights", ylim=(0, None)
     )
     right.set_xticks(x, x)
     right.minorticks_off()
@@ -130,14 +132,20 @@ def ot_plot(rows: list[dict], title: str, path: Path) -> None:
 
 
 def table(config: OtConfig) -> None:
-    """Make and print the table, and write it beside a plot into ``config.out``."""
+    """Compute and print the table, and write it and a plot into ``config.out``.
+
+    Raises:
+      InputError: an unknown space, or fewer than two usable numbers of atoms from 5 on.
+    """
     SPACES.find(config.space)
     workspace = open_workspace(config, config.out, config.teacher, config.latent)
     real = workspace.real
     most = int(np.bincount(real.source.labels["train"]).min()) // 2
     counts = tuple(m for m in config.counts if 1 <= m <= most)
     if len([m for m in counts if m >= 5]) < 2:
-        raise InputError(f"`counts` {config.counts}: give two or more from 5 to {most}, half of the smallest class")
+        raise InputError(
+            f"`counts` {config.counts} is too short; give two or more from 5 to {most}, half of the smallest class"
+        )
     encoded = workspace.classes(config.space).encoded
     features = "autoencoder" not in SPACES[config.space].needs
     kind = workspace.teacher.info["model"] if features else "vae"
@@ -158,7 +166,7 @@ def table(config: OtConfig) -> None:
 
 
 def as_text(rows: list[dict]) -> str:
-    """The rows as an aligned table, and Zador's rate below."""
+    """The rows as an aligned table, with Zador's rate below it."""
     head = ["m", "W2^2 free", "same atoms, equal", "best equal", "held out", "W2 saved", "equal costs", "effective m"]
     body = [
         [str(row["m"]), *(f"{row[name]:.4g}" for name in ("free", "same_uniform", "barycenter_uniform", "held_out")),

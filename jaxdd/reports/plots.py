@@ -1,7 +1,7 @@
-"""Plots and picture sheets of results: rows of evaluation.json in, a matplotlib figure or a picture out.
+"""Plots and picture sheets of results: from rows of evaluation.json to a matplotlib figure or a picture.
 
-Every plot returns its figure and writes it as a PNG where a path is given; nothing is shown and no state is kept.
-A method with a name of its own has the same colour and mark in all of them.
+Every plot returns its figure, and writes it as a PNG if there is a path. Nothing is shown, and no state is kept. A
+method has the same colour and marker in all plots.
 """
 
 import io
@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -19,10 +20,11 @@ from PIL import Image, ImageDraw, ImageFont
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import atomic
+from jaxdd.reports.preview import heaviest
 from jaxdd.students.protocol import named
 from jaxdd.students.rows import caption
 
-# Told apart by readers who see no red or green; the marks tell them apart once more.
+# Colours that readers with red-green blindness can distinguish; the markers differ as well.
 _PALETTE = (
     "#20608f",
     "#d9722e",
@@ -49,7 +51,7 @@ _CORESETS = {
 
 
 def styles(methods: Sequence[str]) -> dict[str, dict]:
-    """Colour and mark of each method: fixed ones, or those that its name decides, and the next if these are taken."""
+    """Colour and marker of each method: fixed for known methods, otherwise chosen by a hash of the name."""
     looks = {method: _CORESETS[method] for method in methods if method in _CORESETS}
     places = {method: _METHODS.index(method) for method in methods if method in _METHODS}
     for method in methods:
@@ -73,27 +75,27 @@ def accuracy_by_ipc(
     labels: Sequence[str] = ("hard", "soft"),
     path: Path | None = None,
 ) -> Figure:
-    """Accuracy over the number of images per class, a panel a kind of labels, a line a method.
+    """Accuracy over the number of images per class: one panel per kind of labels, one line per method.
 
     Args:
-      rows: of one dataset and student, accuracies in [0, 1]. Error bars are one standard deviation over the seeds.
-        ``full``, all real data, is a level line in every panel, whatever labels it saw.
-      published: method -> {images per class: percent}, dashed in the colour of the method. Papers that report one
-        curve train with a teacher's labels, so panels of hard labels leave it out where there are others.
-      labels: the panels, in order; those without a row are left out.
+      rows: rows of one dataset and student, accuracies in [0, 1]. Error bars are one standard deviation over the seeds.
+        ``full``, all real data, is a horizontal line in every panel, whatever labels it was trained with.
+      published: method -> {images per class: percent}, dashed in the colour of the method. Papers that report a single
+        curve train with a teacher's labels, so if there are panels of soft labels, those of hard labels omit it.
+      labels: the panels, in order; those without rows are left out.
 
     Raises:
-      InputError: rows of several datasets or students, or none to draw.
+      InputError: rows of several datasets or students, or no rows to draw.
     """
     _one(rows, "dataset")
     _one(rows, "student")
     figure, panels = _panels(rows, labels)
     looks = styles([*_methods(rows), *(published or {})])
     for kind, axes in panels.items():
-        own = [row for row in rows if row["labels"] == kind and row["ipc"] is not None]
+        shown = [row for row in rows if row["labels"] == kind and row["ipc"] is not None]
         paper = {} if _hard(kind) and not all(map(_hard, panels)) else published or {}
-        for method in _methods(own):
-            _line(axes, [row for row in own if row["method"] == method], "ipc", looks[method], method)
+        for method in _methods(shown):
+            _line(axes, [row for row in shown if row["method"] == method], "ipc", looks[method], method)
         for method, curve in paper.items():
             x = sorted(curve)
             look = looks[method] | {"markerfacecolor": "white", "linestyle": (0, (4, 3))}
@@ -101,7 +103,7 @@ def accuracy_by_ipc(
         full = [row for row in rows if row["method"] == "full"]
         if full:
             axes.axhline(100 * full[0]["mean"], color=_GREY, linewidth=1.2, linestyle=":", label=_FULL)
-        counts = sorted({row["ipc"] for row in own}.union(*paper.values()))
+        counts = sorted({row["ipc"] for row in shown}.union(*paper.values()))
         _log_axis(axes, counts)
         axes.set_xlabel("images per class")
     return _finish(figure, panels, f"{rows[0]['dataset']}, {rows[0]['student']}", path)
@@ -110,18 +112,19 @@ def accuracy_by_ipc(
 def sensitivity(
     rows: Sequence[dict], path: Path | None = None, setting: str = "moment_weight", name: str = "moment weight, λ"
 ) -> Figure:
-    """Accuracy over one setting of a method, a panel a kind of labels, a line a dataset, student and IPC.
+    """Accuracy over one setting of a method: one panel per kind of labels, one line per dataset, student and IPC.
 
     Args:
-      rows: with the value under ``setting``. The axis is logarithmic; zero has a place of its own at the left.
-      name: of the axis.
+      rows: rows with the value of the setting under ``setting``. The axis is logarithmic, and zero is drawn at its left
+        end.
+      name: the title of the axis.
 
     Raises:
-      InputError: no row with such a setting.
+      InputError: no rows, or rows without the setting.
     """
     missing = [row for row in rows if setting not in row]
     if missing or not rows:
-        raise InputError(f"{len(missing)} of {len(rows)} rows have no {setting!r}; give rows with it to draw over it")
+        raise InputError(f"{len(missing)} of {len(rows)} rows have no {setting!r}; give only rows that have it")
     figure, panels = _panels(rows, list(dict.fromkeys(row["labels"] for row in rows)))
     series = list(dict.fromkeys(_case(row) for row in rows))
     words = _words(series)
@@ -130,27 +133,27 @@ def sensitivity(
     zero = positive[0] / 10 if positive else 1.0
     for kind, axes in panels.items():
         for k, case in enumerate(series):
-            own = [
+            shown = [
                 {**row, setting: float(row[setting]) or zero}
                 for row in rows
                 if row["labels"] == kind and _case(row) == case
             ]
-            if own:
+            if shown:
                 look = {"color": _PALETTE[k % len(_PALETTE)], "marker": _MARKS[k % len(_MARKS)]}
-                _line(axes, own, setting, look, words[case])
+                _line(axes, shown, setting, look, words[case])
         _log_axis(axes, [value or zero for value in values], [f"{value:g}" for value in values])
         axes.set_xlabel(name)
     return _finish(figure, panels, ", ".join(_methods(rows)), path)
 
 
 def architectures(rows: Sequence[dict], path: Path | None = None, labels: Sequence[str] = ("hard", "soft")) -> Figure:
-    """Accuracy of each method with each student, a panel a kind of labels: what carries over to other networks.
+    """Accuracy of each method with each student, to compare architectures: one panel per kind of labels.
 
     Args:
-      rows: of one dataset; a method with several numbers of images per class counts as several.
+      rows: rows of one dataset; a method with several numbers of images per class counts as several methods.
 
     Raises:
-      InputError: rows of several datasets, or none to draw.
+      InputError: rows of several datasets, or no rows to draw.
     """
     _one(rows, "dataset")
     figure, panels = _panels(rows, labels)
@@ -160,15 +163,15 @@ def architectures(rows: Sequence[dict], path: Path | None = None, labels: Sequen
     looks = styles([method for method, _ in entries])
     for kind, axes in panels.items():
         for k, (method, ipc) in enumerate(entries):
-            own = {row["student"]: row for row in rows
-                   if (row["labels"], row["method"], row["ipc"]) == (kind, method, ipc)}  # fmt: skip
-            x = [students.index(student) + 0.7 * ((k + 0.5) / len(entries) - 0.5) for student in own]
+            shown = {row["student"]: row for row in rows
+                     if (row["labels"], row["method"], row["ipc"]) == (kind, method, ipc)}  # fmt: skip
+            x = [students.index(student) + 0.7 * ((k + 0.5) / len(entries) - 0.5) for student in shown]
             look = looks[method] | {"linestyle": "none", "markersize": 7, "capsize": 3}
             fade = 1.0 if len(counts) == 1 else 0.45 + 0.55 * sorted(counts).index(ipc) / (len(counts) - 1)
             axes.errorbar(
                 x,
-                [100 * row["mean"] for row in own.values()],
-                [100 * row["std"] for row in own.values()],
+                [100 * row["mean"] for row in shown.values()],
+                [100 * row["std"] for row in shown.values()],
                 label=method if len(counts) == 1 else f"{method}, {ipc} IPC",
                 alpha=fade,
                 **look,
@@ -180,7 +183,7 @@ def architectures(rows: Sequence[dict], path: Path | None = None, labels: Sequen
         for edge in range(1, len(students)):
             axes.axvline(edge - 0.5, color="#e3e6e8", linewidth=1)
         crowded = sum(map(len, students)) > 40
-        turned = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+        turned: dict[str, Any] = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
         axes.set_xticks(range(len(students)), students, **turned)
         axes.set_xlim(-0.5, len(students) - 0.5)
         axes.grid(visible=False, axis="x")
@@ -191,19 +194,19 @@ def architectures(rows: Sequence[dict], path: Path | None = None, labels: Sequen
 def per_class_sheet(
     datasets: Mapping[str, DistilledDataset], classes: int | Sequence[int], path: Path | None = None, most: int = 10
 ) -> Image.Image:
-    """One class as each method sees it: a row a method, the heaviest images first, a block a class.
+    """The images of some classes in several datasets: one block per class, one row per dataset, heaviest images first.
 
     Args:
-      datasets: name -> dataset; all of the same classes, in sizes of their own.
+      datasets: name -> dataset; all have the same classes, but image sizes may differ.
       classes: an index into the class names, or several.
-      most: so many images a row.
+      most: the largest number of images per row.
 
     Raises:
-      InputError: datasets of other classes, or a class that there is not.
+      InputError: no dataset, datasets of different classes, or an unknown class.
     """
     classes = [classes] if isinstance(classes, int) else list(classes)
     if not datasets or not classes:
-        raise InputError("no dataset or no class to draw; give one of each")
+        raise InputError("no dataset or no class to draw; give at least one of each")
     names = next(iter(datasets.values())).class_names
     for name, dataset in datasets.items():
         if dataset.class_names != names:
@@ -211,7 +214,7 @@ def per_class_sheet(
     for c in classes:
         if not 0 <= c < len(names):
             raise InputError(f"there is no class {c}; give an index from 0 to {len(names) - 1}")
-    # One side for all: the largest images as they are, small ones magnified.
+    # Draw all images at the side of the largest ones; small images are magnified.
     largest = max(dataset.images.shape[1] for dataset in datasets.values())
     side = largest * max(1, 96 // largest)
     gap, text, head = max(4, side // 16), max(14, side // 9), max(17, side // 7)
@@ -228,9 +231,7 @@ def per_class_sheet(
         y += head + 2 * gap
         for name, dataset in datasets.items():
             draw.text((gap, y + side // 2), name, fill="#444c53", font=font, anchor="lm")
-            own = np.flatnonzero(dataset.labels == c)
-            own = own[np.argsort(-dataset.weights[own], kind="stable")][:most]
-            for column, picture in enumerate(_pictures(dataset, own)):
+            for column, picture in enumerate(_pictures(dataset, heaviest(dataset, c, most))):
                 small = side % picture.width == 0
                 how = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
                 sheet.paste(picture.resize((side, side), how), (left + column * (side + gap), y))
@@ -242,18 +243,20 @@ def per_class_sheet(
 
 
 def _pictures(dataset: DistilledDataset, rows: np.ndarray) -> Iterable[Image.Image]:
+    """The images of some rows as RGB or grey pictures."""
     some = replace(dataset, images=dataset.images[rows])
     for pixels in some.pixels():
         yield Image.fromarray(np.repeat(pixels, 3, -1) if pixels.shape[-1] == 1 else pixels)
 
 
-# What the plots share
+# Helpers of all plots
 
 
 def _panels(rows: Sequence[dict], labels: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with one panel per kind of labels that has rows; InputError if there is none."""
     kinds = [kind for kind in labels if any(row["labels"] == kind and row["ipc"] is not None for row in rows)]
     if not kinds:
-        raise InputError(f"no row has labels {' or '.join(labels)}; give rows of evaluation.json that do")
+        raise InputError(f"no row has labels {' or '.join(labels)}; give rows of evaluation.json that have them")
     figure = Figure(figsize=(1.2 + 4.4 * len(kinds), 4.4), layout="constrained")
     axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for kind, one in zip(kinds, axes):
@@ -266,23 +269,26 @@ def _panels(rows: Sequence[dict], labels: Sequence[str]) -> tuple[Figure, dict[s
 
 
 def _line(axes: Axes, rows: list[dict], x: str, look: dict, label: str) -> None:
+    """Draw accuracies in percent, with error bars, over the field ``x`` of the rows."""
     rows = sorted(rows, key=lambda row: row[x])
     mean, spread = (100 * np.array([row[name] for row in rows]) for name in ("mean", "std"))
     axes.errorbar([row[x] for row in rows], mean, spread, label=label, linewidth=1.8, markersize=6, capsize=3, **look)
 
 
 def _log_axis(axes: Axes, ticks: Sequence[float], texts: Sequence[str] | None = None) -> None:
+    """Make the x axis logarithmic, with just these ticks."""
     axes.set_xscale("log")
     axes.set_xticks(ticks, texts or [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
 
 
 def _finish(figure: Figure, panels: Mapping[str, Axes], title: str, path: Path | None) -> Figure:
+    """Add the legend and the title, and write the figure if there is a path."""
     handles: dict[str, Artist] = {}
     for axes in panels.values():
         for handle, label in zip(*axes.get_legend_handles_labels()):
             handles.setdefault(label, handle)
-    # Measured lines first, then published ones, then the level of all data.
+    # Measured lines come first, then published ones, then the line of all real data.
     handles = dict(sorted(handles.items(), key=lambda item: (item[0] == _FULL, item[0].endswith(_PAPER))))
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 2 + 2 * len(panels)),
@@ -296,10 +302,12 @@ def _finish(figure: Figure, panels: Mapping[str, Axes], title: str, path: Path |
 
 
 def _methods(rows: Iterable[dict]) -> list[str]:
+    """The methods of the rows in their order, without ``full``."""
     return list(dict.fromkeys(row["method"] for row in rows if row["method"] != "full"))
 
 
 def _hard(kind: str) -> bool:
+    """Whether a protocol has hard labels."""
     try:
         return not named(kind).labels.asks_teacher
     except InputError:  # rows of a protocol that is not registered here
@@ -307,9 +315,10 @@ def _hard(kind: str) -> bool:
 
 
 def _one(rows: Sequence[dict], name: str) -> None:
-    found = list(dict.fromkeys(row[name] for row in rows))
-    if len(found) != 1:
-        raise InputError(f"rows of {len(found)} {name}s ({', '.join(map(str, found))}); draw one at a time")
+    """Raise InputError unless the field ``name`` is the same in all rows."""
+    values = list(dict.fromkeys(row[name] for row in rows))
+    if len(values) != 1:
+        raise InputError(f"rows of {len(values)} {name}s ({', '.join(map(str, values))}); draw one at a time")
 
 
 def _case(row: dict) -> tuple:
@@ -317,6 +326,6 @@ def _case(row: dict) -> tuple:
 
 
 def _words(cases: Sequence[tuple]) -> dict[tuple, str]:
-    """Each case by what tells it from the others."""
+    """A name for each case, made of the parts in which the cases differ."""
     kept = [i for i in range(4) if len({case[i] for case in cases}) > 1] or [1, 2]
     return {case: ", ".join(case[i] for i in kept) for case in cases}

@@ -1,6 +1,7 @@
-"""A distilled dataset as one picture."""
+"""A distilled dataset as a picture, and which of its images to show."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -9,10 +10,16 @@ from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground.files import atomic
 
 
-def preview(dataset: DistilledDataset, path: Path | str, most: int = 20) -> None:
-    """Write a PNG grid: a row a class with its name, at most ``most`` images of it, small ones magnified.
+def heaviest(dataset: DistilledDataset, label: int, most: int) -> np.ndarray:
+    """The indices of at most ``most`` images of a class, by falling weight."""
+    rows = np.flatnonzero(dataset.labels == label)
+    return rows[np.argsort(-dataset.weights[rows], kind="stable")][:most]
 
-    Beyond fifty classes the first fifty are shown. One image a class is laid out five classes to a row.
+
+def preview(dataset: DistilledDataset, path: Path | str, most: int = 20) -> None:
+    """Write a PNG grid: one row per class, with its name and at most ``most`` images; small images are magnified.
+
+    At most fifty classes are shown. With one image per class, five classes share a row.
     """
     pixels = dataset.pixels()
     if pixels.shape[-1] == 1:
@@ -55,7 +62,8 @@ def preview(dataset: DistilledDataset, path: Path | str, most: int = 20) -> None
         sheet.save(place, "PNG")
 
 
-def _fitted(name: str, font, width: int) -> str:
+def _fitted(name: str, font: Any, width: int) -> str:
+    """The longest beginning of a name that is at most ``width`` pixels wide."""
     while name and font.getlength(name) > width:
         name = name[:-1]
     return name

@@ -1,6 +1,6 @@
-"""The page of a run folder: its images, what they are worth, and how they were made.
+"""The page of a run folder: its images, the accuracies of students, and how the images were made.
 
-What a folder does not hold, such as the accuracies before `experiments.evaluate`, has no section.
+Sections for files that the folder lacks, such as the accuracies before `experiments.evaluate`, are left out.
 """
 
 import dataclasses
@@ -8,6 +8,7 @@ import json
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +17,12 @@ from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import read_json, write_text
-from jaxdd.reports import html
+from jaxdd.reports import html, tables
 from jaxdd.reports.preview import preview
 from jaxdd.students.rows import caption, cell
 from jaxdd.workspace import config_of
 
-# Part of every command, defaults or not.
+# Flags that every command shows, even at their defaults.
 _ALWAYS = ("method", "dataset", "ipc", "out")
 
 
@@ -58,36 +59,34 @@ def write(folder: Path) -> Path:
 
 
 def _facts(dataset: DistilledDataset) -> dict[str, str]:
-    made = dataset.provenance
+    provenance = dataset.provenance
     height, width, channels = dataset.images.shape[1:]
     known = {"Images": f"{len(dataset.labels)} of {width} × {height} × {channels}"}
-    if "teacher" in made:
-        teacher = made["teacher"]
-        held = " (held-out train images)" if teacher.get("holdout") else ""
-        known["Teacher"] = f"{teacher['model']}, accuracy {100 * teacher['accuracy']:.1f} %{held}"
-    if "recognised" in made:
-        known["Recognised by the teacher"] = f"{100 * made['recognised']:.1f} %"
+    if "teacher" in provenance:
+        teacher = provenance["teacher"]
+        held_out = " (held-out train images)" if teacher.get("holdout") else ""
+        known["Teacher"] = f"{teacher['model']}, accuracy {100 * teacher['accuracy']:.1f} %{held_out}"
+    if "recognised" in provenance:
+        known["Recognised by the teacher"] = f"{100 * provenance['recognised']:.1f} %"
     for name, label in (("latents", "Latent model"), ("seed", "Seed"), ("device", "Device"), ("jax", "JAX")):
-        if name in made:
-            known[label] = str(made[name])
+        if name in provenance:
+            known[label] = str(provenance[name])
     return known
 
 
 def accuracies(rows: list[dict]) -> list[str]:
-    """Rows of evaluation.json as a table: a line a method and student, a column a kind of labels, the best in bold.
+    """Rows of evaluation.json as a table: one line per method and student, one column per kind of labels.
 
-    Best is the highest mean of a dataset, student and number of images per class, ties included, where there are
-    several. What is the same in all rows is said below instead of in a column.
+    The highest mean for a dataset, student and number of images per class is bold, ties included, if there are several
+    methods. A dataset or student that is the same in all rows is named below the table instead of in a column.
     """
     kinds = list(dict.fromkeys(["hard", "soft"] + [row["labels"] for row in rows]))
     kinds = [kind for kind in kinds if any(row["labels"] == kind for row in rows)]
     several = [name for name in ("dataset", "student") if len({row[name] for row in rows}) > 1]
-    lines: dict[tuple, dict[str, list[float]]] = {}
-    for row in rows:
-        line = lines.setdefault((row["dataset"], row["student"], row["method"], row["ipc"]), {})
-        line[row["labels"]] = row["accuracies"]
-    body, contests, left = [], {}, len(several) + 1
-    for i, ((dataset, student, method, ipc), cells) in enumerate(lines.items()):
+    body: list[list[str]] = []
+    contests: dict[tuple, list[tuple]] = {}  # the cells (line, column, mean) that compete for bold type
+    left = len(several) + 1
+    for i, ((dataset, student, method, ipc), cells) in enumerate(tables.by_line(rows).items()):
         where = {"dataset": dataset, "student": student}
         body.append([method, *(where[name] for name in several), "all" if ipc is None else str(ipc)])
         body[-1] += [cell(cells[kind]) if kind in cells else "" for kind in kinds]
@@ -120,11 +119,11 @@ def _weights(dataset: DistilledDataset) -> list[str]:
     if dataset.ipc == 1:
         return []
     if not html.uneven(dataset):
-        return [html.heading("Weights"), html.paragraph("All images weigh the same.")]
+        return [html.heading("Weights"), html.paragraph("All images have the same weight.")]
     shares = [np.sort(dataset.weights[dataset.labels == c])[::-1] for c in range(len(dataset.class_names))]
     counts = np.array([share.sum() ** 2 / (share**2).sum() for share in shares])
     text = (
-        "The share of each image in its class, heaviest first, and the effective number of images, 1/Σw²: "
+        "The weights of the images of each class, heaviest first, and the effective number of images, 1/Σw²: "
         f"{counts.mean():.1f} of {dataset.ipc} on average, from {counts.min():.1f} to {counts.max():.1f}."
     )
     rows = _first((name, share, f"{count:.1f}") for name, share, count in zip(dataset.class_names, shares, counts))
@@ -140,10 +139,9 @@ def _distances(place: Path, dataset: DistilledDataset, config: dict) -> list[str
         return []
     last, summarizer = costs[:, -1], config["recipe"].get("summarizer", {})
     where = summarizer.get("space", "features")
-    # The costs are those of the solver's own masses, whatever becomes of them.
-    masses = "its atoms with the weights that the solver found or held"
+    # The costs belong to the solver's masses, before these are tempered.
     text = (
-        f"W2² between the real {where} of a class and {masses}, as attained: "
+        f"W2² between the real {where} of a class and its atoms, with the weights of the solver: "
         f"{last.mean():#.4g} on average, from {last.min():#.4g} to {last.max():#.4g}."
     )
     rows = _first((name, [cost], f"{cost:#.4g}") for name, cost in zip(dataset.class_names, last))
@@ -172,12 +170,12 @@ def _losses(place: Path, config: dict) -> list[str]:
         return []
     weights = config["recipe"].get("imager", {})
 
-    def said(term: str) -> str:
+    def title(term: str) -> str:
         watched = weights.get(f"{term}_weight") == 0
         return term.replace("_", " ") + (" (watched, not optimised)" if watched else "")
 
-    terms = {said(term): [line[term] for line in lines] for term in lines[0] if term != "step"}
-    text = "The terms of the loss before they are weighted, means over the classes."
+    terms = {title(term): [line[term] for line in lines] for term in lines[0] if term != "step"}
+    text = "The unweighted terms of the loss, averaged over the classes."
     return [
         html.heading("Recovery"),
         html.paragraph(text),
@@ -192,18 +190,18 @@ def _settings(config: dict) -> list[str]:
             if name in usual]  # fmt: skip
     changed = [(i, 1) for i, (_, value, other) in enumerate(rows) if value != other]
     blocks = [html.heading("How to make it again"), html.code(command(config))]
-    strange = [name for name in now if name not in usual]
-    if strange:
-        text = f"This version has no such setting, so the command leaves it out: {', '.join(strange)}."
+    unknown = [name for name in now if name not in usual]
+    if unknown:
+        text = f"This version does not have these settings, so the command leaves them out: {', '.join(unknown)}."
         blocks.append(html.paragraph(text, note=True))
     whole = html.table(["flag", "value", f"default of {config['method']}"], rows, left=3, best=changed)
     return [*blocks, html.details(f"All {len(rows)} settings", [whole])]
 
 
 def command(config: dict, width: int = 88) -> str:
-    """The command line that asks for what config.json holds: the flags that differ from the method's defaults.
+    """The command line for a config.json, with the flags that differ from the defaults of the method.
 
-    In lines of about ``width`` characters, which a shell reads as one.
+    It is split into lines of about ``width`` characters that end in a backslash.
 
     Raises:
       InputError: a method or a choice that is not registered.
@@ -218,7 +216,7 @@ def command(config: dict, width: int = 88) -> str:
         if name not in _ALWAYS and value == normal:
             continue
         if isinstance(normal, bool):
-            # A switch; --no- stands before the last part of a nested name.
+            # A switch is turned off by no- before the last part of its dotted name.
             before, _, last = _flag(name).removeprefix("--").rpartition(".")
             parts.append(f"--{before}{'.' if before else ''}{'' if value else 'no-'}{last}")
         else:
@@ -232,20 +230,20 @@ def command(config: dict, width: int = 88) -> str:
     return " \\\n".join(lines)
 
 
-# Flags whose values are the choices at the stages.
+# Flags whose values choose the function of a stage.
 _CHOICES = ("summarizer", "imager")
 
 
 def _usual(config: dict) -> dict:
-    """The settings of the config's method, with the choices at each stage that the config made."""
+    """The default settings of the config's method, with the functions that the config chooses for each stage."""
     default, recipe = config_of(config["method"]), config["recipe"]
     names = {stage: recipe[stage]["name"] for stage in _CHOICES if isinstance(recipe.get(stage), dict)}
     return settings.record(dataclasses.replace(default, recipe=settings.changed(default.recipe, names, "config.json")))
 
 
 def _flat(config: dict, before: str = "") -> dict:
-    """Nested settings by the names of their flags; those of the recipe itself carry no prefix."""
-    flat = {}
+    """Nested settings by the names of their flags; the fields of the recipe have no prefix."""
+    flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, dict):
             flat |= _flat(value, before if name == "recipe" else f"{before}{name}.")

@@ -1,21 +1,27 @@
-"""Tables of results as text."""
+"""Results as plain-text tables."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxdd.stages.relabel.stored import Labels
 from jaxdd.students.rows import caption, cell
 
 
-def table(rows: list[dict]) -> str:
-    """Rows of evaluation.json as one aligned text table: a line a method and student, protocols side by side.
+def by_line(rows: Sequence[dict]) -> dict[tuple, dict[str, list[float]]]:
+    """Group rows into the lines of a table: (dataset, student, method, IPC) -> {protocol: accuracies}."""
+    lines: dict[tuple, dict[str, list[float]]] = {}
+    for row in rows:
+        line = lines.setdefault((row["dataset"], row["student"], row["method"], row["ipc"]), {})
+        line[row["labels"]] = row["accuracies"]
+    return lines
 
-    Cells are "mean ± standard deviation" in percent over the seeds, one number without a deviation for a single run.
+
+def table(rows: list[dict]) -> str:
+    """Rows of evaluation.json as an aligned text table: one line per method and student, one column per protocol.
+
+    Cells are "mean ± standard deviation" over the seeds in percent; a single run has no deviation.
     """
     kinds = list(dict.fromkeys(row["labels"] for row in rows))
-    lines: dict[tuple, dict] = {}
-    for row in rows:
-        place = lines.setdefault((row["dataset"], row["student"], row["method"], row["ipc"]), {})
-        place[row["labels"]] = cell(row["accuracies"])
     head = [
         "dataset",
         "student",
@@ -29,15 +35,15 @@ def table(rows: list[dict]) -> str:
             student,
             method,
             "all" if ipc is None else str(ipc),
-            *(cells.get(kind, "") for kind in kinds),
+            *(cell(cells[kind]) if kind in cells else "" for kind in kinds),
         ]
-        for (dataset, student, method, ipc), cells in lines.items()
+        for (dataset, student, method, ipc), cells in by_line(rows).items()
     ]
     return columns(head, body, left=3)
 
 
 def columns(head: list[str], body: list[list[str]], left: int = 0) -> str:
-    """Cells as aligned text, the first ``left`` columns flush left and the others flush right."""
+    """Cells as aligned text: the first ``left`` columns are flush left, the others flush right."""
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
 
     def text(line):
@@ -48,7 +54,7 @@ def columns(head: list[str], body: list[list[str]], left: int = 0) -> str:
 
 
 def label_sizes(labels: Labels, run: Path) -> str:
-    """What stored labels and the images of a run folder take on the disk, as a table."""
+    """The sizes on disk of stored labels and of the images of a run folder, as a table."""
     folder = run / "distilled" if (run / "distilled").is_dir() else run
     pictures = sum(place.stat().st_size for place in folder.glob("train/*/*.png"))
     exact, kept = (folder / "distilled.npz").stat().st_size, labels.settings

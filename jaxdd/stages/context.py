@@ -1,4 +1,4 @@
-"""What the stages work on: the teacher, the real data as an encoder sees them, a latent model, a machine."""
+"""What the stages work on: the teacher, the encoded real data, a latent model, memory and devices."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,8 +19,8 @@ class Teacher(NamedTuple):
     Attributes:
       apply: (variables, images [N, H, W, ch]) -> `nn.Output`, in evaluation mode.
       variables: its parameters and statistics.
-      norm: the normalisation of the images that it was trained on.
-      info: what is known of its training; empty for a model that was made elsewhere.
+      norm: the normalisation of its training images.
+      info: the record of its training; empty for a model from elsewhere.
     """
 
     apply: Apply
@@ -30,7 +30,7 @@ class Teacher(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """Real data as encoded, with their images.
+    """The encoded real data with access to the images.
 
     Attributes:
       encoded: features, labels, counts and moments.
@@ -54,13 +54,12 @@ class Context(NamedTuple):
     """All that a summarizer or an imager may use.
 
     Attributes:
-      teacher: the classifier that recovers, crops and labels.
+      teacher: the classifier used to recover, crop and label.
       classes: the real data, encoded in the recipe's space.
-      latent: decodes latents; None for recipes of the feature space.
+      latent: the model that decodes latents; None for recipes of the feature space.
       flip: whether a mirrored image still belongs to its class.
       resources: memory and devices of this process.
-      subset: the classes to distil, ascending; None stands for all. A class comes out the same whichever others are
-        distilled beside it.
+      subset: the classes to distil, ascending; None means all. The result of a class does not depend on the others.
     """
 
     teacher: Teacher
@@ -81,10 +80,10 @@ class Context(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What is known of a request before anything is computed.
+    """A request as far as it is known before anything is computed.
 
     Attributes:
-      method: what messages call it.
+      method: the name used in error messages.
       ipc: images per class.
       counts: real images of each class, [C].
       class_names: the names of the classes.

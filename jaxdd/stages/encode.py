@@ -1,4 +1,4 @@
-"""Stage 1: real images -> features of every image and BatchNorm input moments of every class, in one pass."""
+"""The encode stage: real images -> features of each image and BatchNorm input moments of each class, in one pass."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -23,34 +23,38 @@ from jaxdd.nn.classifier import Apply, Variables
 
 
 class Space(NamedTuple):
-    """Where classes can be summarized, and what encodes their images.
+    """A space in which classes can be summarized, and the encoder into it.
 
     Attributes:
-      needs: the models that it uses, of "teacher", "autoencoder" and "denoiser".
-      encoder: (teacher or None, latent model or None) -> (apply, variables, normalisation of the images that it takes).
+      needs: the models that it uses: a subset of {"teacher", "autoencoder", "denoiser"}.
+      encoder: (teacher or None, latent model or None) -> (apply, variables, normalisation of its input images).
     """
 
     needs: frozenset[str]
     encoder: Callable[[Any, LatentModel | None], tuple[Apply, Variables, Normalisation]]
 
 
+def _latent_encoder(teacher: Any, latent: LatentModel | None) -> tuple[Apply, Variables, Normalisation]:
+    """The encoder of a latent model; InputError without one."""
+    if latent is None:
+        raise InputError("the space of latents needs a latent model; give `latent`")
+    return encoder(latent), latent.vae_variables, RANGE
+
+
 SPACES = Registry("space")
 SPACES.register("features", Space(frozenset({"teacher"}), lambda teacher, latent: teacher[:3]))
-SPACES.register(
-    "latents",
-    Space(frozenset({"autoencoder"}), lambda teacher, latent: (encoder(latent), latent.vae_variables, RANGE)),
-)
+SPACES.register("latents", Space(frozenset({"autoencoder"}), _latent_encoder))
 
 
 class MomentState(NamedTuple):
-    """Running moments of each class; `init` and `step` below make it an accumulator whose result is `moments`."""
+    """Running moments of each class: the accumulator of `init` and `step`, whose result is `moments`."""
 
     counts: jax.Array  # [C], images seen
     moments: dict[str, Moments]  # layer -> [C, ch]
 
 
 class Encoded(NamedTuple):
-    """What the later stages know of the real data."""
+    """What the later stages know about the real data."""
 
     features: np.ndarray  # [n, d] float32, penultimate features (or latents), in the order of the batches
     labels: np.ndarray  # [n] int32
@@ -75,10 +79,10 @@ def step(
     labels: jax.Array,
     valid: jax.Array,
 ) -> tuple[MomentState, jax.Array]:
-    """Take in a batch: images [N, H, W, C] normalised, labels [N], valid [N] (0 for padding) -> (state, features).
+    """Add a batch: images [N, H, W, C] normalised, labels [N], valid [N] (0 for padding) -> (state, features).
 
-    The moments of the union follow exactly from those of the parts (`merge`), so the batch size changes nothing but
-    rounding; averaging variances over batches, by contrast, would drop the variance between batches.
+    The moments of a union follow exactly from those of its parts (`merge`), so the batch size affects only rounding.
+    Averaging the variances of batches would lose the variance between batches.
     """
     out = apply(variables, images)
     num_classes = state.counts.shape[0]
@@ -99,50 +103,54 @@ def encode(
     total: int | None = None,
     mesh: Mesh | None = None,
 ) -> Encoded:
-    """One pass over batches of (images uint8 [N, H, W, C], labels [N], valid [N]) of one shape.
+    """Encode batches of (images uint8 [N, H, W, C], labels [N], valid [N]), all of one shape, in one pass.
 
-    The batch is sharded over this process's devices of the mesh (default: `parallel.mesh()`), each of which keeps
-    moments of its own; one reduction at the end, over all devices of all hosts, merges them. In a run of several
-    processes each gives the images of its own classes (`parallel.local_classes`) and gets their features; counts,
-    moments and variance are of all classes.
+    The batch is sharded over the devices of this process in ``mesh`` (default: `parallel.mesh()`). Each device
+    accumulates its own moments, and one reduction over all devices of all hosts merges them at the end. In a run of
+    several processes each process passes the images of its own classes (`parallel.local_classes`) and gets their
+    features; counts, moments and variance cover all classes.
 
-    Memory: features of all images on the host; on a device two batches and [C, ch] a layer.
+    Memory: the host holds the features of all images; a device holds two batches and [C, ch] per layer.
 
     Raises:
-      InputError: no batch at all.
+      InputError: there is no batch.
     """
     mesh = mesh or parallel.mesh()
     local = mesh.local_mesh
     devices = local.devices.size
     program = _program(apply, local)
     same = parallel.put(variables, local, parallel.SAME)
-    norm = parallel.put(Normalisation(*map(jnp.asarray, norm)), local, parallel.SAME)
-    state, features, kept, pending = None, [], [], deque()
+    norm = parallel.put(Normalisation(jnp.asarray(norm.mean), jnp.asarray(norm.std)), local, parallel.SAME)
+    state: MomentState | None = None
+    fetched: list[np.ndarray] = []
+    kept: list[np.ndarray] = []
+    pending: deque[tuple[jax.Array, np.ndarray]] = deque()
 
-    def fetch():
+    def fetch() -> None:
         out, valid = pending.popleft()
-        features.append(np.asarray(out)[: len(valid)][valid > 0])
+        fetched.append(np.asarray(out)[: len(valid)][valid > 0])
 
     for images, labels, valid in progress(batches, "encode real images", total):
         if state is None:
             one = init(apply, variables, images.shape[1:], num_classes)
             state = parallel.put(jax.tree.map(lambda x: jnp.stack([x] * devices), one), local)
-        # Repeats without weight where the devices do not divide the batch.
+        # If the devices do not divide the batch, pad it with images of zero weight.
         rows = np.minimum(np.arange(-(-len(labels) // devices) * devices), len(labels) - 1)
         weights = np.where(np.arange(len(rows)) < len(labels), valid[rows], np.float32(0))
         state, out = program(same, norm, state, *parallel.put((images[rows], labels[rows], weights), local))
         pending.append((out, valid))
         kept.append(labels[valid > 0])
-        # Features are fetched while the next batches are computed.
+        # Fetch features while the next batches are computed.
         if len(pending) > 2:
             fetch()
     while pending:
         fetch()
     if state is None:
         raise InputError("no images to encode; give at least one batch")
-    features = np.concatenate(features)
-    everywhere = hosts.everywhere if mesh.is_multi_process else lambda values: np.asarray(values)[None]
-    return Encoded(features, np.concatenate(kept), *_reduced(state, mesh), feature_variance(features, everywhere))
+    features = np.concatenate(fetched)
+    everywhere = hosts.everywhere if mesh.is_multi_process else _stacked_alone
+    labels, (counts, moments) = np.concatenate(kept), _reduced(state, mesh)
+    return Encoded(features, labels, counts, moments, feature_variance(features, everywhere))
 
 
 @lru_cache(maxsize=8)
@@ -158,11 +166,12 @@ def _program(apply: Apply, local: Mesh):
     return jax.jit(parallel.sharded(one, local, specs), donate_argnums=2)
 
 
-def _reduced(state: MomentState, mesh: Mesh) -> MomentState:
-    """The moments of all devices, [D, C, ...], merged to [C, ...]: the one place where numbers cross devices."""
+def _reduced(state: MomentState, mesh: Mesh) -> tuple[np.ndarray, dict[str, Moments]]:
+    """Counts and moments of all devices, [D, C, ...], merged to [C, ...]: the only cross-device communication."""
     each = NamedSharding(mesh, parallel.EACH)
     state = jax.tree.map(lambda x: jax.make_array_from_process_local_data(each, np.asarray(x)), state)
-    return jax.tree.map(np.asarray, _merged(mesh)(state))
+    counts, moments = jax.tree.map(np.asarray, _merged(mesh)(state))
+    return counts, moments
 
 
 @lru_cache(maxsize=8)
@@ -175,25 +184,29 @@ def _merged(mesh: Mesh):
 
 
 def global_moments(encoded: Encoded) -> dict[str, Moments]:
-    """Moments of all images together: layer -> [ch]. What a layer's running averages estimate (SRe2L)."""
+    """Moments of all images together: layer -> [ch]. The running averages of a layer estimate these (SRe2L)."""
     return {name: pool(layer, encoded.counts) for name, layer in encoded.moments.items()}
 
 
 def class_means(encoded: Encoded, groups: Groups, classes: np.ndarray) -> np.ndarray:
-    """Mean features of the real images of some classes [k] whose features are here, float32 [k, d]."""
+    """Mean features of the real images of some classes [k], float32 [k, d]; ``encoded`` must hold their features."""
     mean = lambda c: encoded.features[groups.rows(c)].mean(0, dtype=np.float64)
     return np.stack([mean(c) for c in classes]).astype(np.float32)
 
 
-def feature_variance(
-    features: np.ndarray, everywhere: Callable[[np.ndarray], np.ndarray] = lambda values: np.asarray(values)[None]
-) -> float:
+def _stacked_alone(values: np.ndarray) -> np.ndarray:
+    """`hosts.everywhere` of a single process: the values with a leading axis of length 1."""
+    return np.asarray(values)[None]
+
+
+def feature_variance(features: np.ndarray, everywhere: Callable[[np.ndarray], np.ndarray] = _stacked_alone) -> float:
     """E ||f - E f||^2 over the rows of [n, d], the unit of feature distances; 1 for constant features.
 
-    everywhere: stacks a value of every process (`hosts.everywhere`), if the rows are shared among them.
+    Args:
+      everywhere: stacks the value of every process (`hosts.everywhere`), if each process has a part of the rows.
     """
-    # Two passes in float64 accumulators; the array itself stays float32.
-    count = everywhere(np.float64(len(features))).sum()
+    # Two passes with float64 accumulators; the array itself stays float32.
+    count = everywhere(np.array(len(features), np.float64)).sum()
     mean = everywhere(features.sum(0, dtype=np.float64)).sum(0) / count
     centred = features - mean.astype(np.float32)
     variance = float(everywhere(np.einsum("nd,nd->", centred, centred, dtype=np.float64)).sum() / count)

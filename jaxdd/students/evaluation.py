@@ -1,4 +1,4 @@
-"""Stage 5: what a classifier, or a distilled dataset, is worth on real test images."""
+"""The train stage: students trained on distilled datasets, and their accuracy on real test images."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -26,12 +26,12 @@ from jaxdd.students.train import Trainer
 
 
 class Lane(NamedTuple):
-    """One student: what it learns from, and its seed.
+    """One student: its training data and its seed.
 
     Attributes:
-      dataset: its images.
-      seed: of its first weights, its batches and augmentations.
-      labels: stored soft labels of these images; None to ask the teacher, or nobody.
+      dataset: the images to train on.
+      seed: the seed of the initial weights, the batches and the augmentation.
+      labels: stored soft labels of these images; None for labels from the teacher, or hard labels.
     """
 
     dataset: DistilledDataset
@@ -46,11 +46,11 @@ def student_trainer(
     dataset: DistilledDataset,
     labels: Labels | None = None,
 ) -> Trainer:
-    """The trainer for students of one shape; use it for every dataset of that size and every seed.
+    """The trainer for students on datasets of one shape; reuse it for every dataset of that shape and every seed.
 
     Args:
-      teacher_apply: answers for soft labels, unless they are stored.
-      labels: stored labels like those that its students will learn from.
+      teacher_apply: the teacher's function, needed for soft labels that are not stored.
+      labels: stored labels of the same form and length as those that the students will learn from.
     """
     n, image_shape = len(dataset.labels), dataset.images.shape[1:]
     asks = protocol.labels.asks_teacher and labels is None
@@ -59,12 +59,13 @@ def student_trainer(
     else:
         criterion = protocol.labels.criterion(teacher_apply)
     settings = replace(protocol.train, batch_size=min(protocol.train.batch_size, n))
-    trainer = train.trainer(model, settings, settings.steps(n), criterion, dataset.norm, labels and labels.steps)
+    cycle = None if labels is None else labels.steps
+    trainer = train.trainer(model, settings, settings.steps(n), criterion, dataset.norm, cycle)
 
     def prepare(variables):
         if not asks:
             return None
-        # Only logits are asked of the teacher, and it gives them sooner without BatchNorm.
+        # Only the logits are needed. They are faster to compute with BatchNorm folded into the convolutions.
         return jax.jit(nn.fold)(variables) if nn.foldable(teacher_apply, variables, image_shape) else variables
 
     return trainer._replace(prepare=prepare)
@@ -77,39 +78,40 @@ def side_by_side(
     context: Any,
     limits: Limits = Limits(),  # noqa: B008
 ) -> Iterator[Trained]:
-    """Train students from scratch, each on its dataset with its seed; some at a time, as they are finished.
+    """Train students from scratch, each on its dataset with its seed, and yield some at a time as they are finished.
 
-    A student is the same whatever others are trained beside it, up to rounding. Of a dataset (with its stored labels)
-    that occurs several times the devices hold one copy.
+    The result of a student does not depend on the other students, up to rounding. If a dataset (with its stored labels)
+    occurs several times, the devices hold one copy of it.
 
     Args:
-      students: of datasets of one shape, and stored labels of one form and length, or none.
-      context: the teacher's variables; None where nobody asks it.
-      limits: devices, memory, and how much is done at a time.
+      students: their datasets have one shape; their stored labels have one form and length, or there are none.
+      context: the teacher's variables; None if the labels do not come from the teacher.
+      limits: devices, memory, and the work done at a time.
 
     Raises:
-      InputError: no student, datasets that are not of one shape, or labels that are not theirs.
+      InputError: no students, datasets of different shapes, or stored labels that do not belong to their dataset.
     """
     _check_shapes(students)
     stored = [lane.labels for lane in students if lane.labels is not None]
     if len(stored) not in (0, len(students)) or bool(stored) != (trainer.cycle is not None):
-        raise InputError("stored labels need a trainer that was made for them, and it needs them: give labels to both "
-                         "student_trainer and all of its students, or to none")  # fmt: skip
+        raise InputError("stored labels and the trainer do not match; give `labels` to student_trainer and to all of "
+                         "its students, or to none of them")  # fmt: skip
     distinct = {(id(lane.dataset), id(lane.labels)): lane for lane in students}
     which = [list(distinct).index((id(lane.dataset), id(lane.labels))) for lane in students]
     n = len(students[0].dataset.labels)
-    for lane in distinct.values() if stored else ():
-        check_fits(lane.labels, lane.dataset, protocol.stream(n))
-        if (lane.labels.settings, lane.labels.steps) != (stored[0].settings, trainer.cycle):
-            raise InputError(f"stored labels as {lane.labels.settings} of {lane.labels.steps} steps cannot be learnt "
-                             f"beside those as {stored[0].settings} of {trainer.cycle}; train their students "
-                             "apart")  # fmt: skip
     datasets = [lane.dataset for lane in distinct.values()]
+    labels = [lane.labels for lane in distinct.values() if lane.labels is not None]
+    for part, dataset in zip(labels, datasets):
+        check_fits(part, dataset, protocol.stream(n))
+        if (part.settings, part.steps) != (stored[0].settings, trainer.cycle):
+            raise InputError(f"stored labels as {part.settings} of {part.steps} steps and labels as "
+                             f"{stored[0].settings} of {trainer.cycle} steps cannot be learnt together; train their "
+                             "students separately")  # fmt: skip
     pool = Pool(
         [dataset.images for dataset in datasets],
         [train.one_hot(dataset.labels, len(dataset.class_names)) for dataset in datasets],
         [dataset.loss_weights(protocol.weights) for dataset in datasets],
-        [lane.labels for lane in distinct.values()] if stored else None,
+        labels or None,
     )
     batch_size, steps = min(protocol.train.batch_size, n), protocol.train.steps(n)
     work = lanes.Lanes(which, [lane.seed for lane in students], batch_size, steps)
@@ -117,15 +119,15 @@ def side_by_side(
 
 
 def _check_shapes(students: Sequence[Lane]) -> None:
-    """Raise InputError unless there are students, of datasets of one shape."""
+    """Raise InputError if there are no students, or their datasets have different shapes."""
     if not students:
         raise InputError("no students to train; give one or more")
     shapes = {(lane.dataset.images.shape, len(lane.dataset.class_names)): None for lane in students}
     if len(shapes) > 1:
         (one, classes), (other, others) = list(shapes)[:2]
         raise InputError(
-            f"datasets {list(one)} of {classes} classes and {list(other)} of {others} cannot be learnt side by side; "
-            "train their students apart"
+            f"datasets {list(one)} of {classes} classes and {list(other)} of {others} classes cannot be learnt "
+            "together; train their students separately"
         )
 
 
@@ -136,7 +138,7 @@ def train_students(
     context: Any,
     limits: Limits = Limits(),  # noqa: B008
 ) -> tuple[Variables, np.ndarray]:
-    """All students of `side_by_side` at once: variables, [S, ...] every array, and loss curves [S, steps]."""
+    """`side_by_side`, merged: variables (every array [S, ...]) and loss curves [S, steps] of all students."""
     parts = list(side_by_side(trainer, protocol, students, context, limits))
     variables = jax.tree.map(lambda *parts: np.concatenate(parts), *(part.variables for part in parts))
     return variables, np.concatenate([part.losses for part in parts])
@@ -150,11 +152,11 @@ def train_student(
     context: Any,
     labels: Labels | None = None,
 ) -> tuple[Variables, np.ndarray]:
-    """Train one student from scratch: its variables and loss curve [steps].
+    """Train one student from scratch and return its variables and loss curve [steps].
 
     Args:
-      context: the teacher's variables; None where nobody asks it.
-      labels: stored soft labels, which then take the teacher's place.
+      context: the teacher's variables; None if the labels do not come from the teacher.
+      labels: stored soft labels, used instead of the teacher.
     """
     variables, losses = train_students(
         trainer, protocol, [Lane(dataset, seed, labels)], context, Limits(title="student")
@@ -168,18 +170,18 @@ def accuracies(
     """Top-1 accuracies in [0, 1] of several classifiers of one architecture, [S], in one pass over the images.
 
     Args:
-      variables: [S, ...] every array.
+      variables: every array [S, ...].
       batches: (images [N, H, W, C], labels [N], valid [N]); invalid rows do not count.
-      local: this process's devices, in one row, each of which takes a classifier at a time; default: all, but no more
-        than there are classifiers.
+      local: the devices of this process to use, in one row; each evaluates one classifier at a time. Default: all, but
+        at most one per classifier.
 
     Raises:
-      InputError: no batch at all.
+      InputError: there is no batch.
     """
     count = len(jax.tree.leaves(variables)[0])
     local = local or parallel.mesh(jax.local_devices()[:count])
     program = _counting(apply, local)
-    norm = parallel.put(Normalisation(*map(np.asarray, norm)), local, parallel.SAME)
+    norm = parallel.put(Normalisation(np.asarray(norm.mean), np.asarray(norm.std)), local, parallel.SAME)
     chunks = parallel.chunks(count, local.devices.size)
     parts, counts = None, [parallel.put(np.zeros((len(places), 2), np.int32), local) for places in chunks]
     for batch in lanes.ahead(progress(batches, "test"), local, parallel.SAME):
@@ -191,7 +193,7 @@ def accuracies(
         counts = [program(part, norm, so_far, *batch) for part, so_far in zip(parts, before)]
         jax.block_until_ready(before)
     if parts is None:
-        raise InputError("no images to be tested on; give at least one batch")
+        raise InputError("no images to test on; give at least one batch")
     correct, total = np.concatenate(jax.device_get(counts))[:count].T
     return correct / total
 
@@ -203,7 +205,7 @@ def _folding(local: Mesh):
 
 @lru_cache(maxsize=8)
 def _counting(apply: Apply, local: Mesh):
-    """Adds a batch to the images that each device's classifier knows and that there are, int32 [devices, 2]."""
+    """The program that adds a batch to the counts of correct and of valid images of each device, int32 [devices, 2]."""
 
     def count(variables, norm, so_far, images, labels, valid):
         logits = apply(jax.tree.map(lambda x: x[0], variables), normalise(norm, images)).logits
@@ -220,7 +222,7 @@ def accuracy(apply: Apply, variables: Variables, norm: Normalisation, batches: I
 
 
 def recognised(apply: Apply, variables: Variables, dataset: DistilledDataset, batch_size: int = 250) -> float:
-    """The share of a distilled dataset's images that a classifier takes for their class, in [0, 1]."""
+    """The share of the images of a distilled dataset that a classifier assigns to their class, in [0, 1]."""
     read = lambda split, rows: dataset.images[rows]
     source = Source("distilled", dataset.class_names, dataset.images.shape[1:], {"train": dataset.labels}, read)
     chunks = data.batches(source, "train", min(batch_size, len(dataset.labels)))

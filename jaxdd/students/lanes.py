@@ -1,11 +1,12 @@
-"""Runs of one trainer side by side: a lane is one dataset and one seed.
+"""Parallel runs of one trainer. A lane is one run: one dataset and one seed.
 
-Lanes never meet. They are sharded over the devices without communication, and within an accelerator they take their
-steps together, several steps a launch; a core takes one lane at a time. A lane's numbers are those of a run alone.
+Lanes are independent. They are sharded over the devices with no cross-device communication. On an accelerator the lanes
+of a device step together, several steps per launch; a CPU device trains one lane at a time. The result of a lane does
+not depend on the other lanes, up to rounding.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import islice, repeat
 from typing import Any, NamedTuple
@@ -17,27 +18,33 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxdd.data import permutations
 from jaxdd.ground import parallel
+from jaxdd.ground.measure import Array
 from jaxdd.ground.memory import budget, compiled_bytes
 from jaxdd.ground.progress import progress
 from jaxdd.nn.classifier import Variables
 from jaxdd.stages.relabel.stored import Labels
 from jaxdd.students.train import Trainer
 
-# Of stored labels, at a time: sending them step by step takes longer than a small step.
+# The size of the parts in which stored labels are sent to the devices. Sending them step by step takes longer than a
+# small training step.
 _SENT_BYTES = 2**24
 
 
 class Pool(NamedTuple):
-    """The datasets that lanes draw their batches from, one array each a dataset, and maybe their stored labels."""
+    """The datasets from which lanes draw their batches, one array per dataset, with optional stored labels.
 
-    images: Sequence[np.ndarray]  # [n, H, W, ch]
-    targets: Sequence[np.ndarray]  # [n, K]
-    weights: Sequence[np.ndarray]  # [n]
-    labels: Sequence[Labels] | None = None
+    On the devices each sequence of D arrays is a single array with a leading axis D, and the labels are a dictionary of
+    the fields of `Labels.read`, [D, steps, B, ...] each. A batch from the host has the same form, with D lanes.
+    """
+
+    images: Sequence[np.ndarray] | Array  # [n, H, W, ch]
+    targets: Sequence[np.ndarray] | Array  # [n, K]
+    weights: Sequence[np.ndarray] | Array  # [n]
+    labels: Sequence[Labels] | dict[str, Array] | None = None
 
 
 class Trained(NamedTuple):
-    """Some lanes, finished; on the host."""
+    """The results of some finished lanes, on the host."""
 
     lanes: np.ndarray  # [k], ascending
     variables: Variables  # [k, ...] every array
@@ -45,7 +52,7 @@ class Trained(NamedTuple):
 
 
 class Lanes(NamedTuple):
-    """What is trained: lane s learns dataset ``which[s]`` of a pool with seed ``seeds[s]``."""
+    """The runs to do: lane s learns dataset ``which[s]`` of a pool with seed ``seeds[s]``."""
 
     which: Sequence[int]
     seeds: Sequence[int]
@@ -54,16 +61,17 @@ class Lanes(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How much is done at a time.
+    """Limits on devices, memory, and the work done at a time.
 
     Attributes:
-      local: this process's devices, in one row; default: all, but no more than there are lanes.
-      title: of the progress bar.
-      together: lanes that a device trains at a time, at most; default: 16, on CPU one.
-      launch: steps a launch, at most; default: 20, on CPU one. Batches from the host are launched one by one.
-      resident_bytes: what the pool, the order of the batches and stored labels may take on each device.
-      memory_bytes: what a device may hold in all while it steps: fewer lanes are trained at a time where the compiled
-        program takes more. Default: most of what is free on an accelerator, on CPU no limit.
+      local: the devices of this process to use, in one row; default: all, but at most one per lane.
+      title: the title of the progress bar.
+      together: the largest number of lanes that a device trains at a time; default: 16, on CPU 1.
+      launch: the largest number of steps per launch; default: 20, on CPU 1. Batches that come from the host are
+        launched one by one.
+      resident_bytes: the memory that the pool, the order of the batches and stored labels may take on each device.
+      memory_bytes: the total memory that a training step may take on each device. Fewer lanes are trained at a time if
+        the compiled program needs more. Default: most of the free memory of an accelerator; no limit on CPU.
     """
 
     local: Mesh | None = None
@@ -81,14 +89,15 @@ def run(
     context: Any = None,
     limits: Limits = Limits(),  # noqa: B008
 ) -> Iterator[Trained]:
-    """Train all lanes; chunks of them as they are finished.
+    """Train all lanes, and yield chunks of them as they are finished.
 
-    With k = `jax.random.key` of its seed a lane starts from ``trainer.init(fold_in(k, 0))``, steps with fold_in(k, 1),
-    and sees the batches of `data.permutations` of the seed. Images, targets, weights and the order of all batches are
-    on the devices before the first step, unless they take too much memory: then batches come from the host.
+    Let k = `jax.random.key` of a lane's seed. The lane starts from ``trainer.init(fold_in(k, 0))``, steps with
+    fold_in(k, 1), and sees the batches of `data.permutations` of the seed. Images, targets, weights and the order of
+    all batches are sent to the devices before the first step. If they take too much memory, batches come from the host
+    instead.
 
     Args:
-      context: the trainer's, the same for all lanes.
+      context: the context of the trainer, the same for all lanes.
     """
     count = len(lanes.seeds)
     local = limits.local or parallel.mesh(jax.local_devices()[:count])
@@ -99,20 +108,20 @@ def run(
     for i, places in enumerate(chunks):
         title = limits.title if len(chunks) == 1 else f"{limits.title} {i + 1}/{len(chunks)}"
         state, batches, inputs = feed.begin(places, size)
-        curve = []
+        launched: list[jax.Array] = []
         for steps in progress(feed.launches, title):
             state, losses = feed.programs(size).launch(state, context, next(batches), *inputs, count=steps)
-            # One launch waits behind the one that runs, no more: batches would pile up, and the bar would run ahead.
-            jax.block_until_ready(curve[-1:])
-            curve.append(losses)
+            # Queue at most one launch behind the running one: batches do not pile up, and the progress bar is accurate.
+            jax.block_until_ready(launched[-1:])
+            launched.append(losses)
         real = partial(np.compress, places >= 0, axis=0)
-        variables, curve = jax.device_get((state.variables, curve))
+        variables, curve = jax.device_get((state.variables, launched))
         del state
         yield Trained(real(places), jax.tree.map(real, variables), real(np.concatenate(curve, 1)))
 
 
 def _lanes_a_device(feed: "_Feed", context: Any, limits: Limits) -> int:
-    """How many lanes a device trains at a time, as the memory of the compiled program allows."""
+    """The number of lanes that a device trains at a time, given the memory of the compiled program."""
     local, count = feed.local, len(feed.lanes.seeds)
     cpu, devices = parallel.is_cpu(local), local.devices.size
     memory_bytes = limits.memory_bytes
@@ -120,7 +129,7 @@ def _lanes_a_device(feed: "_Feed", context: Any, limits: Limits) -> int:
         memory_bytes = budget(list(local.devices.flat), limits.resident_bytes)
     most = limits.together or (1 if cpu else 16)
     while True:
-        # As equal as can be, since a chunk that is not full takes as long as one that is.
+        # Make all chunks about equally large: a chunk with padding takes as long as a full one.
         size = -(-count // (devices * -(-count // (devices * most))))
         if size == 1 or memory_bytes is None:
             return size
@@ -133,15 +142,16 @@ def _lanes_a_device(feed: "_Feed", context: Any, limits: Limits) -> int:
 
 
 class _Feed:
-    """Where the lanes of a chunk draw their batches from: memory of the devices, or the host."""
+    """Supplies the batches of the lanes of a chunk, from the memory of the devices or from the host."""
 
     def __init__(self, trainer: Trainer, pool: Pool, lanes: Lanes, limits: Limits, local: Mesh):
         self.trainer, self.pool, self.lanes, self.local = trainer, pool, lanes, local
         self.which = np.asarray(lanes.which, np.int32)
-        self.seeds, self.stored = list(lanes.seeds), pool.labels
+        self.seeds, self.stored = list(lanes.seeds), _stored(pool)
         self.images, *self.image_shape = pool.images[0].shape
-        # Steps with labels of their own: stored ones are seen again from the first.
-        self.distinct = lanes.steps if self.stored is None else min(lanes.steps, trainer.cycle)
+        # The number of different steps: with stored labels they repeat after a cycle.
+        cycle = lanes.steps if self.stored is None or trainer.cycle is None else trainer.cycle
+        self.distinct = min(lanes.steps, cycle)
         self.streams = self.seeds if self.stored is None else [self.stored[d].seed for d in self.which]
         order = partial(_order, self.images, lanes.batch_size, self.distinct)
         self.orders = {seed: order(seed) for seed in self.streams}
@@ -152,18 +162,19 @@ class _Feed:
         most = limits.launch or (1 if parallel.is_cpu(local) else 20)
         self.launches = parallel.launches(lanes.steps, most if self.resident else 1)
         if self.resident:
-            self.whole = parallel.put(Pool(*map(np.stack, pool[:3])), local, parallel.SAME)
-        if self.labels_resident:
+            whole = Pool(np.stack(pool.images), np.stack(pool.targets), np.stack(pool.weights))
+            self.whole = parallel.put(whole, local, parallel.SAME)
+        if self.stored is not None and self.labels_resident:
             labels = _labels(self.stored, np.arange(self.distinct))
             self.whole = self.whole._replace(labels=parallel.put(labels, local, parallel.SAME))
 
     def programs(self, size: int) -> "Programs":
-        """The compiled programs for so many lanes a device."""
+        """The compiled programs for ``size`` lanes per device."""
         spec = parallel.SAME if self.resident else parallel.EACH
         return programs(self.trainer, tuple(self.image_shape), self.local, size > 1, spec)
 
     def begin(self, places: np.ndarray, size: int) -> tuple[Any, Iterator, Any]:
-        """A chunk's first state, its batches launch by launch, and what all its launches are given."""
+        """The first state of a chunk, its batches launch by launch, and the inputs that all its launches share."""
         rows = np.maximum(places, 0)
         keys = lambda chosen, stage: [jax.random.fold_in(jax.random.key(chosen[row]), stage) for row in rows]
         start, key = jnp.stack(keys(self.seeds, 0)), jnp.stack(keys(self.streams, 1))
@@ -171,7 +182,7 @@ class _Feed:
         order = np.stack([self.orders[self.streams[row]] for row in rows])
         if self.resident:
             return state, self._resident(), parallel.put((key, self.which[rows], order), self.local)
-        # A batch is a small dataset of its lane's own, in the order in which it comes.
+        # Each lane gets its batch as a small dataset whose rows are in the right order already.
         lane = np.arange(len(rows), dtype=np.int32) % size
         batch_size = self.lanes.batch_size
         there = np.broadcast_to(np.arange(batch_size, dtype=np.int32), (len(rows), 1, batch_size))
@@ -179,21 +190,22 @@ class _Feed:
         return state, batches, parallel.put((key, lane, there), self.local)
 
     def _resident(self) -> Iterator[Pool]:
-        """The pool on the devices, with the stored labels of each launch if they are not there as well."""
-        if self.stored is None or self.labels_resident:
+        """The pool on the devices for each launch, with stored labels that are sent in parts if they do not fit."""
+        stored = self.stored
+        if stored is None or self.labels_resident:
             return repeat(self.whole)
-        # Step t is at t mod L of L labels, which serve a number of launches.
-        step_bytes = sum(labels.nbytes // labels.steps for labels in self.stored)
+        # A part holds the labels of several launches, and step t is at t mod (steps of a part).
+        step_bytes = sum(labels.nbytes // labels.steps for labels in stored)
         launch, steps = self.launches[0], self.lanes.steps
         serve = min(len(self.launches), max(1, _SENT_BYTES // (launch * step_bytes)))
         parts = (first + np.arange(serve * launch) for first in range(0, steps, serve * launch))
-        parts = ahead((_labels(self.stored, part % self.distinct) for part in parts), self.local, parallel.SAME)
-        return (self.whole._replace(labels=part) for part in parts for _ in range(serve))
+        sent = ahead((_labels(stored, part % self.distinct) for part in parts), self.local, parallel.SAME)
+        return (self.whole._replace(labels=part) for part in sent for _ in range(serve))
 
 
 def ahead(items: Iterable, local: Mesh, spec: PartitionSpec = parallel.EACH, count: int = 2) -> Iterator:
-    """The items on the devices, each on its way there while the ``count`` before it are used."""
-    waiting = deque()
+    """Put the items on the devices; each item is being sent while the ``count`` items before it are in use."""
+    waiting: deque[Any] = deque()
     for item in items:
         waiting.append(parallel.put(item, local, spec))
         if len(waiting) > count:
@@ -208,32 +220,44 @@ def _order(n: int, batch_size: int, steps: int, seed: int) -> np.ndarray:
 
 
 def _batches(pool: Pool, which: np.ndarray, order: np.ndarray, steps: int) -> Iterator[Pool]:
-    """Batch after batch, [S, B, ...] every array, and labels [S, 1, B, ...]."""
+    """Yield the batch of each step: every array is [S, B, ...], labels are [S, 1, B, ...]."""
+    stored = _stored(pool)
+
+    def rows_of(arrays: Sequence[np.ndarray] | Array, k: int) -> np.ndarray:
+        return np.stack([arrays[d][rows] for d, rows in zip(which, order[:, k])])
+
     for k in np.arange(steps) % order.shape[1]:
-        batch = (np.stack([part[d][rows] for d, rows in zip(which, order[:, k])]) for part in pool[:3])
-        yield Pool(*batch, pool.labels and _labels([pool.labels[d] for d in which], [k]))
+        labels = _labels([stored[d] for d in which], np.array([k])) if stored else None
+        yield Pool(rows_of(pool.images, k), rows_of(pool.targets, k), rows_of(pool.weights, k), labels)
 
 
-def _labels(stored: Sequence[Labels], steps: Sequence[int]) -> dict[str, np.ndarray]:
-    """The labels of these steps, [D, steps, B, ...] every field."""
+def _stored(pool: Pool) -> Sequence[Labels] | None:
+    """The stored labels of a pool on the host."""
+    return None if isinstance(pool.labels, dict) else pool.labels
+
+
+def _labels(stored: Sequence[Labels], steps: np.ndarray) -> dict[str, Array]:
+    """The labels of these steps: every field is [D, steps, B, ...]."""
     return jax.tree.map(lambda *parts: np.stack(parts), *(labels.read(steps) for labels in stored))
 
 
 class Programs(NamedTuple):
-    init: Callable  # keys [S] -> state [S]
-    launch: Callable  # (state, context, pool, keys, which, order, count=) -> (state, losses [S, count])
+    """The compiled functions of a trainer for S lanes."""
+
+    init: jax.stages.Wrapped  # keys [S] -> state [S]
+    launch: jax.stages.Wrapped  # (state, context, pool, keys, which, order, count=) -> (state, losses [S, count])
 
 
 @lru_cache(maxsize=8)
 def programs(
     trainer: Trainer, image_shape: tuple[int, ...], local: Mesh, lockstep: bool, spec: PartitionSpec
 ) -> Programs:
-    """Compiled once for all chunks of lanes; ``spec``: where the pool lies."""
+    """The compiled functions, which all chunks of lanes share; ``spec`` is the partition spec of the pool."""
 
     def lanes(function):
         if lockstep:
             return jax.vmap(function)
-        # A vmap over one lane would still make grouped convolutions, which are slow.
+        # A vmap over a single lane would still give grouped convolutions, which are slow.
         alone = lambda *inputs: function(*jax.tree.map(lambda x: x[0], inputs))
         return lambda *inputs: jax.tree.map(lambda x: x[None], alone(*inputs))
 
@@ -245,8 +269,8 @@ def programs(
             def step(state, _):
                 rows = order[state.step % len(order)]
                 batch = (part[which, rows] for part in pool[:3])
-                told = jax.tree.map(lambda x: x[which, state.step % x.shape[1]], pool.labels)
-                return trainer.step(state, key, *batch, context if told is None else told)
+                labels = jax.tree.map(lambda x: x[which, state.step % x.shape[1]], pool.labels)
+                return trainer.step(state, key, *batch, context if labels is None else labels)
 
             if count == 1:
                 state, loss = step(state, None)

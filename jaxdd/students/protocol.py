@@ -1,7 +1,8 @@
-"""Protocols: how a student is trained on a distilled dataset, which decides what its accuracy means.
+"""Protocols: how students are trained on a distilled dataset.
 
-Every paper of the field uses another one, and soft labels alone make random images look good. So a protocol has a name,
-is the same for all methods in a table, and each table says which it used.
+An accuracy has a meaning only together with its protocol: almost every paper of the field uses its own, and soft labels
+alone give good results even for random images. So each protocol has a name, all methods in a table are compared under
+the same one, and the table names it.
 """
 
 from collections.abc import Mapping
@@ -21,19 +22,19 @@ from jaxdd.students.train import TrainSettings
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a student is trained on a distilled dataset: equal for all methods that are compared."""
+    """How students are trained on a distilled dataset; the same for all methods that are compared."""
 
     labels: Labelling = choice(LABELLINGS, SoftLabels())
-    """What the student is asked to predict: "hard" or "soft" labels."""
+    """The labels to learn from: "hard" or "soft"."""
     weights: str = "free"
-    """What an image's loss is multiplied by: its weight ("free"), the root of it ("sqrt"), or one ("uniform")."""
+    """The factor of an image's loss: its weight ("free"), the square root of its weight ("sqrt"), or 1 ("uniform")."""
     train: TrainSettings = field(default_factory=lambda: TrainSettings(batch_size=25, augment=Augment(mix="cutmix")))
 
     def stream(self, images: int) -> Stream:
-        """What students see of a dataset of so many images: what stored labels belong to.
+        """The label stream of a dataset of ``images`` images, to which stored labels belong.
 
         Raises:
-          InputError: nobody asks a teacher under this protocol.
+          InputError: the protocol's labels do not come from a teacher.
         """
         if not self.labels.asks_teacher:
             name = LABELLINGS.name_of(self.labels)
@@ -43,7 +44,7 @@ class Protocol:
 
 
 SOFT = Protocol()
-# Without a teacher to relabel it, a mixed or narrowly cropped image is a wrong label.
+# Without a teacher to relabel them, mixed images or small crops have wrong labels.
 HARD = Protocol(labels=HardLabels(), train=TrainSettings(batch_size=25, augment=Augment(min_scale=0.5)))
 PROTOCOLS = Registry("protocol")
 for _name, _protocol in {
@@ -52,11 +53,11 @@ for _name, _protocol in {
     "soft": SOFT,
     # Liu et al. 2025 (arXiv 2311.18531): 300 epochs of AdamW, batches of 100, T = 20, weighted.
     "wmdd": replace(SOFT, train=replace(SOFT.train, batch_size=100)),
-    # Tan and Slade 2025 (arXiv 2501.07681) follow D4M and SRe2L, whose batches of 1,024 are all of a small dataset. The
-    # weights are the dataset's, which the method has tempered.
+    # Tan and Slade 2025 (arXiv 2501.07681) follow D4M and SRe2L, whose batches of 1,024 hold all of a small dataset.
+    # The weights are those of the dataset, which the method has already tempered.
     "ddoq": replace(SOFT, train=replace(SOFT.train, batch_size=1024)),
-    # Li et al. 2025 (arXiv 2505.13300): SGD and no weights for anyone. Theirs decays in steps and looks for the best
-    # rate of each method; here it decays along a cosine, and the rate is one flag for all.
+    # Li et al. 2025 (arXiv 2505.13300): SGD and equal weights for all methods. In the paper the rate decays in steps
+    # and is tuned for each method; here it decays along a cosine and is the same for all.
     "dd-ranking": replace(
         SOFT,
         labels=SoftLabels(temperature=1.0),
@@ -75,16 +76,16 @@ CHANGES.register("hard", lambda p: replace(p, labels=HardLabels()))
 
 
 def named(name: str, protocols: Mapping[str, Protocol] | None = None) -> Protocol:
-    """A protocol by its name, changed by what follows colons.
+    """A protocol by name, with optional changes after colons.
 
-    ":plain" takes all augmentation away, ":uniform" the weights of the images, ":hard" the teacher's labels; so
-    "soft:plain" is soft labels on the images as they are.
+    ":plain" removes all augmentation, ":uniform" gives all images equal weights, and ":hard" replaces the teacher's
+    labels by hard ones. For example, "soft:plain" means soft labels on images without augmentation.
 
     Args:
-      protocols: settings that take the place of the registered ones, by name.
+      protocols: settings that replace the registered ones, by name.
 
     Raises:
-      InputError: a name or a change that does not exist, or settings that do not.
+      InputError: an unknown name or change, or unknown settings.
     """
     base, *changes = name.split(":")
     protocol = PROTOCOLS.find(base)
@@ -96,9 +97,9 @@ def named(name: str, protocols: Mapping[str, Protocol] | None = None) -> Protoco
 
 
 def check(protocol: Protocol) -> None:
-    """Raise InputError for a setting that does not exist, before any student is trained."""
+    """Raise InputError for unknown settings, before any student is trained."""
     protocol.labels.check()
     if protocol.weights not in POWERS:
-        raise InputError(f"unknown weights {protocol.weights!r}; use {', '.join(POWERS)}")
+        raise InputError(f"unknown `weights` {protocol.weights!r}; use {', '.join(POWERS)}")
     train.optimizer(protocol.train, protocol.train.steps(1))
     augment.pipeline(protocol.train.augment)

@@ -1,12 +1,13 @@
-"""One supervised trainer, for teachers on real images and for students on distilled ones.
+"""The supervised trainer, for teachers on real images and for students on distilled ones.
 
-`init` and `step` are pure, the state is a pytree: a checkpoint is that state saved. Batch k is a function of the seed
-and k alone, and so is every augmentation, so a resumed run sees what the uninterrupted one would have seen.
+`init` and `step` are pure functions, and the state is a pytree, so a checkpoint is a saved state. Batch k and its
+augmentation depend only on the seed and k, so a run that is interrupted and resumed sees the same batches as one that
+is not.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from jaxdd.ground.registry import Registry
 from jaxdd.nn.classifier import Classifier, Variables
 from jaxdd.stages.relabel.labelling import Criterion
 
+_State = TypeVar("_State")
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -28,24 +31,28 @@ class TrainSettings:
 
     epochs: int = 300
     batch_size: int = 100
-    """Never more than there are images."""
+    """Images per batch, but at most as many as there are."""
     optimizer: str = "adamw"
     """One of `OPTIMIZERS`: "adamw", or "sgd" with Nesterov momentum 0.9 and weight decay added to the gradient."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup: float = 0.0
-    """Share of the steps with a linearly rising rate, before the cosine to zero."""
+    """The share of the steps in which the rate rises linearly, before it falls to zero along a cosine."""
     augment: augmentation.Augment = field(default_factory=augmentation.Augment)
 
     def steps(self, images: int) -> int:
-        """Steps in which each of ``images`` images is seen ``epochs`` times, up to the last partial batch."""
+        """The number of steps in which each of ``images`` images is seen ``epochs`` times, up to a last partial batch.
+
+        Raises:
+          InputError: no epochs, or empty batches.
+        """
         if self.epochs < 1 or self.batch_size < 1:
-            raise InputError(f"epochs {self.epochs} and batch size {self.batch_size}: give 1 or more of both")
+            raise InputError(f"`epochs` {self.epochs} and `batch_size` {self.batch_size}: use 1 or more of both")
         return -(-self.epochs * images // min(self.batch_size, images))
 
 
 class TrainState(NamedTuple):
-    """Everything a run needs to go on."""
+    """The complete state of a training run."""
 
     variables: Variables
     opt_state: optax.OptState
@@ -56,8 +63,8 @@ class Trainer(NamedTuple):
     """``init(key, image_shape) -> TrainState`` and the jitted ``step``.
 
     step(state, key, images [N, H, W, C], targets [N, K], weights [N], context) -> (state, loss). The state is donated.
-    ``prepare(context)`` is what a step needs of a context, made once before the first; a step takes either.
-    ``cycle``: step t augments as step t mod cycle, if it is given.
+    ``prepare(context)`` is called once before the first step, and its result can replace the context of all steps.
+    ``cycle``: if not None, step t uses the augmentation of step t mod cycle.
     """
 
     init: Callable[[jax.Array, tuple[int, int, int]], TrainState]
@@ -67,7 +74,7 @@ class Trainer(NamedTuple):
 
 
 OPTIMIZERS = Registry("optimizer")
-"""Functions of a learning rate (an Optax schedule) and a weight decay that return an Optax transformation."""
+"""Functions of a learning rate (an Optax schedule) and a weight decay; each returns an Optax transformation."""
 OPTIMIZERS.register("adamw", lambda rate, decay: optax.adamw(rate, weight_decay=decay))
 OPTIMIZERS.register(
     "sgd", lambda rate, decay: optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, 0.9, nesterov=True))
@@ -75,10 +82,10 @@ OPTIMIZERS.register(
 
 
 def optimizer(settings: TrainSettings, steps: int) -> optax.GradientTransformation:
-    """The named optimizer under a cosine to zero over ``steps``.
+    """The named optimizer, with a rate that falls to zero along a cosine over ``steps``.
 
     Raises:
-      InputError: no such optimizer.
+      InputError: an unknown optimizer.
     """
     warmup = round(settings.warmup * steps)
     rate = optax.warmup_cosine_decay_schedule(
@@ -98,10 +105,10 @@ def trainer(
     norm: Normalisation,
     cycle: int | None = None,
 ) -> Trainer:
-    """Build the trainer; keep it and reuse it, since a new one is compiled anew.
+    """Build the trainer. Keep and reuse it, since every new trainer is compiled again.
 
-    The loss is sum_j w_j l_j / N, with l_j the criterion's loss of image j: weights of mean 1 over the data set
-    leave the learning rate meaning what it means without them.
+    The loss is sum_j w_j l_j / N, where l_j is the criterion's loss of image j. If the weights have mean 1 over the
+    dataset, the learning rate has the same effect as without weights.
     """
     tx = optimizer(settings, steps)
     augment = augmentation.pipeline(settings.augment)
@@ -127,17 +134,17 @@ def trainer(
 
 
 def fit(
-    step: Callable,
-    state: TrainState,
+    step: Callable[..., tuple[_State, jax.Array]],
+    state: _State,
     key: jax.Array,
     batches: Iterable[tuple[Any, Any, Any]],
     steps: int,
     context: Any = None,
     title: str = "train",
-) -> tuple[TrainState, np.ndarray]:
-    """Run ``steps`` steps on (images, targets, weights) batches; the state and the loss curve [steps].
+) -> tuple[_State, np.ndarray]:
+    """Run ``steps`` steps on (images, targets, weights) batches and return the state and the loss curve [steps].
 
-    A Python loop by intent: XLA on CPU runs a convolution inside a scan tens of times slower.
+    This is a Python loop on purpose: on CPU, XLA runs a convolution inside a scan tens of times slower.
     """
     curve = []
     batches = iter(batches)
@@ -148,4 +155,5 @@ def fit(
 
 
 def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Labels [n] as one-hot vectors, float32 [n, K]."""
     return np.eye(num_classes, dtype=np.float32)[labels]

@@ -1,4 +1,4 @@
-"""What outlives a call: teachers and latent models found or trained, run folders that resume, comparisons, grids."""
+"""Everything that is kept on disk: teachers, latent models, resumable run folders, comparisons and grids."""
 
 from jaxdd.workspace.comparison import Comparison, compare, makers_for, workspace_of
 from jaxdd.workspace.distillation import DistillConfig, config_of, distill

@@ -1,9 +1,10 @@
-"""Students trained on distilled datasets and tested on real images, beside baselines under the same protocol."""
+"""Compare distilled datasets with baselines: train students under the same protocols, test them on real images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,16 +34,16 @@ Maker = Callable[[int], DistilledDataset]  # seed -> dataset
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared, beside the datasets themselves.
+    """The settings of a comparison, apart from the datasets.
 
     Attributes:
       workspace: real data and teacher.
-      protocols: by the names that the rows call them.
-      students: architectures.
-      seeds: students of each architecture, method and protocol.
-      full: students that see all real images; the teacher counts as the first.
-      full_train: how those are trained; default: as the teacher was.
-      stored: soft labels of some methods, which take the teacher's place.
+      protocols: the protocols by name, as the rows call them.
+      students: the architectures.
+      seeds: the number of students per architecture, method and protocol.
+      full: the number of students trained on all real images; the teacher counts as the first.
+      full_train: their training settings; default: those of the teacher.
+      stored: stored soft labels of some methods, used instead of the teacher.
     """
 
     workspace: Workspace
@@ -54,17 +55,21 @@ class Comparison:
     stored: dict[str, Labels] | None = None
 
     def network(self, student: str) -> Classifier:
-        """An architecture for the images of the workspace."""
+        """The network of an architecture for the images of the workspace."""
         source, compute = self.workspace.real.source, self.workspace.config.compute
         return nn.get(student, len(source.class_names), source.image_shape[0], dtype=teachers.dtype_of(compute))
 
 
 def compare(makers: dict[str, Maker], comparison: Comparison, keep: Callable[[list[dict]], None]) -> list[dict]:
-    """Every method under every protocol with every student; ``keep`` is called with the rows so far."""
+    """Train and test every method under every protocol with every student, and return the rows.
+
+    Args:
+      keep: called with all rows so far whenever there is a new one.
+    """
     name, ipc = comparison.workspace.real.name, next(iter(makers.values()))(0).ipc
     rows: list[dict] = []
 
-    def add(*values) -> None:
+    def add(*values: Any) -> None:
         rows.append(row(*values))
         keep(rows)
 
@@ -88,13 +93,13 @@ def measured(
     kind: str,
     labels: dict[str, Labels] | None = None,
 ) -> Iterator[tuple[str, list[float]]]:
-    """Each method and the accuracies of its students, as soon as those of all seeds are known.
+    """Yield each method with the accuracies of its students, as soon as all its seeds are finished.
 
-    The students of all methods and seeds are trained side by side, and shared among the processes of a run.
+    The students of all methods and seeds are trained in parallel, and distributed over the processes of a run.
 
     Args:
       kind: the name of a protocol of the comparison.
-      labels: stored labels of the methods, which take the teacher's place.
+      labels: stored labels of the methods, used instead of the teacher.
     """
     if not makers:
         return
@@ -125,12 +130,12 @@ def measured(
 
 
 def with_flip(protocol: Protocol, flip: bool) -> Protocol:
-    """The protocol with mirrored images only where the data allow them."""
+    """The protocol, with mirrored images only if the data allow them."""
     return replace(protocol, train=teachers.with_flip(protocol.train, flip))
 
 
 def full_accuracies(comparison: Comparison, student: str) -> list[float]:
-    """Of students that saw all real images; the teacher is the first where it has their architecture."""
+    """The accuracies of students trained on all real images; the teacher is the first if it has their architecture."""
     workspace, model = comparison.workspace, comparison.network(student)
     teacher, real = workspace.teacher, workspace.real
     training = teachers.with_flip(comparison.full_train or teachers.training_of(teacher), real.flip)
@@ -146,8 +151,7 @@ def full_accuracies(comparison: Comparison, student: str) -> list[float]:
 def makers_for(
     datasets: dict[str, DistilledDataset], baselines: tuple[str, ...], ipc: int, workspace: Workspace
 ) -> dict[str, Maker]:
-    """Baselines first, then the distilled datasets, each as a function of the seed."""
-    makers: dict[str, Maker] = {}
+    """The baselines, then the distilled datasets, each as a function of the seed."""
     memory: dict[tuple, DistilledDataset] = {}
 
     def baseline(name: str) -> Maker:
@@ -162,25 +166,24 @@ def makers_for(
 
         return maker
 
-    for name in baselines:
-        if name not in datasets:
-            makers[name] = baseline(name)
-    for name, dataset in datasets.items():
-        makers[name] = lambda seed, dataset=dataset: dataset
-    return makers
+    def finished(dataset: DistilledDataset) -> Maker:
+        return lambda seed: dataset
+
+    makers = {name: baseline(name) for name in baselines if name not in datasets}
+    return makers | {name: finished(dataset) for name, dataset in datasets.items()}
 
 
 def named_datasets(runs: Sequence[Path]) -> dict[str, DistilledDataset]:
-    """The datasets of run folders by the names of their methods, which tell the folder where they are alike.
+    """The datasets of run folders by the names of their methods; if two names are equal, with the names of the folders.
 
     Raises:
-      InputError: a run of other classes or images per class than the first.
+      InputError: a run with other classes or another number of images per class than the first.
     """
     datasets = [distilled.load(run) for run in runs]
     first = datasets[0]
     for run, dataset in zip(runs, datasets):
         if (dataset.ipc, dataset.class_names) != (first.ipc, first.class_names):
-            raise InputError(f"{run} has other classes or images per class than {runs[0]}; evaluate it alone")
+            raise InputError(f"{run} has other classes or images per class than {runs[0]}; evaluate it separately")
     names = [dataset.provenance["method"] for dataset in datasets]
     if len(set(names)) < len(names):
         names = [f"{name} ({run.name})" for name, run in zip(names, runs)]
@@ -190,10 +193,10 @@ def named_datasets(runs: Sequence[Path]) -> dict[str, DistilledDataset]:
 def stored_labels(
     runs: dict[str, Path], datasets: dict[str, DistilledDataset], protocols: dict[str, Protocol], flip: bool
 ) -> dict[str, Labels]:
-    """The labels kept in run folders, by the names of their datasets.
+    """The labels stored in run folders, by the names of their datasets.
 
     Raises:
-      InputError: no labels there, or labels that do not fit every protocol that asks a teacher.
+      InputError: a folder has no labels, or they do not fit every protocol that uses a teacher.
     """
     labels = {name: open_labels(run) for name, run in runs.items()}
     for protocol in protocols.values():
@@ -203,10 +206,10 @@ def stored_labels(
 
 
 def workspace_of(run: Path, compute: str = "auto") -> Workspace:
-    """The real images that a run folder came from, with the folder's own teacher.
+    """The workspace of a run folder: the real images that it was distilled from, and the teacher in the folder.
 
     Raises:
-      InputError: no run folder, or settings that this version does not have.
+      InputError: no run folder, or settings unknown to this version.
     """
     if not (run / "config.json").is_file():
         raise InputError(f"{run} has no config.json; give a run folder of experiments.distill")

@@ -1,4 +1,4 @@
-"""A method run in a workspace, with a run folder that is resumed where an earlier start was interrupted."""
+"""Run a method in a workspace and save it in a run folder; an interrupted run is resumed."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from jaxdd.methods import RECIPES, Recipe, Result
 from jaxdd.students.evaluation import recognised
 from jaxdd.workspace import runs, teachers
 from jaxdd.workspace.latent_models import LatentConfig
+from jaxdd.workspace.real_data import content
 from jaxdd.workspace.runs import PARTS
 from jaxdd.workspace.teachers import TeacherConfig
 from jaxdd.workspace.workspace import Workspace, open_workspace
@@ -32,83 +33,100 @@ class DistillConfig(TeacherConfig):
 
     method: str = "wmdd"
     """wmdd, ce-class, wmdd-global, ce-global, mmd, dm, sre2l, ddoq, d4m, rded, medoid, random, herding, kcenter, or
-    package.module:NAME of a recipe of your own; decides the defaults of the flags below."""
+    package.module:NAME of your own recipe; determines the defaults of the flags below."""
     ipc: int = 1
     """Images per class."""
     out: Path = Path("runs/distilled")
-    """The run folder; must be new or empty, or hold an unfinished run of the same request."""
+    """The run folder: new, empty, or with an unfinished run of the same request, which is then resumed."""
     teacher: Path | None = None
-    """Folder of a teacher that experiments.train wrote."""
+    """Folder of a teacher from experiments.train; default: found beside the output, or trained."""
     latent: LatentConfig = field(default_factory=LatentConfig)
     recipe: Recipe = field(default_factory=Recipe)
 
 
 def config_of(method: str, **changes: Any) -> DistillConfig:
-    """The config of a named method, with other fields as given."""
+    """The config of a named method, with ``changes`` to its fields."""
     return dataclasses.replace(DistillConfig(method=method, recipe=RECIPES.find(method)), **changes)
 
 
 def record(config: DistillConfig) -> dict:
-    """A config as plain values, for JSON."""
+    """A config as plain values for JSON."""
     return {"config": DistillConfig.__name__, **settings.record(config)}
 
 
 def distill(config: DistillConfig, source: Source | None = None) -> DistilledDataset | None:
-    """Distil into ``config.out``, finding or training what is needed beside it, in its parent folder.
+    """Distil into ``config.out``; the models that it needs are found in the parent folder, or trained and kept there.
 
-    An interrupted run of the same request is resumed. Of several processes, which all call this, those that are not the
-    first return None.
+    An interrupted run of the same request is resumed. In a run of several processes all must call this function; the
+    first returns the dataset, the others None.
 
     Args:
-      source: images in memory, in the place of those that ``config.dataset`` names.
+      source: images in memory, used instead of those that ``config.dataset`` names.
 
     Raises:
-      InputError: settings that do not exist or go together, or a folder that is taken; nothing half-written remains.
+      InputError: unknown or conflicting settings, or a folder that is not empty. No half-written files remain.
     """
-    with runs.run_folder(config.out, request(config)):
+    if source is not None:
+        config = dataclasses.replace(config, dataset=source.name)
+    with runs.run_folder(config.out, request(config, source)):
         workspace = open_workspace(config, config.out.parent, config.teacher, config.latent, source)
         methods.check(config.recipe, workspace.problem(config.method, config.ipc))
-        # A given teacher decides the architecture and how the data are seen.
+        # A teacher from a folder determines the architecture, and the size and normalisation of the images.
         seen = {item.name: getattr(workspace.config, item.name) for item in dataclasses.fields(TeacherConfig)}
         return fill(dataclasses.replace(config, **seen), workspace)
 
 
-def request(config: DistillConfig) -> dict:
-    """What decides the bytes of a class: only classes of an equal request are resumed."""
+def request(config: DistillConfig, source: Source | None = None) -> dict:
+    """Everything that determines the bytes of a class; finished classes are reused only if all of it is equal."""
     parts = record(config)
     del parts["memory_gib"]
+    if source is not None:
+        parts["images"] = {split: content(source, split) for split in source.labels}
     info = config.teacher / "teacher.json" if config.teacher else None
     return parts | machine(config) | {"given teacher": read_json(info) if info and info.is_file() else None}
 
 
 def machine(config: TeacherConfig) -> dict:
-    """What computes, as far as it decides how numbers are rounded."""
+    """The properties of the machine that determine how numbers are rounded."""
     device = jax.devices()[0].device_kind
     return {"computes in": teachers.dtype_of(config.compute), "device": device, "jax": jax.__version__}
 
 
 def fill(config: DistillConfig, workspace: Workspace) -> DistilledDataset | None:
-    """Distil into a run folder that is open; of several processes all but the first return None."""
+    """Distil into an open run folder; in a run of several processes all but the first return None."""
     parts = config.out / PARTS
     dataset_and_result = make(config.method, config.recipe, config.ipc, config.seed, workspace, parts)
     if dataset_and_result is None:
         return None
     dataset, result = dataset_and_result
     for name in ("teacher", "distilled"):
-        # Left behind where an earlier start was interrupted while it wrote the last files.
+        # An earlier attempt may have been interrupted while it wrote these.
         shutil.rmtree(config.out / name, ignore_errors=True)
     save_run(config, workspace.teacher_folder, dataset, result)
     shutil.rmtree(parts, ignore_errors=True)
     return dataset
 
 
+@overload
+def make(
+    method: str, recipe: Recipe, ipc: int, seed: int, workspace: Workspace, parts: None = None
+) -> tuple[DistilledDataset, Result]: ...
+
+
+@overload
+def make(
+    method: str, recipe: Recipe, ipc: int, seed: int, workspace: Workspace, parts: Path
+) -> tuple[DistilledDataset, Result] | None: ...
+
+
 def make(
     method: str, recipe: Recipe, ipc: int, seed: int, workspace: Workspace, parts: Path | None = None
 ) -> tuple[DistilledDataset, Result] | None:
-    """Summarize and make images, with the record of how it was done.
+    """Run a recipe and return the dataset, with its provenance, and the result.
 
-    parts: a folder for finished classes, where those of an earlier start or of another process are found as well. Of
-      several processes each makes its own classes and the first returns all of them, the others None.
+    Args:
+      parts: a folder for finished classes. Classes that an earlier attempt or another process put there are reused. In
+        a run of several processes each makes its own classes; the first returns all of them, the others None.
     """
     started = time.perf_counter()
     count = len(workspace.real.class_names)
@@ -136,12 +154,12 @@ def make(
 
 
 def _key(seed: int) -> jax.Array:
-    # The streams of a seed: 0 and 1 are those of students and teachers.
+    # Students and teachers use the folds 0 and 1 of a seed.
     return jax.random.fold_in(jax.random.key(seed), 2)
 
 
 def _dataset(method: str, recipe: Recipe, seed: int, workspace: Workspace, result: Result) -> DistilledDataset:
-    """A result with its labels, names and provenance."""
+    """A result as a dataset, with labels, class names and provenance."""
     teacher, real = workspace.teacher, workspace.real
     count, ipc = result.atoms.weights.shape
     provenance = {
@@ -168,12 +186,12 @@ def _dataset(method: str, recipe: Recipe, seed: int, workspace: Workspace, resul
 
 
 def save_run(config: DistillConfig, teacher_folder: Path, dataset: DistilledDataset, result: Result) -> None:
-    """Write config, teacher, atoms, the loss curve and the images into a run folder."""
+    """Write the config, the teacher, the atoms, the loss curve and the images into a run folder."""
     out = config.out
     write_json(out / "config.json", record(config))
     with atomic(out / "teacher") as place:
         shutil.copytree(teacher_folder, place)
-    # An open file, for a bare name would get the ending .npz.
+    # Pass an open file: np.savez would append .npz to a name.
     with atomic(out / "atoms.npz") as place, open(place, "wb") as file:
         np.savez(file, points=result.atoms.points, weights=result.atoms.weights, costs=result.costs)
     lines = []

@@ -1,7 +1,8 @@
-"""The real train images as an encoder sees them: this process's share, in batches that fit the memory, kept on disk."""
+"""Encode the real train images: the share of this process, in batches that fit in memory, cached on disk."""
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,18 +19,16 @@ from jaxdd.nn import Apply, Moments, Variables
 from jaxdd.stages import encode
 from jaxdd.stages.encode import Encoded
 from jaxdd.stages.relabel.stored import fingerprint
-from jaxdd.workspace.real_data import pass_size
+from jaxdd.workspace.real_data import content, pass_size
 
-# Larger features are encoded anew rather than kept.
+# Larger features are not cached.
 _KEPT_BYTES = 2**28
-# Images that are compared before kept features are believed.
-_PROBES = 16
 
 Encoder = tuple[Apply, Variables, Normalisation]
 
 
 def local_rows(source: Source, mesh: Mesh, together: int = 1) -> list[np.ndarray]:
-    """The train images of each class of this process, see `parallel.local_classes`.
+    """The rows of the train images of each class of this process, see `parallel.local_classes`.
 
     Raises:
       InputError: there are fewer classes, or groups of ``together`` classes, than processes.
@@ -38,7 +37,7 @@ def local_rows(source: Source, mesh: Mesh, together: int = 1) -> list[np.ndarray
     processes = len({device.process_index for device in mesh.devices.flat})
     if processes * together >= len(source.class_names) + together:
         raise InputError(
-            f"{processes} processes share {len(source.class_names)} classes, of which {together} stay together; start "
+            f"{processes} processes cannot share {len(source.class_names)} classes in groups of {together}; start "
             "fewer processes"
         )
     rows = data.class_indices(source)
@@ -52,24 +51,24 @@ def encode_train(
     mesh: Mesh | None = None,
     memory_bytes: int = 4 * 2**30,
 ) -> Encoded:
-    """The train split through an encoder, in batches that fit the memory.
+    """Encode the train split in batches that fit in memory.
 
     Args:
       encoder: (apply, variables, normalisation of its images).
-      rows: of this process's classes; default: `local_rows`. On CPU no batch holds images of two classes, so that a
-        class's features and moments are the same bytes whichever classes are encoded here.
+      rows: the rows of each class of this process; default: `local_rows`. On CPU no batch holds images of two classes,
+        so the features and moments of a class are byte-identical whichever classes are encoded here.
       mesh: default: all devices of all hosts.
     """
     apply, variables, norm = encoder
     mesh = mesh or parallel.mesh()
     rows = local_rows(source, mesh) if rows is None else rows
-    image = jax.ShapeDtypeStruct((1, *source.image_shape), np.float32)
-    most = max(np.bincount(source.labels["train"], minlength=1))
+    most = int(np.bincount(source.labels["train"], minlength=1).max())
     if jax.default_backend() != "cpu":
         rows = [np.concatenate(rows)]
         most = len(rows[0])
-    # As few and as full batches as the largest class needs.
-    fits = max(1, min(pass_size(), budget(jax.local_devices(), memory_bytes) // forward_bytes(apply, variables, image)))
+    # Use as few batches as possible for the largest class, all about equally full.
+    bytes_each = forward_bytes(apply, variables, _image(source))
+    fits = max(1, min(pass_size(), budget(jax.local_devices(), memory_bytes) // bytes_each))
     size = -(-most // -(-most // fits))
     batches = data.batches(source, "train", size, rows)
     total = sum(-(-len(part) // size) for part in rows)
@@ -77,14 +76,14 @@ def encode_train(
 
 
 def kept_or_encoded(encoder: Encoder, source: Source, cache: Path) -> Encoded:
-    """`encode_train` of all classes in this process, read from ``cache`` where the same was encoded before.
+    """`encode_train` of all classes in this process, read from the folder ``cache`` if it was computed before.
 
-    What is kept belongs to the encoder's variables, the labels, some images that are compared, and the device. Features
-    of more than 256 MiB are not kept.
+    The cache is keyed by the encoder's variables, the labels, the images (see `real_data.content`) and the device.
+    Features of more than 256 MiB are not cached.
     """
     local = parallel.mesh(jax.local_devices())
     rows = local_rows(source, local)
-    count, dim = len(source.labels["train"]), _dim(encoder, source)
+    count, dim = len(source.labels["train"]), _output(encoder, source).features.shape[-1]
     if hosts.count() > 1 or 4 * count * dim > _KEPT_BYTES:
         return encode_train(encoder, source, rows, local)
     place = cache / f"{_identity(encoder, source)}.npz"
@@ -96,25 +95,29 @@ def kept_or_encoded(encoder: Encoder, source: Source, cache: Path) -> Encoded:
     return encoded
 
 
-def _dim(encoder: Encoder, source: Source) -> int:
-    image = jax.ShapeDtypeStruct((1, *source.image_shape), np.float32)
-    return jax.eval_shape(encoder[0], encoder[1], image).features.shape[-1]
+def _image(source: Source) -> jax.ShapeDtypeStruct:
+    """The shape of one image of a source."""
+    return jax.ShapeDtypeStruct((1, *source.image_shape), np.float32)
+
+
+def _output(encoder: Encoder, source: Source) -> Any:
+    """The encoder's `Output` for one image, as shapes."""
+    return jax.eval_shape(encoder[0], encoder[1], _image(source))
 
 
 def _identity(encoder: Encoder, source: Source) -> str:
-    labels = np.asarray(source.labels["train"])
-    probes = source.read("train", np.linspace(0, len(labels) - 1, min(_PROBES, len(labels))).astype(int))
+    """A digest of everything that determines the encoded images."""
     norm = [np.asarray(part, np.float32) for part in encoder[2]]
-    parts = fingerprint([encoder[1], norm, labels, probes]), jax.devices()[0].device_kind, jax.__version__
-    out = jax.eval_shape(encoder[0], encoder[1], jax.ShapeDtypeStruct((1, *source.image_shape), np.float32))
-    return hashlib.sha256(repr((*parts, source.image_shape, str(out))).encode()).hexdigest()[:16]
+    parts = fingerprint([encoder[1], norm]), content(source, "train"), jax.devices()[0].device_kind, jax.__version__
+    shapes = str(_output(encoder, source))
+    return hashlib.sha256(repr((*parts, shapes)).encode()).hexdigest()[:16]
 
 
 def _save(place: Path, encoded: Encoded) -> None:
-    arrays = {name: getattr(encoded, name) for name in ("features", "labels", "counts")}
+    arrays: dict[str, Any] = {name: getattr(encoded, name) for name in ("features", "labels", "counts")}
     for layer, moments in encoded.moments.items():
         arrays |= {f"mean/{layer}": moments.mean, f"var/{layer}": moments.var}
-    with atomic(place) as aside, open(aside, "wb") as file:
+    with atomic(place) as partial_file, open(partial_file, "wb") as file:
         np.savez(file, variance=np.float64(encoded.variance), **arrays)
 
 

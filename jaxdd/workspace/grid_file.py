@@ -1,9 +1,9 @@
-"""Files of grids: which methods, sizes, students and protocols make a table.
+"""Grid files: TOML files that define the methods, sizes, students and protocols of a table.
 
-A file is TOML. It opens with a comment: what it reproduces, the published figures, the cost and the command, a
-paragraph each. Then ``[grid]`` has fields of `GridConfig`. Each ``[methods.NAME]`` has a ``recipe`` by name, the
-settings that are ``set`` otherwise, and the figures ``published`` for it ({IPC = percent}). ``[sweep]`` makes a method
-for each of several values of one setting, and ``[[claim]]`` says which method should beat which.
+A file starts with a comment of one paragraph each on what it reproduces, the published figures, the cost and the
+command. Then ``[grid]`` sets fields of `GridConfig`. Each ``[methods.NAME]`` has a ``recipe`` by name, changes to its
+settings under ``set``, and figures ``published`` for it ({IPC = percent}). ``[sweep]`` adds a method for each of
+several values of one setting, and ``[[claim]]`` states which method should be better than which.
 """
 
 import tomllib
@@ -18,37 +18,38 @@ from jaxdd.workspace.latent_models import LatentConfig
 from jaxdd.workspace.protocols import ProtocolConfig
 from jaxdd.workspace.teachers import TeacherConfig
 
-# The method that scores compare with.
+# The method with which scores compare.
 BASELINE = "random"
 
 
 @dataclass(frozen=True)
 class GridConfig(TeacherConfig, ProtocolConfig):
-    """Which sizes, students and protocols, for which data and teacher."""
+    """The sizes, students and protocols of a grid, with its data and teacher."""
 
     seed: int = 0
-    """Of the teacher and of latent models trained here. Students have the seeds from 0 on, whatever this is; a method
-    makes its images once, but random real images are drawn anew for each student."""
+    """Seed of the teacher and of latent models trained here. Students always have the seeds 0, 1, ... A method makes
+    its images once, except that random real images are drawn again for each student."""
     ipc: tuple[int, ...] = (1, 10, 50)
     """Images per class."""
     epochs: tuple[int, ...] = ()
-    """Of the students at each of these sizes; default: what each protocol says."""
+    """Epochs of the students, one number for each ``ipc``; default: those of each protocol."""
     students: tuple[str, ...] = ()
     """Architectures; default: the teacher's."""
     protocols: tuple[str, ...] = ("hard", "soft")
-    """hard, soft, wmdd, ddoq, dd-ranking; with ":plain" behind the name no augmentation, with ":uniform" no weights."""
+    """hard, soft, wmdd, ddoq, dd-ranking. The suffix ":plain" removes the augmentation, ":uniform" the weights."""
     seeds: int = 3
     full: int = 1
-    """Students of each architecture that see all real images; the teacher counts as the first."""
+    """Students of each architecture trained on all real images; the teacher counts as the first."""
     only: tuple[str, ...] = ()
-    """Run these of the grid's methods; default: all."""
+    """Run only these methods of the grid; default: all."""
     teacher: Path | None = None
-    """Folder of a teacher that experiments.train wrote; default: one is trained."""
+    """Folder of a teacher from experiments.train; default: one is trained."""
     latent: LatentConfig = field(default_factory=LatentConfig)
     grid: Path | None = None
-    """The file of the grid, or what follows the table's name in the name of one that is here."""
+    """A grid file, or the part after the table's name in the name of a file of this repository."""
     out: Path = Path("runs/tables")
-    """The table goes into a folder of its name; beside it lie rows, distilled datasets and models, for all tables."""
+    """The table is written to a subfolder with its name. Rows, distilled datasets and models are shared by all tables
+    in this folder."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,12 @@ class Entry:
     method: str
     recipe: Recipe
     published: dict[int, float]  # IPC -> percent
-    swept: tuple[str, float] | None = None  # the method whose setting is swept, and its value
+    swept: tuple[str, float] | None = None  # the method whose setting is swept, and the value of the setting
 
 
 @dataclass(frozen=True)
 class Claim:
-    """That one method passes another."""
+    """The claim that one method is better than another."""
 
     what: str = ""
     better: str = ""
@@ -73,7 +74,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A setting of a method, by its dotted name, and the values that it takes in turn."""
+    """A setting of a method, by its dotted name, and the values to try."""
 
     method: str = ""
     field: str = ""
@@ -82,7 +83,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class _Head:
-    """What a file may hold beside its methods and claims."""
+    """What a grid file may contain besides methods and claims."""
 
     title: str = ""
     columns: str = "ipc"
@@ -93,14 +94,14 @@ class _Head:
 
 
 class Grid(NamedTuple):
-    """What a file holds."""
+    """The contents of a grid file."""
 
     name: str
-    head: str  # its opening comment, an empty line between paragraphs
+    head: str  # the opening comment, with an empty line between paragraphs
     title: str
-    columns: str  # "ipc" or "student": what the table's columns are, beside the protocols
+    columns: str  # "ipc" or "student": the columns of the table, besides the protocols
     published: str  # how the published figures were obtained
-    scores: str  # the protocol beside "hard" that label- and augmentation-robust scores are made from, or nothing
+    scores: str  # the protocol that is combined with "hard" for label- and augmentation-robust scores; may be empty
     sweep: Sweep
     entries: tuple[Entry, ...]
     claims: tuple[Claim, ...]
@@ -108,10 +109,15 @@ class Grid(NamedTuple):
 
 
 def read(table: str, path: Path | None, configs: Path) -> Grid:
-    """The grid of a table: its own, the one of ``path``, or the one called table-path in the folder ``configs``.
+    """Read the grid of a table.
+
+    Args:
+      table: the name of the table.
+      path: None for the file TABLE.toml in ``configs``; otherwise a grid file, or PATH to name TABLE-PATH.toml.
+      configs: the folder with the grid files.
 
     Raises:
-      InputError: no such file, or one that is no grid.
+      InputError: no such file, or not a grid file.
     """
     choices = [configs / f"{table}.toml"] if path is None else [path, configs / f"{table}-{path}.toml"]
     place = next((choice for choice in choices if choice.is_file()), None)
@@ -126,13 +132,15 @@ def read(table: str, path: Path | None, configs: Path) -> Grid:
     tables, claims = parsed.pop("methods", None), parsed.pop("claim", [])
     head = settings.changed(_Head(), parsed, str(place))
     if not isinstance(tables, dict) or not tables or not isinstance(claims, list):
-        raise InputError(f"{place}: give it one [methods.NAME] or more, and claims as [[claim]]")
+        raise InputError(
+            f"{place}: no methods, or a claim of another form; give [methods.NAME], and claims as [[claim]]"
+        )
     entries = [_entry(name, values, place) for name, values in tables.items()]
     claims = tuple(settings.changed(Claim(), claim, f"{place} [[claim]]") for claim in claims)
     _check_names(entries, claims, head.sweep, place)
     entries += _swept(entries, head.sweep, place)
     if head.columns not in ("ipc", "student"):
-        raise InputError(f"{place}: unknown columns {head.columns!r}; use ipc or student")
+        raise InputError(f"{place}: unknown `columns` {head.columns!r}; use ipc or student")
     comment = "\n".join(line.removeprefix("#").strip() for line in text.split("\n\n")[0].splitlines())
     title = " ".join(head.title.split()) or place.stem
     return Grid(place.stem, comment, title, head.columns, head.published, head.scores, head.sweep, tuple(entries),
@@ -140,7 +148,7 @@ def read(table: str, path: Path | None, configs: Path) -> Grid:
 
 
 def _check_names(entries: list[Entry], claims: tuple[Claim, ...], sweep: Sweep, place: Path) -> None:
-    """Raise InputError if a claim or the sweep names a method that the file does not have."""
+    """Raise InputError if a claim or the sweep names a method that is not in the file."""
     names = [entry.name for entry in entries]
     used = [(name, "[[claim]]") for claim in claims for name in (claim.better, claim.worse)]
     used += [(sweep.method, "[sweep]")] if sweep != Sweep() else []
@@ -162,6 +170,7 @@ def _swept(entries: list[Entry], sweep: Sweep, place: Path) -> list[Entry]:
 
 
 def _entry(name: str, values: Any, place: Path) -> Entry:
+    """The method of a table [methods.NAME]; InputError if the table is invalid."""
     where = f"{place} [methods.{name}]"
     if name == "full":
         raise InputError(f"{where}: full is what students of all real images are called; choose another name")

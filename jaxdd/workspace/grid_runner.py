@@ -1,4 +1,4 @@
-"""Runs what is missing of a grid of methods, sizes, students and protocols, and keeps what is done."""
+"""Run the missing cells of a grid of methods, sizes, students and protocols, and keep the finished ones."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ from jaxdd.workspace.workspace import Workspace, open_workspace
 
 @dataclass(frozen=True)
 class Work:
-    """An opened grid, and the workspace whose data are encoded only if a missing method asks for them."""
+    """An opened grid with its workspace. The data are encoded only if a missing method needs them."""
 
     grid: Grid
     config: GridConfig
@@ -41,14 +41,14 @@ class Work:
 
 @contextlib.contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Nobody else makes a table in this folder meanwhile.
+    """A context manager that locks the folder against other processes that make tables.
 
     Raises:
-      InputError: somebody does, or the folder cannot be made.
+      InputError: another process holds the lock, or the folder cannot be made.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = open(out / "lock", "w")  # noqa: SIM115  held while the table is made
+        lock = open(out / "lock", "w")  # noqa: SIM115  stays open while the table is made
     except OSError as error:
         raise InputError(f"cannot write to {out}: {error.strerror}; give another `out`") from None
     with lock:
@@ -60,7 +60,11 @@ def alone(out: Path) -> Iterator[None]:
 
 
 def opened(grid: Grid, config: GridConfig) -> Work:
-    """The data and the teacher of a grid, found or trained; bad settings are found before anything is."""
+    """Open the data and the teacher of a grid; the settings are checked before anything is trained.
+
+    Raises:
+      InputError: unknown or conflicting settings.
+    """
     names = [entry.name for entry in grid.entries]
     for name in config.only:
         if name not in names:
@@ -81,14 +85,17 @@ def opened(grid: Grid, config: GridConfig) -> Work:
 
 
 def _check(grid: Grid, config: GridConfig, names: list[str]) -> None:
+    """Raise InputError for settings of a grid that are out of range or conflict."""
     for name in ("ipc", "protocols"):
         if not getattr(config, name):
             raise InputError(f"`{name}` is empty; give one or more")
     if config.epochs and (len(config.epochs) != len(config.ipc) or min(config.epochs) < 1):
-        raise InputError(f"`epochs` {config.epochs} for `ipc` {config.ipc}; give 1 or more for each, or no epochs")
+        raise InputError(
+            f"`epochs` {config.epochs} does not fit `ipc` {config.ipc}; give one positive number for each, or none"
+        )
     if config.seeds < 1 or config.full < 0:
         raise InputError(
-            f"`seeds` {config.seeds} and `full` {config.full}: give 1 or more seeds, and 0 or more of full"
+            f"`seeds` {config.seeds} or `full` {config.full} is out of range; use 1 or more seeds and 0 or more of full"
         )
     for kind in config.protocols:
         config.protocol(kind)
@@ -96,11 +103,11 @@ def _check(grid: Grid, config: GridConfig, names: list[str]) -> None:
         needed = {"hard", grid.scores, f"{grid.scores}:plain"}
         if not needed <= set(config.protocols) or BASELINE not in names or not config.full:
             raise InputError(f"scores of {grid.scores!r} need the protocols {', '.join(sorted(needed))}, the method "
-                             "random and `full` 1")  # fmt: skip
+                             f"{BASELINE} and `full` 1; add what is missing")  # fmt: skip
 
 
 class _Rows:
-    """The rows of a table in its order, and all that were ever measured in this folder, by their keys."""
+    """The rows of a table in its order, and all rows that were measured in its folder, by key."""
 
     def __init__(self, place: Path, keep: Callable[[list[dict]], None]):
         self.place, self.keep = place, keep
@@ -108,22 +115,25 @@ class _Rows:
         self.order: list[tuple[str, str, str]] = []  # method, protocol, key
 
     def add(self, row: dict) -> None:
-        """Keep a new row, and show those so far."""
+        """Save a new row, and pass all rows so far to ``keep``."""
         self.known[row["key"]] = row
         write_json(self.place, list(self.known.values()))
         self.keep(self.table())
 
     def table(self) -> list[dict]:
-        """The rows that are there, by the names that they have in this table."""
+        """The rows that exist so far, with the names that they have in this table."""
         there = [one for one in self.order if one[-1] in self.known]
         return [self.known[key] | {"method": method, "labels": kind} for method, kind, key in there]
 
 
 def run(work: Work, keep: Callable[[list[dict]], None]) -> list[dict]:
-    """The rows of the whole grid; ``keep`` is called with those so far whenever there is a new one.
+    """Measure the missing rows of a grid and return all of them.
 
-    A row of ``rows.json`` is taken over, whichever table it was made for, if all that decides it is the same, except
-    for the code: who changes a method removes its runs and the file, or gives another ``out``.
+    A row of ``rows.json`` is reused, whichever table it was made for, if all settings that determine it are equal.
+    Changes to the code are not detected: after changing a method, remove its runs and the file, or use another ``out``.
+
+    Args:
+      keep: called with all rows so far whenever there is a new one.
     """
     config = work.config
     rows = _Rows(config.out / "rows.json", keep)
@@ -140,7 +150,7 @@ def run(work: Work, keep: Callable[[list[dict]], None]) -> list[dict]:
 
 
 def _full(work: Work, rows: _Rows, student: str) -> None:
-    """The row of the students that see all real images."""
+    """The row of the students trained on all real images."""
     config, key = work.config, _key(work, student, "full")
     rows.order.append(("full", "hard", key))
     if len(rows.known.get(key, {"accuracies": []})["accuracies"]) < config.full:
@@ -158,7 +168,7 @@ def _cell(
         for entry in work.entries
     }
     rows.order += [(method, kind, key) for method, key in keys.items()]
-    # Two methods may be one, as a swept value that is the default.
+    # Two entries may be the same method, for example if a sweep includes the default value.
     missing = {key: method for method, key in keys.items() if key not in rows.known}
     comparison = Comparison(work.workspace, {kind: protocol}, (student,), work.config.seeds)
     wanted = {method: makers[method] for method in missing.values()}
@@ -168,7 +178,7 @@ def _cell(
 
 
 def datasets(work: Work, ipc: int) -> Iterator[tuple[Entry, DistilledDataset]]:
-    """What each method has made, those of a sweep left out; it may be gone where only its rows were kept."""
+    """The existing dataset of each method, except those of a sweep. It is missing if only the rows were kept."""
     for entry in work.entries:
         place = folder(work, entry, ipc)
         if entry.swept is None and runs.is_finished(place):
@@ -176,17 +186,18 @@ def datasets(work: Work, ipc: int) -> Iterator[tuple[Entry, DistilledDataset]]:
 
 
 def folder(work: Work, entry: Entry, ipc: int, seed: int = 0) -> Path:
-    """Of a method's run at a size, whichever name it was made under."""
+    """The run folder of a method at a size, whichever entry name it was made under."""
     root, key = work.config.out / "runs", _key(work, seed, *_made_by(work, entry, ipc))[:8]
     name = entry.method.replace(":", "-")
     return next(root.glob(f"*-ipc{ipc}-{key}"), root / f"{name}-ipc{ipc}-{key}")
 
 
 def _maker(work: Work, entry: Entry, ipc: int) -> Maker:
+    """A function from a seed to the dataset of a method, which is distilled if it does not exist yet."""
     memory: dict[int, DistilledDataset] = {}
 
     def maker(seed: int) -> DistilledDataset:
-        # Random real images are drawn anew for each student; whatever else a method draws is part of its dataset.
+        # Random real images are drawn again for each student. All other methods make one dataset for all students.
         seed = seed if entry.recipe.is_redrawn else 0
         if seed not in memory:
             place = folder(work, entry, ipc, seed)
@@ -199,11 +210,12 @@ def _maker(work: Work, entry: Entry, ipc: int) -> Maker:
 
 
 def _distil(work: Work, entry: Entry, ipc: int, seed: int, place: Path) -> None:
+    """Distil a method into the run folder ``place``."""
     workspace = work.workspace
     same = {item.name: getattr(workspace.config, item.name) for item in dataclasses.fields(TeacherConfig)}
     stages = {"recipe": entry.recipe, "latent": work.config.latent, "teacher": workspace.teacher_folder}
     config = DistillConfig(**same | stages | {"seed": seed}, method=entry.method, ipc=ipc, out=place)
-    # The folder's name says what is made; where and how it is computed may have changed since it was begun.
+    # The name of the folder identifies the method, but an unfinished run may come from another machine or precision.
     request = machine(config)
     if runs.begun_otherwise(place, request):
         shutil.rmtree(place)
@@ -216,7 +228,7 @@ def _with_epochs(protocol: Protocol, epochs: int | None) -> Protocol:
 
 
 def _made_by(work: Work, entry: Entry, ipc: int) -> tuple:
-    """All that decides a distilled dataset, beside the data and the teacher."""
+    """Everything that determines a distilled dataset, besides the data and the teacher."""
     if not entry.recipe.needs:
         return entry.recipe, ipc
     latent = work.config.latent
@@ -225,7 +237,7 @@ def _made_by(work: Work, entry: Entry, ipc: int) -> tuple:
 
 
 def _key(work: Work, *what: Any) -> str:
-    """Of everything that decides a result."""
+    """A digest of everything that determines a result."""
     real, info = work.workspace.real, work.workspace.teacher.info
     teacher = {name: value for name, value in info.items() if name not in ("dataset", "seconds", "jax")}
     data = [real.name, real.source.image_shape, real.flip, len(real.source.labels["train"])]

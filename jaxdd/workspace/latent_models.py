@@ -1,4 +1,4 @@
-"""Latent models: found on disk or on the hub, or trained on the dataset, always in diffusers' folder layout."""
+"""Latent models: loaded from disk or from the hub, or trained on the dataset, always in diffusers' folder layout."""
 
 import dataclasses
 import hashlib
@@ -26,23 +26,23 @@ from jaxdd.workspace.teachers import TeacherConfig
 
 @dataclass(frozen=True)
 class LatentConfig:
-    """Which latent model, and how it is trained unless one is given."""
+    """The latent model to use, or to train."""
 
     place: str | None = None
-    """A folder or a hub id in diffusers' layout: vae/, and transformer/ or unet/ with what belongs to it. What is
-    missing there is trained here; default: all of it."""
+    """A folder or hub id in diffusers' layout: vae/, and transformer/ or unet/ with their parts. Missing models are
+    trained; default: all of them."""
     size: int | None = None
-    """Side of the images that the autoencoder sees; default: what a given one was made for, else the dataset's."""
+    """Side of the autoencoder's images; default: the size for which a loaded one was made, or that of the dataset."""
     labels: tuple[int, ...] | None = None
-    """A given DiT's class of each class of the dataset, where they are not the same."""
+    """For a loaded DiT: its class for each class of the dataset, if they differ."""
     prompts: Path | None = None
-    """A text file with one prompt a line for each class, for a given UNet; default: the names of the classes."""
+    """For a loaded UNet: a text file with one line per class, its prompt; default: the names of the classes."""
     negative_prompt: str = ""
-    """What guidance leads away from, for a given UNet; default: the empty text."""
+    """For a loaded UNet: the prompt that guidance moves away from; default: the empty text."""
     bfloat16: bool = False
     """Compute in bfloat16; the parameters and the sampler stay float32."""
     channels: int = 4
-    """Of the latents of an autoencoder trained here."""
+    """Channels of the latents of an autoencoder trained here."""
     dit: str = "DiT-Ti/2"
     """Size and patch of a denoiser trained here."""
     vae_train: VAETraining = field(default_factory=VAETraining)
@@ -52,9 +52,9 @@ class LatentConfig:
 def find_or_train(
     latent: LatentConfig, config: TeacherConfig, real: RealData, cache: Path, denoiser: bool
 ) -> tuple[LatentModel, Path]:
-    """The latent model of a config and its folder; what is not given is looked up in ``cache`` or trained now.
+    """The latent model of a config and its folder; parts that ``latent.place`` lacks are found in ``cache`` or trained.
 
-    Of several processes the first looks and trains, the others wait and read.
+    In a run of several processes the first does this, and the others wait and load the result.
     """
     place = Path(str(hosts.first(lambda: str(_find_or_train(latent, config, real, cache, denoiser)))))
     model = load_vae(latent, place)
@@ -62,6 +62,7 @@ def find_or_train(
 
 
 def _find_or_train(latent: LatentConfig, config: TeacherConfig, real: RealData, cache: Path, denoiser: bool) -> Path:
+    """`find_or_train` on the first process: the folder of the model."""
     if latent.place is None:
         check(latent, real)
         place = _kept_vae(latent, config, real, cache)
@@ -74,7 +75,7 @@ def _find_or_train(latent: LatentConfig, config: TeacherConfig, real: RealData, 
 
 
 def check(latent: LatentConfig, real: RealData) -> None:
-    """Raise InputError for what cannot be trained on these images, before anything is."""
+    """Raise InputError for models that cannot be trained on these images, before anything is trained."""
     shape = real.source.image_shape
     sizes = vae.small(shape, latent.channels)
     dit.named(latent.dit, len(real.class_names), shape[0] // sizes.reduction, latent.channels)
@@ -83,12 +84,12 @@ def check(latent: LatentConfig, real: RealData) -> None:
 
 
 def load_vae(latent: LatentConfig, place: Path) -> LatentModel:
-    """The autoencoder in ``place``, and no denoiser."""
+    """The autoencoder in ``place``, without a denoiser."""
     config, variables = pretrained.vae(place)
     size = latent.size or config.sample_size
     if size % config.reduction:
-        raise InputError(f"images of {size} pixels do not divide by the autoencoder's {config.reduction}; use another "
-                         "`latent.size`")  # fmt: skip
+        raise InputError(f"images of {size} pixels are not divisible by {config.reduction}, the reduction of the "
+                         "autoencoder; use another `latent.size`")  # fmt: skip
     return LatentModel(vae.autoencoder(config, _dtype(latent)), variables, (size, size, config.in_channels))
 
 
@@ -97,13 +98,13 @@ def _dtype(latent: LatentConfig):
 
 
 def dit_sizes(latent: LatentConfig, real: RealData, model: LatentModel) -> dit.DiTConfig:
-    """The denoiser to be trained on the latents of an autoencoder."""
+    """The sizes of the denoiser to train on the latents of an autoencoder."""
     side, _, channels = latent_shape(model)
     return dit.named(latent.dit, len(real.class_names), side, channels)
 
 
 def with_denoiser(latent: LatentConfig, class_names: tuple[str, ...], place: Path, model: LatentModel) -> LatentModel:
-    """The model with the denoiser in ``place``, which knows these classes."""
+    """The model with the denoiser in ``place``, conditioned on these classes."""
     dtype, classes = _dtype(latent), len(class_names)
     schedule = pretrained.schedule(place)
     if (place / "transformer").is_dir():
@@ -119,24 +120,26 @@ def with_denoiser(latent: LatentConfig, class_names: tuple[str, ...], place: Pat
     shape = latent_shape(model)
     if shape != net.latent_shape:
         raise InputError(
-            f"{place}: at {model.image_shape[0]} pixels the autoencoder makes latents of {shape}, the denoiser wants "
+            f"{place}: at {model.image_shape[0]} pixels the autoencoder makes latents {shape}, but the denoiser needs "
             f"{net.latent_shape}; use another `latent.size`"
         )
     return model._replace(denoiser=net, variables=weights, schedule=schedule, labels=labels)
 
 
 def _labels(latent: LatentConfig, known: int, classes: int) -> np.ndarray:
+    """The denoiser's class of each class of the dataset; InputError if they do not match."""
     labels = np.arange(classes) if latent.labels is None else np.array(latent.labels)
     same = latent.labels is not None or known == classes
     if not same or len(labels) != classes or labels.min() < 0 or labels.max() >= known:
         raise InputError(
-            f"the denoiser knows {known} classes, the data has {classes}; give `latent.labels`, its class of each of "
-            f"them, from 0 to {known - 1}"
+            f"the denoiser has {known} classes and the dataset {classes}; give `latent.labels`, the denoiser's class "
+            f"(0 to {known - 1}) for each class of the dataset"
         )
     return labels
 
 
 def _prompts(latent: LatentConfig, class_names: tuple[str, ...]) -> list[str]:
+    """The prompt of each class; InputError if the file cannot be read or has another number of lines."""
     if latent.prompts is None:
         return [name.replace("_", " ") for name in class_names]
     try:
@@ -144,20 +147,30 @@ def _prompts(latent: LatentConfig, class_names: tuple[str, ...]) -> list[str]:
     except OSError as error:
         raise InputError(f"cannot read `latent.prompts` {latent.prompts}: {error.strerror}") from error
     if len(prompts) != len(class_names):
-        raise InputError(f"{latent.prompts} has {len(prompts)} prompts for {len(class_names)} classes; give one a line")
+        raise InputError(
+            f"{latent.prompts} has {len(prompts)} prompts for {len(class_names)} classes; give one line per class"
+        )
     return prompts
 
 
 def open_for(model: LatentModel, config: TeacherConfig, real: RealData) -> RealData:
-    """The same images as the autoencoder sees them."""
+    """The same images at the size and with the channels that the autoencoder needs.
+
+    Raises:
+      InputError: the caller passed images of another shape, which cannot be loaded again.
+    """
     if model.image_shape == real.source.image_shape:
         return real
+    if real.content:
+        shapes = list(model.image_shape), list(real.source.image_shape)
+        raise InputError(f"the autoencoder needs images {shapes[0]}, but {real.name} has {shapes[1]}; give images of "
+                         "that shape, or use another `latent.size`")  # fmt: skip
     size, _, channels = model.image_shape
     return open_data(replace(config, image_size=size, channels=channels, mean=None, std=None))
 
 
 def train_autoencoder(latent: LatentConfig, config: TeacherConfig, real: RealData, out: Path) -> str:
-    """Fill ``out`` with an autoencoder; a line about it."""
+    """Train an autoencoder into the folder ``out``, and return a line about it."""
     check(latent, real)
     info = latent_training.train_vae(latent.vae_train, latent.channels, real, config.seed, out)
     write_json(out / "latents.json", {"vae": info})
@@ -165,7 +178,10 @@ def train_autoencoder(latent: LatentConfig, config: TeacherConfig, real: RealDat
 
 
 def train_denoiser(latent: LatentConfig, config: TeacherConfig, real: RealData, out: Path) -> str:
-    """Fill ``out`` with a denoiser and its autoencoder, the one of ``latent.place`` or one trained now."""
+    """Put a trained denoiser and its autoencoder into ``out``, and return a line about them.
+
+    The autoencoder is that of ``latent.place``; without a place it is trained first.
+    """
     check(latent, real)
     info = {}
     if latent.place is None:
@@ -178,18 +194,18 @@ def train_denoiser(latent: LatentConfig, config: TeacherConfig, real: RealData, 
 
 
 def _train_dit(latent: LatentConfig, config: TeacherConfig, real: RealData, out: Path) -> dict:
-    """Train a denoiser on the latents of the autoencoder in ``out``."""
+    """Train a denoiser on the latents of the autoencoder in ``out``, and return its record."""
     model = load_vae(latent, out)
     seen = open_for(model, config, real)._replace(flip=real.flip)
     sizes = dit_sizes(latent, seen, model)
     count, shape = len(seen.source.labels["train"]), list(latent_shape(model))
-    log(f"training {latent.dit} on {latent.dit_train.images} of {count} latents {shape}, repeats counted")
+    log(f"training {latent.dit} on {count} latents {shape}, {latent.dit_train.images} with repetitions")
     info = latent_training.train_dit(latent.dit_train, sizes, model, seen, config.seed, out)
     return info | {"name": latent.dit}
 
 
 def _kept_vae(latent: LatentConfig, config: TeacherConfig, real: RealData, cache: Path) -> Path:
-    """A folder with the autoencoder that this config describes, trained now if it is not there."""
+    """The folder of the autoencoder that this config describes, which is trained if it does not exist yet."""
     sizes = vae.small(real.source.image_shape, latent.channels)
     identity = [_data_of(config, real), dataclasses.asdict(sizes), dataclasses.asdict(latent.vae_train)]
     train = lambda out: {"vae": latent_training.train_vae(latent.vae_train, latent.channels, real, config.seed, out)}
@@ -197,10 +213,10 @@ def _kept_vae(latent: LatentConfig, config: TeacherConfig, real: RealData, cache
 
 
 def _kept_dit(latent: LatentConfig, config: TeacherConfig, real: RealData, cache: Path, place: Path) -> Path:
-    """A folder with the autoencoder of ``place`` and the denoiser that this config describes, likewise."""
+    """The folder of the autoencoder of ``place`` and the denoiser that this config describes; trained if needed."""
     autoencoder = pretrained.vae(place)
-    identity = [_data_of(config, real), _digest(autoencoder), latent.size, latent.dit]
-    identity.append(dataclasses.asdict(latent.dit_train))
+    settings = dataclasses.asdict(latent.dit_train)
+    identity = [_data_of(config, real), _digest(autoencoder), latent.size, latent.dit, settings]
 
     def train(out: Path) -> dict:
         pretrained.save_vae(out / "vae", *autoencoder)
@@ -210,19 +226,22 @@ def _kept_dit(latent: LatentConfig, config: TeacherConfig, real: RealData, cache
 
 
 def _data_of(config: TeacherConfig, real: RealData) -> list:
+    """Everything that identifies the training images."""
     source = real.source
-    return [source.name, source.image_shape, source.class_names, config.holdout, config.seed, real.flip]
+    named = [source.name, source.image_shape, source.class_names, config.holdout, config.seed, real.flip]
+    return [*named, *filter(None, [real.content])]
 
 
 def _digest(loaded: pretrained.Loaded) -> str:
-    """Of a model's sizes and parameters, wherever they lie."""
+    """A digest of the sizes and parameters of a model; it does not depend on where they are stored."""
     digest = hashlib.sha256(repr(loaded.config).encode())
     for leaf in jax.tree.leaves(loaded.variables):
-        digest.update(np.ascontiguousarray(leaf))
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
 def _kept(cache: Path, name: str, identity: list, train: Callable[[Path], dict]) -> Path:
+    """The folder in ``cache`` for this name and identity; if it does not exist, ``train`` fills it."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
     place = cache / f"{name}-{digest}"
     if (place / "latents.json").is_file():

@@ -1,4 +1,4 @@
-"""Training a small autoencoder and a small denoiser on the images of a dataset."""
+"""Train a small autoencoder and a small denoiser on the images of a dataset."""
 
 import dataclasses
 import time
@@ -26,11 +26,15 @@ from jaxdd.workspace.real_data import RealData, test_batches
 
 
 def train_vae(settings: VAETraining, channels: int, real: RealData, seed: int, out: Path) -> dict:
-    """Train an autoencoder, write ``out``/vae and return what is known of it."""
+    """Train an autoencoder and write it to ``out``/vae.
+
+    Returns:
+      The record of the training: losses, settings, and the PSNR on the test images in dB.
+    """
     source = real.source
     config = vae.small(source.image_shape, channels)
     model = vae.autoencoder(config)
-    log(f"training an autoencoder on {settings.images} of {len(source.labels['train'])} images, repeats counted")
+    log(f"training an autoencoder on {len(source.labels['train'])} images, {settings.images} with repetitions")
     trainer = training.vae_trainer(model, settings, source.image_shape, real.flip)
     stream = ((images, labels, None) for images, labels in data.shuffled(source, "train", settings.batch_size, seed))
     variables, info = _fit(trainer, stream, settings, seed, "train autoencoder")
@@ -53,7 +57,11 @@ def train_dit(
 ) -> dict:
     """Train a denoiser on the latents of an autoencoder, write ``out``/transformer and ``out``/scheduler.
 
-    real: the images as the autoencoder sees them.
+    Args:
+      real: the images, of the shape that the autoencoder needs.
+
+    Returns:
+      The record of the training: losses and settings.
     """
     source, schedule = real.source, Schedule()
     encoded = _encode_here(model, source)
@@ -76,12 +84,12 @@ def train_dit(
     return info | {"settings": dataclasses.asdict(settings)}
 
 
-# Which views are mirrored is drawn from a stream of its own: those of [seed, e] are the orders of epochs.
+# The seed sequence [seed, e] gives the order of epoch e, so [seed, _VIEWS] is free to choose the mirrored latents.
 _VIEWS = 2**32 - 1
 
 
 def _encode_here(model: LatentModel, source: Source) -> Encoded:
-    """The train split as latents [n, h w c], on this process alone."""
+    """The train split as latents [n, h w c], computed by this process alone."""
     local = parallel.mesh(jax.local_devices())
     return encode_train((encoder(model), model.vae_variables, vae.RANGE), source, mesh=local)
 
@@ -91,7 +99,7 @@ def _mirrored(source: Source) -> Source:
 
 
 def _fit(trainer: training.LatentTrainer, stream, settings, seed: int, title: str) -> tuple[Variables, dict]:
-    """Run a trainer; the averaged variables on the host, and how it went."""
+    """Run a trainer and return the averaged variables, on the host, and the record of the run."""
     key, started = jax.random.key(seed), time.perf_counter()
     state = trainer.init(jax.random.fold_in(key, 0))
     state, losses = train.fit(

@@ -9,7 +9,7 @@ _FIELDS = {"hard": "hard", "soft": "soft", "wmdd": "wmdd", "ddoq": "ddoq", "dd-r
 
 @dataclass(frozen=True)
 class ProtocolConfig:
-    """How students are trained, by the name of the protocol."""
+    """The settings of each protocol, by which students are trained."""
 
     hard: Protocol = field(default_factory=lambda: PROTOCOLS["hard"])
     soft: Protocol = field(default_factory=lambda: PROTOCOLS["soft"])
@@ -18,9 +18,9 @@ class ProtocolConfig:
     dd_ranking: Protocol = field(default_factory=lambda: PROTOCOLS["dd-ranking"])
 
     def protocol(self, name: str) -> Protocol:
-        """Of `students.protocol.named`, with the settings of this config.
+        """`students.protocol.named` with the settings of this config.
 
         Raises:
-          InputError: a name that does not exist, or settings that do not.
+          InputError: an unknown name, or unknown settings.
         """
         return named(name, {known: getattr(self, attribute) for known, attribute in _FIELDS.items()})

@@ -1,5 +1,7 @@
-"""The real images of a dataset: which ones, at what size, how normalised, whether mirrored."""
+"""The real images of a dataset: their size, their normalisation, and whether they may be mirrored."""
 
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +15,11 @@ from jaxdd.ground import hosts
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation
 
-# A mirrored 2 or 5 is another character, so mirroring is off for these unless asked for.
+# Datasets of characters: a mirrored character is not the same character, so mirroring is off by default.
 _HANDED = ("digits", "mnist", "kmnist", "emnist", "svhn_cropped", "omniglot")
+# Of larger splits only some images are read to tell whether they are the same as before.
+_COMPARED_BYTES = 2**30
+_PROBES = 16
 
 
 @dataclass(frozen=True)
@@ -22,10 +27,10 @@ class DataConfig:
     """Which images, and at what size."""
 
     dataset: str = "digits"
-    """"digits", a folder with train/<class>/* and val|test/<class>/*, any TFDS name, or one of your own as
+    """"digits", a folder with train/<class>/* and val|test/<class>/*, any TFDS name, or your own dataset as
     package.module:Name."""
     image_size: int | None = None
-    """Side of the images in pixels; default: 8 for digits, the images' own if they are equal squares, else 224."""
+    """Side of the images in pixels; default: 8 for digits, the size on disk if all are equal squares, else 224."""
     channels: int | None = None
     """1 or 3; default: 1 if all images are grey, else 3."""
     data_dir: str | None = None
@@ -35,11 +40,11 @@ class DataConfig:
     std: tuple[float, ...] | None = None
     """Per-channel standard deviation; default: measured."""
     flip: bool | None = None
-    """Mirror images in all stages; default: yes, except for characters."""
+    """Mirror images at random in all stages; default: yes, except for datasets of characters."""
     holdout: float = 0.0
-    """Share of the train images that take the place of the test images: choose settings on these, not on the test."""
+    """Share of the train images that replace the test images: use these to choose settings, not the test images."""
     memory_gib: float = 4.0
-    """Memory that decoded images may take, and again the pixels being optimised at a time."""
+    """Memory for decoded images, and as much again for the pixels that are optimised at a time."""
 
     @property
     def memory_bytes(self) -> int:
@@ -48,21 +53,23 @@ class DataConfig:
 
 
 class RealData(NamedTuple):
-    """Real images as a network sees them.
+    """Real images, with what is needed to show them to a network.
 
     Attributes:
       source: the images and their labels.
       norm: their normalisation.
       flip: whether a mirrored image still belongs to its class.
+      content: the `content` of images that the caller passed, which no name identifies; empty for a named dataset.
     """
 
     source: Source
     norm: Normalisation
     flip: bool
+    content: str = ""
 
     @property
     def name(self) -> str:
-        """What tables and file names call the dataset: a folder's own name, or a TFDS name without its slashes."""
+        """The name of the dataset in tables and file names: that of its folder, or its TFDS name without slashes."""
         name = self.source.name
         return Path(name).name if Path(name).is_dir() else name.replace("/", "-").replace(":", "-")
 
@@ -73,29 +80,42 @@ class RealData(NamedTuple):
 
 
 def open_data(config: DataConfig, source: Source | None = None) -> RealData:
-    """Open the dataset that a config names, or prepare a given source like it.
+    """Open the dataset that a config names, or prepare ``source`` in the same way.
 
-    It is kept in memory where it fits; one of several processes, which needs a share of it, reads what it needs.
+    Images are kept in memory if they fit. In a run of several processes, each reads only the images that it needs.
 
     Raises:
       InputError: no such dataset, damaged images, or a mean or std that does not fit.
     """
+    contents = "" if source is None else " ".join(content(source, split) for split in sorted(source.labels))
     source = source or data.load(config.dataset, config.image_size, config.channels, config.data_dir)
     if hosts.count() == 1:
         source = data.in_memory(source, config.memory_bytes)
     if config.holdout:
         source = data.hold_out(source, config.holdout)
     for split, labels in source.labels.items():
-        # Decodes all of a split that fits in memory, so that a damaged image is found before any work is done.
+        # If a split fits in memory this decodes all of it, so a damaged image is reported before any other work.
         source.read(split, np.arange(min(1, len(labels))))
-    real = RealData(source, _normalisation(config, source), True)
+    real = RealData(source, _normalisation(config, source), True, contents)
     flip = config.flip if config.flip is not None else real.name.split("-")[0] not in _HANDED
     return real._replace(flip=flip)
 
 
+def content(source: Source, split: str) -> str:
+    """The SHA-256 of the labels and images of a split; if the images take more than 1 GiB, of 16 of them."""
+    labels = source.labels[split]
+    digest = hashlib.sha256(f"{source.class_names} {source.image_shape} ".encode() + labels.tobytes())
+    rows = np.arange(len(labels))
+    if len(rows) * int(np.prod(source.image_shape)) > _COMPARED_BYTES:
+        rows = np.linspace(0, len(rows) - 1, _PROBES).astype(int)
+    for first in range(0, len(rows), 1024):
+        digest.update(np.ascontiguousarray(source.read(split, rows[first : first + 1024])).data)
+    return digest.hexdigest()
+
+
 def _normalisation(config: DataConfig, source: Source) -> Normalisation:
     if (config.mean is None) != (config.std is None):
-        raise InputError("`mean` and `std` go together; give both or neither")
+        raise InputError("`mean` and `std` must be given together; give both or neither")
     if config.mean is None or config.std is None:
         return Normalisation(*data.statistics(source))
     for name, value in (("mean", config.mean), ("std", config.std)):
@@ -105,10 +125,10 @@ def _normalisation(config: DataConfig, source: Source) -> Normalisation:
 
 
 def pass_size() -> int:
-    """Images that a pass without gradients takes at a time: on CPU few, whose activations stay in the cache."""
+    """The batch size of a pass without gradients; small on CPU, so that activations stay in the cache."""
     return 25 if jax.default_backend() == "cpu" else 250
 
 
-def test_batches(source: Source):
-    """The test images in batches for one pass without gradients."""
+def test_batches(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The test images as batches (images, labels, valid) for one pass without gradients."""
     return data.batches(source, "test", min(pass_size(), len(source.labels["test"])))

@@ -1,4 +1,4 @@
-"""Run folders: made whole or not at all, and resumed from the classes that an interrupted run has finished."""
+"""Run folders: no failed run leaves a folder behind, and an interrupted run resumes from its finished classes."""
 
 import contextlib
 import json
@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,13 +23,13 @@ PARTS = "parts"
 
 @contextlib.contextmanager
 def run_folder(path: Path, request: dict | None = None) -> Iterator[Path]:
-    """A new, empty folder for a run; bad input found inside the block removes it again, a crash leaves it.
+    """A context manager for a new, empty run folder. An InputError in its block removes the folder; a crash leaves it.
 
-    Of several processes, which must all see it, the first makes it.
+    In a run of several processes the first makes the folder, and all must be able to see it.
 
     Args:
-      request: what is requested. A folder in which the same was begun and not finished is resumed, with what `PARTS`
-        in it holds.
+      request: everything that determines the run. If the folder holds an unfinished run of the same request, that run
+        is resumed from its finished classes, which lie in `PARTS`.
 
     Raises:
       InputError: the folder exists and is not empty, or cannot be made.
@@ -43,14 +44,14 @@ def run_folder(path: Path, request: dict | None = None) -> Iterator[Path]:
         for entry in path.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         for folder in missing:
-            # A teacher kept beside the run is worth keeping, and so are the folders around it.
+            # Keep folders that hold something else by now, such as a teacher that was trained for this run.
             if not any(folder.iterdir()):
                 folder.rmdir()
         raise
 
 
 def _open(path: Path, request: dict | None) -> str | None:
-    """Make the folder, or find it begun: then a text."""
+    """Make the folder and return None; if it holds an unfinished run of the same request, return a text."""
     place = path / PARTS / "request.json"
     text = None if request is None else json.dumps(request, indent=2, default=str, sort_keys=True)
     try:
@@ -73,18 +74,18 @@ def _open(path: Path, request: dict | None) -> str | None:
 
 
 def begun_otherwise(path: Path, request: dict) -> bool:
-    """Whether an unfinished run of another request lies in a folder."""
+    """Whether a folder holds an unfinished run of another request."""
     place = path / PARTS / "request.json"
     return place.is_file() and json.loads(place.read_text()) != json.loads(json.dumps(request, default=str))
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a run folder is complete: nothing else is written after its finished classes are removed."""
+    """Whether a run folder is complete. Removing the parts is the last step of a run."""
     return (path / "distilled").is_dir() and not (path / PARTS).exists()
 
 
 def missing_classes(parts: Path, classes: np.ndarray, together: int) -> np.ndarray:
-    """The classes that are still to be made, with those that must be made together with them."""
+    """The classes that are not finished, and those that must be made together with them."""
     undone = {c // together for c in classes if not _part(parts, c).is_file()}
     missing = np.array([c for c in classes if c // together in undone], int)
     if len(missing) < len(classes):
@@ -94,16 +95,17 @@ def missing_classes(parts: Path, classes: np.ndarray, together: int) -> np.ndarr
 
 
 def keep_classes(parts: Path, result: Result) -> None:
-    """Write each class of a result into a file of its own."""
+    """Write each class of a result into its own file."""
     for k, c in enumerate(result.classes):
+        arrays: dict[str, Any] = {"images": result.images[k], "costs": result.costs[k]}
+        arrays |= {"points": result.atoms.points[k], "weights": result.atoms.weights[k]}
+        arrays |= {f"curve_{name}": values[:, k] for name, values in result.curve.items()}
         with atomic(_part(parts, c)) as place, open(place, "wb") as file:
-            curve = {f"curve_{name}": values[:, k] for name, values in result.curve.items()}
-            atoms = {"points": result.atoms.points[k], "weights": result.atoms.weights[k]}
-            np.savez(file, images=result.images[k], costs=result.costs[k], **atoms, **curve)
+            np.savez(file, **arrays)
 
 
 def kept_class(parts: Path, c: int) -> Result:
-    """What `keep_classes` wrote of a class."""
+    """The result of a class that `keep_classes` wrote."""
     with np.load(_part(parts, c), allow_pickle=False) as file:
         row = lambda name: file[name][None]
         curve = {name.removeprefix("curve_"): file[name][:, None] for name in file.files if name.startswith("curve_")}

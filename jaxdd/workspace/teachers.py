@@ -1,4 +1,4 @@
-"""Teachers: found on disk, trained on real images, or made of published weights."""
+"""Teachers: loaded from disk, trained on real images, or built from published weights."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import read_json, write_json
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.progress import log
-from jaxdd.nn import Classifier
+from jaxdd.nn import Classifier, Variables
 from jaxdd.stages.context import Teacher
 from jaxdd.stages.relabel.labelling import HardLabels
 from jaxdd.students import train
@@ -28,17 +28,17 @@ from jaxdd.workspace.real_data import DataConfig, RealData, open_data, test_batc
 
 @dataclass(frozen=True)
 class TeacherConfig(DataConfig):
-    """How the teacher is made, unless one is given."""
+    """The architecture and training of the teacher; settings are ignored where an existing teacher is used."""
 
     model: str = "convnet3"
-    """convnet3|4|5|6, resnet18|34|50|101, any other of the students' architectures, or package.module:function."""
+    """convnet3|4|5|6, resnet18|34|50|101, any other architecture of the students, or package.module:function."""
     width: int | None = None
     """Channels of the first block; default 128 (ConvNet) or 64 (ResNet)."""
     stem: str = "auto"
     """ResNets: small (3x3), imagenet, or auto: small up to 64 pixels."""
     compute: str = "auto"
-    """What networks compute in: float32, bfloat16, or auto, which is bfloat16 on accelerators. Parameters, pixels,
-    moments and losses are float32."""
+    """The dtype in which networks compute: float32, bfloat16, or auto (bfloat16 on accelerators, float32 on CPU).
+    Parameters, pixels, moments and losses are float32."""
     seed: int = 0
     teacher_train: train.TrainSettings = field(
         default_factory=lambda: train.TrainSettings(
@@ -48,7 +48,7 @@ class TeacherConfig(DataConfig):
             learning_rate=0.1,
             weight_decay=5e-4,
             warmup=0.15,
-            # Mixup makes features change steadily between classes, and images recovered through them better.
+            # With mixup, features change more smoothly between classes, which improves recovered images.
             augment=Augment(min_scale=0.5, mix="mixup"),
         )
     )
@@ -58,7 +58,7 @@ _Config = TypeVar("_Config", bound=DataConfig)
 
 
 def with_flip(training: train.TrainSettings, flip: bool) -> train.TrainSettings:
-    """The settings with mirrored images only where the data allow them."""
+    """The settings, with mirrored images only if the data allow them."""
     augment = training.augment
     return dataclasses.replace(training, augment=dataclasses.replace(augment, flip=augment.flip and flip))
 
@@ -69,7 +69,7 @@ def training_of(teacher: Teacher) -> train.TrainSettings:
 
 
 def describe(config: TeacherConfig, real: RealData) -> dict:
-    """All that decides which teacher this is."""
+    """Everything that identifies a teacher, apart from its training settings."""
     return {
         "dataset": real.source.name,
         "image_shape": list(real.source.image_shape),
@@ -85,16 +85,16 @@ def describe(config: TeacherConfig, real: RealData) -> dict:
 
 
 def build(info: dict, compute: str = "auto") -> Classifier:
-    """The classifier that ``info`` describes, computing in float32 or bfloat16; "auto" is float32 on CPU only."""
+    """The classifier that ``info`` describes. ``compute``: float32, bfloat16, or auto, which is float32 on CPU only."""
     shape = len(info["class_names"]), info["image_shape"][0], info["width"], info["stem"]
     return nn.get(info["model"], *shape, dtype_of(compute))
 
 
 def dtype_of(compute: str) -> str | None:
-    """What `nn.get` calls it.
+    """The dtype as `nn.get` expects it: "bfloat16", or None for float32.
 
     Raises:
-      InputError: neither auto, float32 nor bfloat16.
+      InputError: ``compute`` is not auto, float32 or bfloat16.
     """
     if compute not in ("auto", "float32", "bfloat16"):
         raise InputError(f"unknown `compute` {compute!r}; use auto, float32 or bfloat16")
@@ -103,8 +103,10 @@ def dtype_of(compute: str) -> str | None:
     return None if compute == "float32" else compute
 
 
-def fit_full(real: RealData, model: Classifier, training: train.TrainSettings, seed: int):
-    """Train on all real images with hard labels: (variables, losses, seconds)."""
+def fit_full(
+    real: RealData, model: Classifier, training: train.TrainSettings, seed: int
+) -> tuple[Variables, np.ndarray, float]:
+    """Train on all real images with hard labels; returns (variables, losses [steps], seconds)."""
     source, labels = real.source, real.source.labels["train"]
     steps = training.steps(len(labels))
     batch_size = min(training.batch_size, len(labels))
@@ -136,10 +138,10 @@ def train_teacher(config: TeacherConfig, real: RealData) -> Teacher:
 
 
 def published(config: TeacherConfig, place: str) -> Teacher:
-    """The teacher that published weights of ``config.model`` make on the data of a config.
+    """The teacher with published weights of ``config.model``, for the data of a config.
 
     Raises:
-      InputError: weights of another number of classes.
+      InputError: the weights have another number of classes.
     """
     net = pretrained.resnet(place, config.model)
     config = dataclasses.replace(
@@ -148,8 +150,8 @@ def published(config: TeacherConfig, place: str) -> Teacher:
     real = open_data(config)
     if net.num_classes != len(real.class_names):
         raise InputError(
-            f"{place} knows {net.num_classes} classes, {real.source.name} has {len(real.class_names)}; give weights "
-            "that were trained on these classes, in their order"
+            f"{place} has {net.num_classes} classes, but {real.source.name} has {len(real.class_names)}; give weights "
+            "that were trained on these classes, in this order"
         )
     info = describe(config, real)
     model = build(info, config.compute)
@@ -160,17 +162,17 @@ def published(config: TeacherConfig, place: str) -> Teacher:
 
 
 def save_teacher(path: Path, teacher: Teacher) -> None:
-    """Write a folder with the teacher's variables (Orbax) and its record."""
+    """Write a folder with the variables (Orbax) and the record of a teacher."""
     path.mkdir(parents=True, exist_ok=True)
     checkpoint.save(path / "variables", teacher.variables)
     write_json(path / "teacher.json", teacher.info)
 
 
 def load_teacher(path: Path, compute: str = "auto") -> Teacher:
-    """Read what `save_teacher` wrote, to compute as in `build`.
+    """Read a teacher that `save_teacher` wrote; ``compute`` as for `build`.
 
     Raises:
-      InputError: no teacher there, or a model that is not registered.
+      InputError: the folder has no teacher, or its model is not registered.
     """
     record = path / "teacher.json"
     if not record.is_file():
@@ -184,10 +186,10 @@ def load_teacher(path: Path, compute: str = "auto") -> Teacher:
 
 
 def config_like(config: _Config, teacher: Teacher) -> _Config:
-    """A config with the data as a given teacher sees them, and its architecture if the config has one.
+    """A config with the image size and normalisation of a teacher, and with its architecture if the config has one.
 
     Raises:
-      InputError: the config asks for another model or other held-out images.
+      InputError: the config names another model or another share of held-out images.
     """
     info = teacher.info
     model = getattr(config, "model", TeacherConfig.model)
@@ -212,7 +214,7 @@ def config_like(config: _Config, teacher: Teacher) -> _Config:
 
 
 def check_fits(teacher: Teacher, real: RealData, place: Path) -> None:
-    """Raise InputError unless the teacher knows these classes at this size."""
+    """Raise InputError unless the teacher was trained on these classes at this image size."""
     source = real.source
     for what, theirs, ours in (
         ("classes", teacher.info["class_names"], list(source.class_names)),
@@ -220,8 +222,8 @@ def check_fits(teacher: Teacher, real: RealData, place: Path) -> None:
     ):
         if theirs != ours:
             raise InputError(
-                f"teacher {place} was trained on {what} {_short(theirs)}, {source.name} has {_short(ours)}; "
-                "give a teacher of this dataset"
+                f"teacher {place} was trained on {what} {_short(theirs)}, but {source.name} has {_short(ours)}; give a "
+                "teacher of this dataset"
             )
 
 
@@ -230,11 +232,11 @@ def _short(values: list) -> str:
 
 
 def find_or_train(config: TeacherConfig, real: RealData, cache: Path) -> tuple[Teacher, Path]:
-    """The teacher that this config describes and its folder, in ``cache``, trained now if it is not there.
+    """The teacher that this config describes, and its folder in ``cache``; it is trained if it does not exist yet.
 
-    Of several processes the first trains it, the others wait and read it.
+    In a run of several processes the first trains it, and the others wait and load it.
     """
-    trained = []
+    trained: list[Teacher] = []
 
     def find() -> str:
         in_memory = real
@@ -250,8 +252,8 @@ def find_or_train(config: TeacherConfig, real: RealData, cache: Path) -> tuple[T
 
 def _find_or_train(config: TeacherConfig, real: RealData, cache: Path) -> tuple[Teacher, Path]:
     training = dataclasses.asdict(with_flip(config.teacher_train, real.flip))
-    identity = json.dumps([describe(config, real), training, dtype_of(config.compute)], sort_keys=True)
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
+    identity = [describe(config, real), training, dtype_of(config.compute), *filter(None, [real.content])]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
     place = cache / f"{real.name}-{config.model.replace(':', '-')}-{digest}"
     if (place / "teacher.json").is_file():
         log(f"teacher: {place}")

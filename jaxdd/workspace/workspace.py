@@ -1,6 +1,6 @@
-"""An opened workspace: real data, a teacher and, if a recipe asks for one, a latent model; found on disk or trained."""
+"""The workspace: real data, a teacher and, if a recipe needs one, a latent model; found on disk or trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,25 +25,25 @@ from jaxdd.workspace.teachers import TeacherConfig
 
 @dataclass(frozen=True)
 class Workspace:
-    """What methods are run in. Nothing is encoded or trained before it is asked for.
+    """The data and models on which methods are run. Nothing is encoded or trained before it is needed.
 
     Attributes:
-      root: the folder that keeps teachers, latent models and encoded images.
-      config: the data and the teacher.
-      latent: the latent model.
+      root: the folder for teachers, latent models and encoded images.
+      config: the settings of the data and the teacher.
+      latent: the settings of the latent model.
       real: the real images.
-      given: a teacher and its folder, where the user named one.
+      given_teacher: a teacher and its folder, if the user named one.
     """
 
     root: Path
     config: TeacherConfig
     latent: LatentConfig
     real: RealData
-    given: tuple[Teacher, Path] | None = None
+    given_teacher: tuple[Teacher, Path] | None = None
 
     @cached_property
     def _teacher(self) -> tuple[Teacher, Path]:
-        return self.given or teachers.find_or_train(self.config, self.real, self.root / "teachers")
+        return self.given_teacher or teachers.find_or_train(self.config, self.real, self.root / "teachers")
 
     @cached_property
     def _memory(self) -> dict:
@@ -51,22 +51,22 @@ class Workspace:
 
     @property
     def teacher(self) -> Teacher:
-        """The teacher, trained now if there is none."""
+        """The teacher, which is trained if there is none yet."""
         return self._teacher[0]
 
     @property
     def teacher_folder(self) -> Path:
-        """Where the teacher lies on disk."""
+        """The folder of the teacher."""
         return self._teacher[1]
 
     def problem(self, method: str, ipc: int) -> Problem:
-        """What is known of a request for this data before anything is computed."""
+        """A request for these data, as far as it is known before anything is computed."""
         names = self.real.class_names
         counts = np.bincount(self.real.source.labels["train"], minlength=len(names))
         return Problem(method, ipc, counts, names)
 
     def latent_model(self, denoiser: bool) -> tuple[LatentModel, str]:
-        """The latent model, with a denoiser if asked, and the name of its folder; trained now if there is none."""
+        """The latent model, with a denoiser if requested, and the name of its folder; trained if there is none yet."""
         name = f"latent model, {denoiser}"
         if name not in self._memory:
             cache = self.root / "latents"
@@ -78,8 +78,9 @@ class Workspace:
         """The context of a recipe, with the real data encoded in its space.
 
         Args:
-          mesh: the devices among which classes are shared; default: those of this process, which then has all classes.
-          ipc: images per class, which for global moments decides what classes stay together.
+          mesh: the devices over which classes are distributed; default: those of this process, which then has all
+            classes.
+          ipc: images per class; with global moments it determines which classes stay together.
         """
         latent = self.latent_model("denoiser" in recipe.needs)[0] if recipe.needs else None
         resources = Resources(self.config.memory_bytes)
@@ -93,7 +94,7 @@ class Workspace:
         return Context(self.teacher, classes, latent, self.real.flip, resources)
 
     def classes(self, space: str) -> Classes:
-        """All real train images as encoded in a space, by this process alone; encoded once."""
+        """All real train images, encoded in a space by this process alone; they are encoded only once."""
         if space not in self._memory:
             encoder, source = self._encoder(space)
             encoded = kept_or_encoded(encoder, source, self.root / "encoded")
@@ -102,7 +103,7 @@ class Workspace:
         return self._memory[space]
 
     def _encoder(self, space: str) -> tuple[Encoder, Source]:
-        """What encodes images in a space, and the images as it takes them."""
+        """The encoder into a space, and the images of the shape that it needs."""
         kind = SPACES.find(space)
         teacher = self.teacher if "teacher" in kind.needs else None
         if "autoencoder" not in kind.needs:
@@ -111,7 +112,7 @@ class Workspace:
         return kind.encoder(teacher, latent), latent_models.open_for(latent, self.config, self.real).source
 
     def _with_images(self, encoded: Encoded, rows: np.ndarray) -> Classes:
-        """The encoded ``rows`` of the train split, with their images as the teacher sees them."""
+        """The encoded ``rows`` of the train split, with access to their images in the teacher's normalised space."""
         source = self.real.source
         read = lambda chosen: np.asarray(normalise(self.teacher.norm, source.read("train", rows[chosen])))
         return Classes.of(encoded, read, source.image_shape)
@@ -124,27 +125,29 @@ def open_workspace(
     latent: LatentConfig = LatentConfig(),  # noqa: B008
     source: Source | None = None,
 ) -> Workspace:
-    """Open the data; the teacher is found or trained once it is asked for.
+    """Open the data of a config. The teacher is found or trained when it is first needed.
 
         workspace = jaxdd.open_workspace(jaxdd.TeacherConfig(dataset="digits"))
 
     Args:
-      config: which images, and how the teacher is made.
-      root: the folder that keeps teachers, latent models and encoded images.
-      teacher: a folder that `teachers.save_teacher` wrote; its architecture and its view of the data replace those of
-        the config. Default: looked up in ``root``, else trained.
-      latent: the latent model for recipes that need one.
-      source: images in memory or from a reader of your own; default: those that ``config.dataset`` names.
+      config: the settings of the data and the teacher.
+      root: the folder for teachers, latent models and encoded images.
+      teacher: a folder that `teachers.save_teacher` wrote; its architecture, image size and normalisation replace those
+        of the config. Default: found in ``root``, or trained.
+      latent: the settings of the latent model, for recipes that need one.
+      source: images in memory or from your own reader; default: those that ``config.dataset`` names.
 
     Raises:
-      InputError: no such data, settings that do not exist, or a teacher of other data.
+      InputError: no such data, unknown settings, or a teacher of other data.
     """
-    given = None
+    given_teacher = None
+    if source is not None:
+        config = replace(config, dataset=source.name)
     if teacher:
-        given = teachers.load_teacher(teacher, config.compute), teacher
-        config = teachers.config_like(config, given[0])
+        given_teacher = teachers.load_teacher(teacher, config.compute), teacher
+        config = teachers.config_like(config, given_teacher[0])
     real = open_data(config, source)
     teachers.build(teachers.describe(config, real), config.compute)
-    if given:
-        teachers.check_fits(given[0], real, given[1])
-    return Workspace(Path(root), config, latent, real, given)
+    if given_teacher:
+        teachers.check_fits(given_teacher[0], real, given_teacher[1])
+    return Workspace(Path(root), config, latent, real, given_teacher)

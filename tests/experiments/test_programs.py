@@ -257,8 +257,8 @@ def test_settings_can_be_chosen_without_the_test_images(program, refused, tmp_pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workspace, "open_data", spy)
         assert program("evaluate", tmp_path / "run", *EVALUATE, "--protocols", "hard", "--full", "0")[0] == 0
-    ((source, _, _),) = seen
-    train, test = (len(source.labels[split]) for split in ("train", "test"))
+    (opened,) = seen
+    train, test = (len(opened.source.labels[split]) for split in ("train", "test"))
     assert train + test == 1442 and abs(test - 1442 / 4) < 5
     line = refused("distill", *medoid, "--holdout", "0.5", "--out", tmp_path / "x")
     assert "--holdout 0.5" in line and "0.25" in line

@@ -249,12 +249,12 @@ def test_what_decides_a_result_decides_its_key(work):
     other = lambda **changes: replace(work, config=replace(work.config, **changes))
     elsewhere = lambda **changes: replace(work, workspace=replace(work.workspace, **changes))
     workspace, latent = work.workspace, work.config.latent
-    teacher, place = workspace.given
+    teacher, place = workspace.given_teacher
     assert len({
         key(work), key(work, ipc=3), key(work, work.entries[0]),
         key(elsewhere(real=workspace.real._replace(flip=True))),
         key(other(seed=1)), key(other(compute="bfloat16")), key(other(latent=replace(latent, channels=2))),
-        key(elsewhere(given=(teacher._replace(info=teacher.info | {"holdout": 0.1}), place))),
+        key(elsewhere(given_teacher=(teacher._replace(info=teacher.info | {"holdout": 0.1}), place))),
     }) == 8  # fmt: skip
     same = [other(out=work.config.out / "elsewhere"), other(teacher=work.config.out), other(seeds=9, ipc=(7,))]
     assert {key(alike) for alike in same} == {key(work)}

@@ -1,4 +1,4 @@
-"""Atoms, or real images, -> distilled images: one file an imager."""
+"""The image stage: atoms or real images -> distilled images. One file per imager."""
 
 from jaxdd.stages.images.base import IMAGERS, Imager, Images, real_images
 from jaxdd.stages.images.crops import Crops

@@ -1,4 +1,4 @@
-"""The image stage: atoms, or real images, -> distilled images."""
+"""What all imagers share: the registry, the result `Images`, and the base class `Imager`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class Images(NamedTuple):
     """The images of some classes.
 
     Attributes:
-      places: which classes these are, as places in ``context.labels``, [k].
+      places: the indices of these classes in ``context.labels``, [k].
       images: float32 [k, m, H, W, ch], in the teacher's normalised space.
-      curve: terms of a loss along the steps, name -> [steps, k]; empty where nothing was optimised.
+      curve: the terms of the loss at each step, name -> [steps, k]; empty if nothing was optimised.
     """
 
     places: np.ndarray
@@ -31,19 +31,19 @@ class Images(NamedTuple):
 
 @dataclass(frozen=True)
 class Imager:
-    """The settings of an imager, which are also the function: ``imager(key, context, summary)`` yields `Images`.
+    """The settings of an imager. They are also the function: ``imager(key, context, summary)`` yields `Images`.
 
-    A subclass is a frozen dataclass with settings of its own and a `__call__`. Register it to give it a name.
+    A subclass is a frozen dataclass with its settings as fields and a `__call__`. Register it to give it a name.
     """
 
     spaces: ClassVar[tuple[str, ...]] = ("features", "latents")
-    """Where its atoms may lie."""
+    """The spaces in which the atoms may lie."""
     is_real: ClassVar[bool] = False
     """Whether its pixels are those of real images."""
 
     @property
     def needs(self) -> frozenset[str]:
-        """What it asks for, beside the teacher and the real images.
+        """What it needs besides the teacher and the real images.
 
         "atoms": a summary with atoms. "rows": the real image nearest to each atom. "autoencoder" and "denoiser": a
         latent model.
@@ -51,7 +51,7 @@ class Imager:
         return frozenset({"atoms"})
 
     def check(self, problem: Problem, summarizer: Summarizer) -> None:
-        """Raise InputError for settings that do not exist, or for a summarizer that gives it nothing to work on."""
+        """Raise InputError for unknown settings, or for a summarizer whose result it cannot use."""
         name, other = IMAGERS.name_of(self), type(summarizer).__name__
         if "atoms" in self.needs and not summarizer.has_atoms:
             raise InputError(f"`summarizer` {other} gives {problem.method} no atoms, and `imager` {name} needs some; "
@@ -61,16 +61,16 @@ class Imager:
                              f"use `summarizer.space` {self.spaces[0]}, or another imager")  # fmt: skip
 
     def group_size(self, classes: int, ipc: int) -> int:
-        """How many neighbouring classes one process must make together, of so many."""
+        """The number of neighbouring classes, out of ``classes``, that one process must make together."""
         return 1
 
     def __call__(self, key: jax.Array, context: Context, summary: Summary) -> Iterator[Images]:
-        """Make the images of the classes ``context.labels``; class c draws from a key folded with c."""
+        """Make the images of the classes ``context.labels``; class c draws its random numbers from fold_in(key, c)."""
         raise TypeError(f"{type(self).__name__} defines no __call__(key, context, summary)")
 
 
 def class_chunks(context: Context, ipc: int) -> Iterator[np.ndarray]:
-    """The places of ``context.labels``, some at a time: about 64 images a device."""
+    """The indices into ``context.labels`` in chunks of about 64 images per device."""
     count = len(context.labels)
     size = max(1, 64 * context.resources.mesh.devices.size // ipc)
     for first in range(0, count, size):

@@ -1,12 +1,12 @@
-"""Stage 3c: real images -> images, by cropping alone (RDED, Sun et al. 2024, section 4).
+"""Real images -> images by cropping alone (RDED, Sun et al. 2024, section 4).
 
-Of each class a pool of real images is drawn, and K random boxes on each of them. A crop A_k x_i is as realistic as the
-teacher finds it,
+For each class c, draw a pool of real images x_i, and K random boxes on each of them. The teacher scores each crop
+A_k x_i by its cross-entropy,
 
     score(i, k) = CE(logits(A_k x_i), c),
 
-low being realistic. The best crop of each image is kept, of these the m N best, and image j is a grid of N of them: of
-ranks j, m + j, 2 m + j ... so that every image has its share of the best.
+where a low score means a realistic crop. Keep the best crop of each image, and of these the m N best. Image j is a grid
+of N crops, those of ranks j, m + j, 2 m + j ..., so the best crops are spread evenly over the m images.
 """
 
 import math
@@ -38,15 +38,15 @@ class Crops(Imager):
     """Grids of the most realistic crops; the defaults are RDED's."""
 
     pool: int = 300
-    """Real images of a class that are looked at; more where more crops are wanted."""
+    """Real images per class to choose from; more if the distilled images need more crops."""
     crops: int = 5
-    """Boxes on each of them."""
+    """Random boxes per real image."""
     parts: int | None = None
-    """Crops in an image, a square number; default: 1 for small images, else 4."""
+    """Crops per distilled image, a square number; default: 1 for small images, otherwise 4."""
     small: int = 32
-    """The side up to which an image is one crop; RDED's authors have 64."""
+    """Largest side in pixels at which an image is a single crop; RDED's authors use 64."""
     min_scale: float = 0.08
-    """Smallest share of the area that a box keeps."""
+    """Smallest area of a box, as a share of the image."""
 
     spaces: ClassVar[tuple[str, ...]] = ("features",)
     is_real: ClassVar[bool] = True
@@ -57,12 +57,12 @@ class Crops(Imager):
         return frozenset()
 
     def check_settings(self) -> None:
-        """Raise InputError for settings that make no crops."""
+        """Raise InputError for settings that are out of range."""
         for name in ("pool", "crops"):
             if getattr(self, name) < 1:
                 raise InputError(f"`imager.{name}` {getattr(self, name)} leaves nothing to choose from; use 1 or more")
         if self.parts is not None and (self.parts < 1 or math.isqrt(self.parts) ** 2 != self.parts):
-            raise InputError(f"`imager.parts` {self.parts} fill no square; use 1, 4, 9 ...")
+            raise InputError(f"`imager.parts` {self.parts} is not a square number; use 1, 4, 9 ...")
         if not 0 < self.min_scale <= 1:
             raise InputError(f"`imager.min_scale` {self.min_scale} is no share of an image; use one in (0, 1]")
 
@@ -70,19 +70,19 @@ class Crops(Imager):
         """See `Imager.check`."""
         self.check_settings()
         if summarizer.has_atoms:
-            raise InputError("`imager` crops are chosen by the teacher, not by atoms; use `summarizer` none")
+            raise InputError("`imager` crops uses no atoms, the teacher chooses the crops; use `summarizer` none")
         super().check(problem, summarizer)
 
     def __call__(self, key: jax.Array, context: Context, summary: Summary) -> Iterator[Images]:
-        """A class draws from the key folded with it."""
+        """Crop the images of each class; class c draws its random numbers from ``fold_in(fold_in(key, 0), c)``."""
         classes, ipc = context.classes, summary.atoms.weights.shape[1]
         condense = condenser(
             jax.random.fold_in(key, 0), context.teacher, self, ipc, classes.image_shape, context.resources
         )
         for places in class_chunks(context, ipc):
             labels = context.labels[places]
-            made = [condense(int(label), classes.groups.rows(label), classes.images) for label in labels]
-            yield Images(places, np.stack(made))
+            images = [condense(int(label), classes.groups.rows(label), classes.images) for label in labels]
+            yield Images(places, np.stack(images))
 
 
 def condenser(
@@ -93,23 +93,23 @@ def condenser(
     image_shape: tuple[int, int, int],
     resources: Resources = Resources(),  # noqa: B008
 ) -> Callable[[int, np.ndarray, Callable[[np.ndarray], np.ndarray]], np.ndarray]:
-    """A function ``condense(c, rows, read)`` of class c, its rows and their images -> its images.
+    """Make a function ``condense(c, rows, read)`` that turns the real images of class c into distilled ones.
 
-    As in its authors' code, a crop is shrunk to the size that it will have in the image, and seen by the teacher in the
-    middle of an image that is zero elsewhere. A class of fewer images than the m N crops wanted gives the best crop of
-    each of its images, then the second best of each, and so on, from as many boxes as that takes.
+    As in the authors' code, a crop is first shrunk to its final size. To score it, the teacher sees it in the middle of
+    an image that is zero elsewhere. If a class has fewer images than the m N crops needed, the best crop of each image
+    is taken, then the second best of each, and so on; the number of boxes per image grows as needed.
 
     Args:
-      key: every draw comes from it, folded with the class: its images are the same whichever others are made.
-      ipc: images of a class, m.
-      resources: the devices share the crops to be scored, and memory bounds the batch.
+      key: folded with the class for all draws, so the images of a class do not depend on the other classes.
+      ipc: images per class, m.
+      resources: the devices that share the scoring, and the memory that bounds its batch size.
 
     Returns:
-      ``condense``: c, rows [n] and read, rows [k] -> float32 [k, H, W, ch] in normalised space, to float32
-      [m, H, W, ch]. It raises InputError for a class without rows.
+      ``condense``. Its arguments are the class c, its rows [n], and ``read``, which maps rows [k] to float32
+      [k, H, W, ch] in normalised space. It returns float32 [m, H, W, ch], and raises InputError if a class has no rows.
 
     Raises:
-      InputError: settings that make no crops, or more parts to a side than pixels.
+      InputError: settings out of range, or more parts per side than pixels.
     """
     settings.check_settings()
     parts = settings.parts or (1 if max(image_shape[:2]) <= settings.small else 4)
@@ -130,7 +130,7 @@ def condenser(
         boxes = [np.asarray(part)[: len(rows)] for part in _boxes(k_boxes, most, boxes_each, settings.min_scale)]
         values = scores(c, lambda places: read(rows[places]), boxes)
         image, crop = np.divmod(ranked(values)[:wanted], boxes_each)
-        # The parts of image j are j, m + j, 2 m + j ...
+        # Image j consists of the crops of ranks j, m + j, 2 m + j ...
         image, crop = (places.reshape(parts, ipc).T for places in (image, crop))
         real = read(rows[image.ravel()]).reshape(ipc, parts, *image_shape)
         return np.asarray(_collage(shape)(real, *(part[image, crop] for part in boxes)))
@@ -144,7 +144,7 @@ def _scores(
     """A function of a class, its images and their boxes [n, K, 2] -> the scores of all crops, [n, K]; low is good."""
     local = resources.mesh
     devices = local.devices.size
-    # Only logits are asked of the teacher, and it gives them sooner without BatchNorm.
+    # Only the logits are needed. They are faster to compute with BatchNorm folded into the convolutions.
     foldable = nn.foldable(teacher.apply, teacher.variables, image_shape)
     folded = jax.jit(nn.fold)(teacher.variables) if foldable else teacher.variables
     replicated = parallel.put(folded, local, parallel.SAME)
@@ -167,22 +167,22 @@ def _scores(
 
 
 def ranked(scores: np.ndarray) -> np.ndarray:
-    """Flat indices of scores [n, K]: the best of each row from low to high, then the second best of each, and so on."""
+    """Flat indices of scores [n, K]: the best of each row, sorted from low to high, then the second best, and so on."""
     rounds = scores.argsort(1, kind="stable").argsort(1)
     return np.lexsort((scores.ravel(), rounds.ravel()))
 
 
 def cut(image: jax.Array, origin: jax.Array, size: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """The box (shares of the side) of [H, W, ch], resized to ``shape`` bilinearly and without aliasing."""
+    """Cut the box (in shares of the side) out of [H, W, ch] and resize it to ``shape``: bilinear, with antialiasing."""
     scale = jnp.array(shape) / (size * jnp.array(image.shape[:2]))
     shift = -origin * jnp.array(shape) / size
     return jax.image.scale_and_translate(image, (*shape, image.shape[2]), (0, 1), scale, shift, "linear")
 
 
 def stitch(parts: jax.Array, image_shape: tuple[int, int, int]) -> jax.Array:
-    """Parts [m, N, h, w, ch] -> images [m, *image_shape], the parts in rows from the top left; N is a square."""
+    """Parts [m, N, h, w, ch] -> images [m, *image_shape]: row by row from the top left; N is a square number."""
     m, grid = len(parts), math.isqrt(parts.shape[1])
-    # Sides that do not divide evenly: the parts differ by a pixel.
+    # If the sides do not divide evenly, the parts differ by one pixel.
     heights, widths = (np.diff(np.arange(grid + 1) * side // grid) for side in image_shape[:2])
     fitted = lambda i, j: jax.image.resize(
         parts[:, i * grid + j], (m, heights[i], widths[j], image_shape[2]), "linear", antialias=True
@@ -192,26 +192,26 @@ def stitch(parts: jax.Array, image_shape: tuple[int, int, int]) -> jax.Array:
 
 @partial(jax.jit, static_argnums=(1, 2))
 def _boxes(key: jax.Array, count: int, each: int, min_scale: float) -> tuple[jax.Array, jax.Array]:
-    """Origins and sizes [count, each, 2], those of an image whatever others there are."""
+    """Origins and sizes of boxes, [count, each, 2]; those of an image do not depend on the other images."""
     draw = lambda place: augment.random_box(jax.random.fold_in(key, place), min_scale, 1.0)
     drawn = jax.vmap(draw)(jnp.arange(count * each))
     return jax.tree.map(lambda x: x.reshape(count, each, 2), drawn)
 
 
 def _cuts(images: jax.Array, origins: jax.Array, sizes: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """`cut` over two leading axes of all three."""
+    """`cut` over two leading axes of images, origins and sizes."""
     return jax.vmap(jax.vmap(partial(cut, shape=shape)))(images, origins, sizes)
 
 
 @lru_cache(maxsize=8)
 def _collage(shape: tuple[int, int]):
-    """Images [m, N, H, W, ch] and a box on each, [m, N, 2] -> images [m, H, W, ch] of the N crops."""
-    return jax.jit(lambda images, *boxes: stitch(_cuts(images, *boxes, shape), images.shape[2:]))
+    """Images [m, N, H, W, ch] and a box on each, [m, N, 2] -> images [m, H, W, ch] that consist of the N crops."""
+    return jax.jit(lambda images, origins, sizes: stitch(_cuts(images, origins, sizes, shape), images.shape[2:]))
 
 
 @lru_cache(maxsize=8)
 def _scorer(apply: Apply, shape: tuple[int, int], local: Mesh):
-    """Images [B, H, W, ch], their boxes [B, K, 2] and a class -> the cross-entropy of each crop to it, [B, K]."""
+    """Images [B, H, W, ch], their boxes [B, K, 2] and a class -> cross-entropy of each crop for the class, [B, K]."""
 
     def score(variables, images, origins, sizes, label):
         every = jnp.broadcast_to(images[:, None], (*origins.shape[:2], *images.shape[1:]))
@@ -223,7 +223,7 @@ def _scorer(apply: Apply, shape: tuple[int, int], local: Mesh):
 
 
 def centred(images: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Images [N, h, w, ch] in the middle of ones of ``shape`` that are zero elsewhere."""
+    """Place images [N, h, w, ch] in the middle of zero images of ``shape``."""
     before = [(side - small) // 2 for side, small in zip(shape, images.shape[1:3])]
     after = [side - small - low for side, small, low in zip(shape, images.shape[1:3], before)]
     return jnp.pad(images, ((0, 0), *zip(before, after), (0, 0)))

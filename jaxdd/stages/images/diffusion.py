@@ -1,4 +1,4 @@
-"""Latent atoms -> images by a diffusion model: noised to a share of the schedule, denoised given the class, decoded."""
+"""Latent atoms -> images by a diffusion model: add noise, denoise given the class, decode."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from jaxdd.stages.summarize.base import Summarizer, Summary
 @IMAGERS.register("diffusion")
 @dataclass(frozen=True)
 class Diffusion(diffusion.Sampling, Imager):
-    """`latent.decoding.decode` of each atom, as D4M and DDOQ do it."""
+    """`latent.decoding.decode` of each atom, as in D4M and DDOQ."""
 
     spaces: ClassVar[tuple[str, ...]] = ("latents",)
 
@@ -34,18 +34,18 @@ class Diffusion(diffusion.Sampling, Imager):
         diffusion.check(self, diffusion.Schedule())
 
     def __call__(self, key: jax.Array, context: Context, summary: Summary) -> Iterator[Images]:
-        """An atom's noise comes from the key folded with its class and its place in the class."""
+        """Decode the atoms; the noise of atom j of class c comes from ``fold_in(fold_in(key, c), j)``."""
         return decoded(key, context, summary, self)
 
 
 def decoded(key: jax.Array, context: Context, summary: Summary, sampling: diffusion.Sampling) -> Iterator[Images]:
-    """The atoms of some classes at a time as images.
+    """Decode the atoms of some classes at a time.
 
     Raises:
       InputError: the context has no latent model.
     """
     if context.latent is None:
-        raise InputError("atoms of latents are decoded by a latent model; give `latent`")
+        raise InputError("decoding latent atoms needs a latent model; give `latent`")
     local = context.resources.mesh
     weights = parallel.put((context.latent.vae_variables, context.latent.variables), local, parallel.SAME)
     model = context.latent._replace(vae_variables=weights[0], variables=weights[1])

@@ -1,4 +1,4 @@
-"""Real images: to each atom the nearest one of its class, all different."""
+"""Real images: for each atom the nearest image of its class, all different."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from jaxdd import ot
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.measure import Array
 from jaxdd.stages.context import Context
 from jaxdd.stages.images.base import IMAGERS, Imager, Images, class_chunks, real_images
 from jaxdd.stages.summarize.base import Summary
@@ -28,19 +30,26 @@ class Nearest(Imager):
         return frozenset({"atoms", "rows"})
 
     def __call__(self, key: jax.Array, context: Context, summary: Summary) -> Iterator[Images]:
-        """The key is unused."""
-        for places in class_chunks(context, summary.rows.shape[1]):
-            yield Images(places, np.asarray(real_images(context, summary.rows[places])))
+        """Read the images of ``summary.rows``; the key is unused.
+
+        Raises:
+          InputError: the summary has no rows.
+        """
+        rows = summary.rows
+        if rows is None:
+            raise InputError("the summary names no real images; give `summary.rows`, see `nearest_rows`")
+        for places in class_chunks(context, rows.shape[1]):
+            yield Images(places, np.asarray(real_images(context, rows[places])))
 
 
-def nearest_rows(context: Context, points: np.ndarray) -> np.ndarray:
-    """For the atoms [C, m, d] of each class different rows [C, m] of its real images, together as near as can be."""
+def nearest_rows(context: Context, points: Array) -> np.ndarray:
+    """Match the atoms [C, m, d] of each class to different rows of its real images, [C, m], by `assignment`."""
     groups = context.classes.groups
     match = lambda label, atoms: groups.rows(label)[assignment(context.points(label), atoms)]
     return np.stack([match(label, atoms) for label, atoms in zip(context.labels, points)])
 
 
-def assignment(features: np.ndarray, atoms: np.ndarray) -> np.ndarray:
-    """Different rows of features [n, d] for the atoms [m, d], of least total squared distance: [m]."""
+def assignment(features: Array, atoms: Array) -> np.ndarray:
+    """Assign each of the atoms [m, d] a different row of features [n, d] at the least total squared distance: [m]."""
     cost = np.asarray(ot.squared_distances(jnp.asarray(atoms), jnp.asarray(features)))
     return linear_sum_assignment(cost)[1]

@@ -1,4 +1,4 @@
-"""Latent atoms -> images by the autoencoder alone."""
+"""Latent atoms -> images by the autoencoder alone, without diffusion."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from jaxdd.stages.summarize.base import Summary
 @IMAGERS.register("vae")
 @dataclass(frozen=True)
 class Vae(Imager):
-    """The atoms as the autoencoder decodes them. A mean of latents decodes to a blur."""
+    """The decoded atoms without diffusion. A mean of several latents decodes to a blurred image."""
 
     spaces: ClassVar[tuple[str, ...]] = ("latents",)
 
@@ -26,5 +26,5 @@ class Vae(Imager):
         return frozenset({"atoms", "autoencoder"})
 
     def __call__(self, key: jax.Array, context: Context, summary: Summary) -> Iterator[Images]:
-        """The key is unused."""
+        """Decode the atoms; the key is unused."""
         return decoded(key, context, summary, Sampling(strength=0.0))

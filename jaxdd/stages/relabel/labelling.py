@@ -1,9 +1,9 @@
-"""The relabel stage: what a student is asked to predict.
+"""The relabel stage: the targets that a student learns to predict.
 
 A criterion maps (logits of the student, the augmented images, their mixed one-hot targets, context) to a loss [N].
-Soft labels are the teacher's logits on the very images that the student sees. Since every augmentation is a pure
-function of a key, the pair is regenerated inside the training step and nothing has to be stored. Where there is no
-teacher at hand, its answers come from the disk, see `jaxdd.stages.relabel.stored`.
+Soft labels are the teacher's logits on exactly the augmented images that the student sees. Every augmentation is a pure
+function of a key, so images and labels are regenerated inside the training step, and nothing has to be stored. To train
+without the teacher, store its logits on disk first, see `jaxdd.stages.relabel.stored`.
 """
 
 from collections.abc import Callable
@@ -24,25 +24,28 @@ LABELLINGS = Registry("labels")
 
 @dataclass(frozen=True)
 class Labelling:
-    """What students are told. A subclass is a frozen dataclass that defines `criterion`; register it to name it."""
+    """The kind of labels that students learn from.
+
+    A subclass is a frozen dataclass that defines `criterion`. Register it to give it a name.
+    """
 
     asks_teacher: ClassVar[bool] = False
-    """Whether the criterion's context is the teacher's variables."""
+    """Whether the labels come from the teacher; the context of the criterion is then the teacher's variables."""
 
     def check(self) -> None:
-        """Raise InputError for settings that do not exist."""
+        """Raise InputError for settings out of range."""
 
     def criterion(self, teacher_apply: Apply | None) -> Criterion:
-        """The loss of a student; ``teacher_apply`` is the teacher's function where it `asks_teacher`."""
+        """The loss of a student; ``teacher_apply`` is the teacher's function if `asks_teacher`, otherwise unused."""
         raise TypeError(f"{type(self).__name__} defines no criterion(teacher_apply)")
 
     def stored_criterion(self, decode: Callable[[Any], jax.Array]) -> Criterion:
-        """The same loss from answers that were stored: the context is what ``decode`` makes logits [N, K] of.
+        """The same loss from stored labels: ``decode`` turns the context into the teacher's logits [N, K].
 
         Raises:
           InputError: these labels need no teacher, so there is nothing to store.
         """
-        raise InputError(f"{LABELLINGS.name_of(self)} labels need no teacher, so none are stored; use soft ones")
+        raise InputError(f"{LABELLINGS.name_of(self)} labels need no teacher, so none are stored; use soft labels")
 
 
 @LABELLINGS.register("hard")
@@ -51,12 +54,12 @@ class HardLabels(Labelling):
     """Cross-entropy to the (mixed, smoothed) class labels."""
 
     smoothing: float = 0.0
-    """Share of a label that is spread over all classes."""
+    """The share of a label that is spread evenly over all classes."""
 
     def check(self) -> None:
         """See `Labelling.check`."""
         if not 0 <= self.smoothing < 1:
-            raise InputError(f"label smoothing {self.smoothing}: give a share from 0 to below 1")
+            raise InputError(f"label smoothing {self.smoothing} is out of range; use a share in [0, 1)")
 
     def criterion(self, teacher_apply: Apply | None = None) -> Criterion:
         """The context is unused."""
@@ -71,20 +74,26 @@ class HardLabels(Labelling):
 @LABELLINGS.register("soft")
 @dataclass(frozen=True)
 class SoftLabels(Labelling):
-    """KL to the teacher on the same augmented images (FKD, Shen and Xing 2022)."""
+    """KL divergence to the teacher on the same augmented images (FKD, Shen and Xing 2022)."""
 
     temperature: float = 20.0
-    """T of the KL divergence."""
+    """The temperature T of the KL divergence."""
 
     asks_teacher: ClassVar[bool] = True
 
     def check(self) -> None:
         """See `Labelling.check`."""
         if self.temperature <= 0:
-            raise InputError(f"temperature {self.temperature}: give one above 0")
+            raise InputError(f"temperature {self.temperature} is out of range; use a positive one")
 
     def criterion(self, teacher_apply: Apply | None) -> Criterion:
-        """The context is the teacher's variables."""
+        """The context is the teacher's variables.
+
+        Raises:
+          InputError: there is no teacher.
+        """
+        if teacher_apply is None:
+            raise InputError("soft labels come from a teacher; give `teacher_apply`, or stored labels")
 
         def criterion(logits, images, targets, context):
             answers = jax.lax.stop_gradient(teacher_apply(context, images).logits)

@@ -1,9 +1,10 @@
-"""Soft labels that travel: the teacher's answers, kept on disk, so that students need no teacher.
+"""Soft labels on disk: the teacher's logits are stored, so that students can be trained without the teacher.
 
-A *label stream* is what a student sees of a dataset, whatever its own weights are. Step t draws batch t of
-`data.permutations(n, B, seed)` and augments it with fold_in(fold_in(key(seed), 1), t), so the stream is decided by the
-images, the augmentation, B and the stream's seed. Only the answers of its first steps are kept, in one record an image;
-boxes, flips and mixes are drawn again from the key. FKD (Shen and Xing 2022, section 3) keeps those on disk as well.
+A *label stream* is the sequence of augmented batches that a student sees; it does not depend on the student's weights.
+Step t takes batch t of `data.permutations(n, B, seed)` and augments it with fold_in(fold_in(key(seed), 1), t). So the
+images, the augmentation, the batch size B and the seed determine the stream. Only the labels of the first steps are
+stored, one record per image; boxes, flips and mixes are drawn again from the key. FKD (Shen and Xing 2022, section 3)
+stores those on disk as well.
 """
 
 import dataclasses
@@ -35,12 +36,12 @@ FORMS = ("float32", "float16", "topk", "int8")
 
 
 class Stream(NamedTuple):
-    """What a student sees of a dataset, whatever its own weights are: how images are augmented and batched.
+    """The settings of a label stream: how images are augmented and batched.
 
     Attributes:
-      augment: what the images go through before the teacher sees them.
-      batch_size: B, never more than there are images.
-      temperature: T of the KL divergence, for the form topk; None if the labels have none.
+      augment: the augmentation of the images before the teacher sees them.
+      batch_size: B, at most the number of images.
+      temperature: T of the KL divergence, which only the form "topk" needs; None if the labels have none.
     """
 
     augment: Augment
@@ -50,32 +51,32 @@ class Stream(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """How soft labels are kept, see `encode`, and for how long a student sees new ones."""
+    """The form in which soft labels are stored, see `encode`, and for how many epochs."""
 
     form: str = "int8"
-    """float32, float16, topk or int8: 4 K, 2 K, 3 or 4 times ``top``, K + 2 bytes an image and epoch."""
+    """float32, float16, topk or int8: 4 K, 2 K, 3 or 4 times ``top``, or K + 2 bytes per image and epoch."""
     top: int = 10
-    """topk: classes that keep their own probability."""
+    """For topk: the number of classes whose probabilities are stored."""
     epochs: int = 300
-    """Epochs that are kept. A student that is trained for longer sees them again from the first."""
+    """The number of epochs to store. A student that is trained for longer sees them again from the first."""
 
     def steps(self, images: int, batch_size: int) -> int:
-        """Steps that are kept: each image ``epochs`` times, up to the last partial batch."""
+        """The number of steps to store: each image ``epochs`` times, up to the last partial batch."""
         return -(-self.epochs * images // min(batch_size, images))
 
 
 def record(settings: LabelSettings, num_classes: int) -> np.dtype:
-    """The fields of an image's label and their types: those of `encode`.
+    """The structured dtype of an image's label, with the fields of `encode`.
 
     Raises:
-      InputError: a form that does not exist, no epoch, or ``top`` not in 1 .. K.
+      InputError: an unknown form, no epoch, or ``top`` not in 1 .. K.
     """
     if settings.form not in FORMS or settings.epochs < 1:
-        raise InputError(f"labels of form {settings.form!r} for {settings.epochs} epochs: use {', '.join(FORMS)}, and "
-                         "1 epoch or more")  # fmt: skip
+        raise InputError(f"labels of `form` {settings.form!r} for {settings.epochs} epochs cannot be stored; use "
+                         f"{', '.join(FORMS)}, and 1 epoch or more")  # fmt: skip
     if settings.form == "topk":
         if not 1 <= settings.top <= num_classes:
-            raise InputError(f"top {settings.top} of {num_classes} classes cannot be kept; use 1 to {num_classes}")
+            raise InputError(f"top {settings.top} of {num_classes} classes cannot be stored; use 1 to {num_classes}")
         place = np.min_scalar_type(num_classes - 1).newbyteorder("<")
         return np.dtype([("above", "<f2", (settings.top,)), ("classes", place, (settings.top,))])
     if settings.form == "int8":
@@ -84,22 +85,23 @@ def record(settings: LabelSettings, num_classes: int) -> np.dtype:
 
 
 def encode(settings: LabelSettings, logits: jax.Array, temperature: float) -> dict[str, jax.Array]:
-    r"""Logits z as what is kept of them; softmax does not change when a constant is added, so none keeps one.
+    r"""Encode logits z for storage. Adding a constant to z does not change the softmax, so constants are dropped.
 
     - float32: z itself.
-    - float16: :math:`z_k - \bar z`, each rounded: an error of at most 2^-11 of it.
-    - int8: :math:`q_k = \mathrm{round}((z_k - \min z) / s)`, with the image's own
-      :math:`s = \max((\max z - \min z) / 255, 2^{-14})` in float16: an error of at most s / 2 in each logit.
-    - topk: for the ``top`` largest, how far they lie above the level r of the others,
+    - float16: :math:`z_k - \bar z`, rounded with a relative error of at most 2^-11.
+    - int8: :math:`q_k = \mathrm{round}((z_k - \min z) / s)` with
+      :math:`s = \max((\max z - \min z) / 255, 2^{-14})` in float16 for each image; the error is at most s / 2 per
+      logit.
+    - topk: for the k = ``top`` largest logits, their distance above the level r of the other K - k, called the tail:
 
       .. math:: d_k = z_k - r, \quad e^{r / T} = \frac1{K - k} \sum_{j \text{ in the tail}} e^{z_j / T},
 
-      in float16. Giving the logit 0 to all of the tail then leaves every kept class its probability at temperature T
-      and spreads what remains, exactly, evenly over the tail. Without a tail, r is taken over all classes.
+      in float16. With the logit 0 for the whole tail, every stored class has its exact probability at temperature T,
+      and the remaining mass is spread evenly over the tail. If there is no tail, r is taken over all classes.
 
     Args:
       logits: [N, K].
-      temperature: T, which the other forms do not depend on.
+      temperature: T, which only topk needs.
 
     Returns:
       The fields of `record`, [N] or [N, ...] each.
@@ -111,7 +113,7 @@ def encode(settings: LabelSettings, logits: jax.Array, temperature: float) -> di
         return {"logits": (logits - logits.mean(-1, keepdims=True)).astype(jnp.float16)}
     if settings.form == "int8":
         low = logits.min(-1, keepdims=True)
-        # The least normal number of float16: below it a rounded scale could be too small by more than the codes bear.
+        # 2^-14 is the smallest normal float16. A smaller scale could be rounded down so far that the codes overflow.
         scale = jnp.maximum((logits.max(-1, keepdims=True) - low) / 255, 2.0**-14).astype(jnp.float16)
         codes = jnp.round((logits - low) / scale.astype(jnp.float32)).astype(jnp.uint8)
         return {"codes": codes, "scale": scale[..., 0]}
@@ -121,12 +123,12 @@ def encode(settings: LabelSettings, logits: jax.Array, temperature: float) -> di
     tail = (~kept | (settings.top == num_classes)).astype(jnp.float32)
     count = num_classes - settings.top or num_classes
     level = temperature * jax.nn.logsumexp(logits / temperature, -1, b=tail / count, keepdims=True)
-    place = record(settings, num_classes)["classes"].base
-    return {"above": (largest - level).astype(jnp.float16), "classes": classes.astype(place)}
+    index_type = record(settings, num_classes)["classes"].base
+    return {"above": (largest - level).astype(jnp.float16), "classes": classes.astype(index_type)}
 
 
 def decode(kept: dict[str, jax.Array], num_classes: int) -> jax.Array:
-    """The logits [N, K] float32 that `encode` kept, up to a constant of each image; the fields tell the form."""
+    """The logits that `encode` stored, float32 [N, K], up to a constant per image; the fields determine the form."""
     if "codes" in kept:
         return kept["codes"].astype(jnp.float32) * kept["scale"].astype(jnp.float32)[..., None]
     if "classes" in kept:
@@ -137,18 +139,18 @@ def decode(kept: dict[str, jax.Array], num_classes: int) -> jax.Array:
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """The labels of a stream's first steps, on disk; read where they are asked for.
+    """The labels of the first steps of a stream, on disk; read only when needed.
 
     Attributes:
-      settings: their form.
-      seed: the stream's.
-      batch_size: B, never more than there are images.
-      steps: how many are kept; step t of a student sees t mod ``steps``.
+      settings: the form of the labels.
+      seed: the seed of the stream.
+      batch_size: B, at most the number of images.
+      steps: the number of stored steps; step t of a student reads step t mod ``steps``.
       num_classes: K.
-      temperature: T of topk; None for other forms, which do not depend on it.
-      augment: what the images went through before the teacher saw them.
+      temperature: T of topk; None for the other forms, which do not depend on it.
+      augment: the augmentation of the images before the teacher saw them.
       images: `fingerprint` of the images and their normalisation.
-      shards: [at most S, B] records each, mapped from the disk; all but the last hold the same number S of steps.
+      shards: memory-mapped records, [at most S, B] each; all but the last hold the same number S of steps.
     """
 
     settings: LabelSettings
@@ -163,14 +165,14 @@ class Labels:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all records."""
+        """The size of all records in bytes."""
         return sum(shard.nbytes for shard in self.shards)
 
     def read(self, steps: np.ndarray) -> dict[str, np.ndarray]:
-        """The labels of these steps, [len(steps), B, ...] every field of `record`."""
+        """The labels of these steps: every field of `record`, [len(steps), B, ...]."""
         size = len(self.shards[0])
         records = np.stack([self.shards[t // size][t % size] for t in steps])
-        return {name: np.ascontiguousarray(records[name]) for name in records.dtype.names}
+        return {name: np.ascontiguousarray(records[name]) for name in _fields(records.dtype)}
 
 
 def materialise(
@@ -182,19 +184,19 @@ def materialise(
     seed: int = 0,
     shard_bytes: int = 64 * 2**20,
 ) -> Labels:
-    """Ask the teacher about a label stream and keep its answers; a student of the same seed is the one it would teach.
+    """Store the teacher's labels on a stream; a student of the same seed then trains as it would with the teacher.
 
-    The folder holds `labels.json`, what decided the labels, and shards `00000.npy`, ... of `record`s [S, B], each
-    written atomically when it is full. An interrupted call resumes behind the shards that are there.
+    The folder holds `labels.json`, everything that determines the labels, and shards `00000.npy`, ... of `record`s
+    [S, B]. A shard is written atomically when it is full. An interrupted call resumes after the shards that exist.
 
     Args:
-      stream: augmentation, batch size and temperature of a protocol, `Protocol.stream`.
-      seed: the stream's; all students that learn from these labels see the same batches and augmentations.
-      shard_bytes: what a shard may take, if it holds more than one step.
+      stream: augmentation, batch size and temperature of a protocol, see `Protocol.stream`.
+      seed: the seed of the stream; all students that learn from these labels see the same batches and augmentations.
+      shard_bytes: the largest size of a shard that holds more than one step.
 
     Raises:
-      InputError: settings that do not exist, a folder with labels of other settings, images or teacher, or logits that
-        are no numbers in this form.
+      InputError: unknown settings, a folder with labels of other settings, images or teacher, or logits that are not
+        finite in this form.
     """
     folder = Path(folder)
     kind, n = record(settings, len(dataset.class_names)), len(dataset.labels)
@@ -210,7 +212,7 @@ def materialise(
     begun = _begun(folder, header)
     missing = {k for k in range(-(-steps // each)) if not _shard(folder, k).is_file()}
     batches = _answers(dataset, stream, teacher, settings, seed, [t for t in range(steps) if t // each in missing])
-    pending = []
+    pending: list[dict] = []
     for t, answer in batches:
         pending.append(answer)
         if (t + 1) % each == 0 or t + 1 == steps:
@@ -228,7 +230,7 @@ def materialise(
 def _answers(
     dataset: DistilledDataset, stream: Stream, teacher: Teacher, settings: LabelSettings, seed: int, steps: list[int]
 ) -> Iterator[tuple[int, dict]]:
-    """Each of these steps (ascending) with its encoded answers, one batch computed ahead."""
+    """Yield each of these steps (ascending) with its encoded labels, and compute one batch ahead."""
     variables = teacher.variables
     if nn.foldable(teacher.apply, variables, dataset.images.shape[1:]):
         variables = jax.jit(nn.fold)(variables)
@@ -238,35 +240,40 @@ def _answers(
     for t, before in zip(progress(steps, "relabel"), [None, *steps]):
         if before is None or t != before + 1:
             order = permutations(len(dataset.labels), stream.batch_size, seed, t)
-        # One batch waits behind the one that is answered, no more: images would pile up.
+        # Queue at most one batch behind the running one, so that images do not pile up in memory.
         jax.block_until_ready(previous)
         previous = answer(*shared, dataset.images[next(order)], t)
         yield t, previous
 
 
 def _records(answers: list[dict], kind: np.dtype, form: str, step: int) -> np.ndarray:
-    """The answers of several steps as records [S, B].
+    """The encoded labels of several steps as records [S, B].
 
     Raises:
-      InputError: some are no numbers in this form.
+      InputError: some are not finite in this form.
     """
     answers = jax.device_get(answers)
     records = np.empty((len(answers), len(next(iter(answers[0].values())))), kind)
-    for name in kind.names:
+    for name in _fields(kind):
         records[name] = np.stack([part[name] for part in answers])
         if not np.isfinite(records[name]).all():
-            raise InputError(f"labels of steps up to {step} are no numbers as {form}; check the teacher, or use "
+            raise InputError(f"labels of steps up to {step} are no numbers as {form}; check the teacher, or use `form` "
                              "float32 if its logits are huge")  # fmt: skip
     return records
 
 
+def _fields(kind: np.dtype) -> tuple[str, ...]:
+    """The field names of a structured dtype."""
+    return kind.names or ()
+
+
 @lru_cache(maxsize=8)
 def _answering(teacher_apply: Apply, augment: Augment, settings: LabelSettings, temperature: float):
-    """Compiled once for all datasets of one shape."""
+    """The function that labels a batch; compiled once for all datasets of one shape."""
     change = augmentation.pipeline(augment)
 
     def answer(variables, norm, key, images, t):
-        # Whatever the targets are, the images are the same.
+        # The augmented images do not depend on the targets, so any targets will do.
         images, _ = change(jax.random.fold_in(key, t), normalise(norm, images), jnp.zeros((len(images), 1)))
         return encode(settings, teacher_apply(variables, images).logits, temperature)
 
@@ -274,60 +281,61 @@ def _answering(teacher_apply: Apply, augment: Augment, settings: LabelSettings, 
 
 
 def open_labels(folder: Path | str) -> Labels:
-    """Map what `materialise` wrote; ``folder`` may also be the run folder around it.
+    """Memory-map the labels that `materialise` wrote; ``folder`` may also be the run folder that contains them.
 
     Raises:
-      InputError: no labels there, or not all of them.
+      InputError: the folder has no labels, incomplete labels or damaged ones.
     """
     folder = Path(folder)
     if not (folder / "labels.json").is_file() and (folder / "labels" / "labels.json").is_file():
         folder = folder / "labels"
     if not (folder / "labels.json").is_file():
         raise InputError(f"no stored labels in {folder}; make them with: python -m experiments.relabel")
-    told = json.loads((folder / "labels.json").read_text())
-    each, kind = told.pop("steps_a_shard"), LabelSettings(**told["settings"])
-    told |= {"settings": kind, "augment": Augment(**told["augment"])}
-    del told["teacher"], told["device"]
-    shards = []
-    for k, first in enumerate(range(0, told["steps"], each)):
-        shape = min(each, told["steps"] - first), told["batch_size"]
+    header = json.loads((folder / "labels.json").read_text())
+    each, kind = header.pop("steps_a_shard"), LabelSettings(**header["settings"])
+    header |= {"settings": kind, "augment": Augment(**header["augment"])}
+    del header["teacher"], header["device"]
+    shards: list[np.ndarray] = []
+    for k, first in enumerate(range(0, header["steps"], each)):
+        shape = min(each, header["steps"] - first), header["batch_size"]
         try:
             shards.append(np.load(_shard(folder, k), mmap_mode="r", allow_pickle=False))
         except FileNotFoundError as error:
-            raise InputError(f"labels in {folder} were cut off at step {first} of {told['steps']}; make the rest with: "
-                             "python -m experiments.relabel") from error  # fmt: skip
+            raise InputError(f"labels in {folder} were cut off at step {first} of {header['steps']}; make the rest "
+                             "with: python -m experiments.relabel") from error  # fmt: skip
         except (ValueError, OSError) as error:
             raise InputError(f"{_shard(folder, k)} is damaged; remove it and make it again with: "
                              "python -m experiments.relabel") from error  # fmt: skip
-        if (shards[-1].shape, shards[-1].dtype) != (shape, record(kind, told["num_classes"])):
-            raise InputError(f"{_shard(folder, k)} is not what labels.json beside it says; remove {folder}")
-    return Labels(**told, shards=tuple(shards))
+        if (shards[-1].shape, shards[-1].dtype) != (shape, record(kind, header["num_classes"])):
+            raise InputError(f"{_shard(folder, k)} is not what labels.json in its folder says; remove {folder}")
+    return Labels(**header, shards=tuple(shards))
 
 
 def check_fits(labels: Labels, dataset: DistilledDataset, stream: Stream) -> None:
     """Raise InputError unless the labels are those of this dataset's images in this stream."""
     if labels.images != _fingerprint_images(dataset):
-        raise InputError("stored labels are those of other images; make them anew with: python -m experiments.relabel")
+        raise InputError("stored labels belong to other images; make new ones with: python -m experiments.relabel")
     pairs = {"augment": (stream.augment, labels.augment), "batch size": (stream.batch_size, labels.batch_size)}
     if labels.settings.form == "topk":
         pairs["temperature"] = stream.temperature, labels.temperature
     for name, (wanted, stored) in pairs.items():
         if wanted != stored:
-            raise InputError(f"stored labels are for {name} {stored}, and the protocol has {wanted}; use that "
-                             "protocol, or make them anew with: python -m experiments.relabel")  # fmt: skip
+            raise InputError(f"stored labels are for {name} {stored}, but the protocol has {wanted}; use their "
+                             "protocol, or make new ones with: python -m experiments.relabel")  # fmt: skip
 
 
 def fingerprint(tree: Any) -> str:
     """The SHA-256 of a pytree of arrays: names, types, shapes and bytes."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
         leaf = np.ascontiguousarray(leaf)
-        found.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape} ".encode())
-        found.update(leaf.reshape(-1).view(np.uint8))
-    return found.hexdigest()
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape} ".encode())
+        digest.update(leaf.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _fingerprint_images(dataset: DistilledDataset) -> str:
+    """The `fingerprint` of a dataset's images and their normalisation."""
     floats = partial(np.asarray, dtype=np.float32)
     return fingerprint([floats(dataset.images), floats(dataset.norm.mean), floats(dataset.norm.std)])
 
@@ -337,15 +345,15 @@ def _shard(folder: Path, k: int) -> Path:
 
 
 def _begun(folder: Path, wanted: dict) -> bool:
-    """Whether the folder was begun by the same call; InputError if it holds anything else."""
+    """Whether an earlier call with the same arguments began the folder; InputError if it holds anything else."""
     place = folder / "labels.json"
     if not place.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} exists and holds no labels; choose another folder or remove it")
         return False
-    found = json.loads(place.read_text())
+    present = json.loads(place.read_text())
     for name, value in wanted.items():
-        if found.get(name) != value:
-            raise InputError(f"{folder} holds labels with {name} {found.get(name)}, not {value}; remove it or choose "
+        if present.get(name) != value:
+            raise InputError(f"{folder} holds labels with {name} {present.get(name)}, not {value}; remove it or choose "
                              "another folder")  # fmt: skip
     return True

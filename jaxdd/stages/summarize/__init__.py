@@ -1,4 +1,4 @@
-"""Each class's cloud of points -> a few weighted atoms: one file a summarizer."""
+"""The summarize stage: the points of each class -> a few weighted atoms. One file per summarizer."""
 
 from jaxdd.stages.summarize.barycenter import Barycenter
 from jaxdd.stages.summarize.base import SUMMARIZERS, Summarizer, Summary

@@ -14,7 +14,7 @@ from jaxdd.stages.summarize.solver import Solver
 @SUMMARIZERS.register("barycenter")
 @dataclass(frozen=True)
 class Barycenter(ot.BarycenterSettings, Solver):
-    """`ot.barycenter` of each class: alternating plans, positions and, where they are free, weights."""
+    """`ot.barycenter` of each class: alternates over plans, positions and, if they are free, weights."""
 
     prescribes_weights: ClassVar[bool] = True
 

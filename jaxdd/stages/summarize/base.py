@@ -1,4 +1,4 @@
-"""The summarize stage: each class's cloud of points -> a few weighted atoms."""
+"""What all summarizers share: the registry, the result `Summary`, and the base class `Summarizer`."""
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -16,12 +16,12 @@ SUMMARIZERS = Registry("summarizer")
 
 
 class Summary(NamedTuple):
-    """What stands for each class.
+    """A few weighted atoms that represent each class.
 
     Attributes:
       atoms: points float32 [C, m, d], weights float32 [C, m].
-      costs: W2^2 along the solver's rounds, [C, rounds]; [C, 0] where nothing was solved.
-      rows: for each atom the row of a real image that it is, or that is nearest to it, [C, m]; None if unknown.
+      costs: W2^2 after each round of the solver, [C, rounds]; [C, 0] if there was no solver.
+      rows: for each atom the row of the real image that it equals or that is nearest to it, [C, m]; None if unknown.
     """
 
     atoms: Measure
@@ -31,24 +31,25 @@ class Summary(NamedTuple):
 
 @dataclass(frozen=True)
 class Summarizer:
-    """The settings of a summarizer, which are also the function: ``summarizer(key, context, ipc) -> Summary``.
+    """The settings of a summarizer. They are also the function: ``summarizer(key, context, ipc) -> Summary``.
 
-    A subclass is a frozen dataclass with settings of its own and a `__call__`. Register it to give it a name.
+    A subclass is a frozen dataclass with its settings as fields and a `__call__`. Register it to give it a name.
     """
 
     space: str = "features"
     """Where the classes are summarized: the teacher's "features" or an autoencoder's "latents"."""
     weights: str = "free"
-    """Weights of the images: as the summarizer finds them ("free"), in proportion to their roots ("sqrt"), or equal
-    ("uniform"). The barycenter places its atoms for equal weights if asked; a quantizer only forgets its masses."""
+    """Weights of the images: as the summarizer computes them ("free"), proportional to their square roots ("sqrt"), or
+    equal ("uniform"). For "uniform" the barycenter optimises its atoms under equal weights; a quantizer optimises with
+    free masses and drops them afterwards."""
 
     has_atoms: ClassVar[bool] = True
-    """Whether its atoms stand for anything; without, only labels do."""
+    """Whether the atoms represent the class; if not, only the label does."""
     is_random: ClassVar[bool] = False
-    """Whether it draws the atoms rather than solves for them: a baseline, to be drawn anew for each student."""
+    """Whether the atoms are drawn at random instead of computed: a baseline, with a new draw for each student."""
 
     def check(self, problem: Problem) -> None:
-        """Raise InputError for settings that do not exist, or for fewer real images than atoms."""
+        """Raise InputError for unknown settings, or if a class has fewer real images than atoms."""
         SPACES.find(self.space)
         if self.weights not in POWERS:
             raise InputError(f"unknown `weights` {self.weights!r} for {problem.method}; use {' or '.join(POWERS)}")
@@ -60,5 +61,5 @@ class Summarizer:
             )
 
     def __call__(self, key: jax.Array, context: Context, ipc: int) -> Summary:
-        """Summarize the classes ``context.labels``; class c draws from ``fold_in(key, c)``."""
+        """Summarize the classes ``context.labels``; class c draws its random numbers from ``fold_in(key, c)``."""
         raise TypeError(f"{type(self).__name__} defines no __call__(key, context, ipc)")

@@ -1,4 +1,4 @@
-"""Competitive learning vector quantization: optimal quantization by stochastic gradients."""
+"""Competitive learning vector quantization (CLVQ): optimal quantization by stochastic gradients."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ from jaxdd.stages.summarize.solver import Solver
 @SUMMARIZERS.register("clvq")
 @dataclass(frozen=True)
 class Clvq(ot.ClvqSettings, Solver):
-    """`ot.clvq.fit` of each class: steps on batches of its points, with a step size of one over the visits.
+    """`ot.clvq.fit` of each class: steps on batches of its points; the step size of an atom is one over its visits.
 
-    It finds its own weights, the masses of the Voronoi cells.
+    The weights are the masses of the Voronoi cells.
     """
 
     def solve(self, key: jax.Array, mu: Measure, m: int, weights: jax.Array | None) -> ot.Summary:

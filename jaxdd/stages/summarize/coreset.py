@@ -1,4 +1,4 @@
-"""Summarizers that choose real images: their features are the atoms, all of equal weight."""
+"""Summarizers that choose real images: the atoms are the features of these images, all of equal weight."""
 
 from dataclasses import dataclass
 
@@ -14,14 +14,14 @@ from jaxdd.stages.summarize.solver import class_keys
 
 @dataclass(frozen=True)
 class Coreset(Summarizer):
-    """A subclass defines `choose`. The atoms weigh the same whatever ``weights`` says."""
+    """Base class: a subclass defines `choose`. The atoms have equal weights for every value of ``weights``."""
 
     def choose(self, key: jax.Array, points: np.ndarray, m: int) -> np.ndarray:
-        """m different rows of the points [n, d] of a class, [m]."""
+        """Choose m different rows of the points [n, d] of a class, [m]."""
         raise TypeError(f"{type(self).__name__} defines no choose(key, points, m)")
 
     def __call__(self, key: jax.Array, context: Context, ipc: int) -> Summary:
-        """The chosen rows of each class, their features as atoms."""
+        """Choose rows of each class and take their features as atoms."""
         chosen = []
         for class_key, label in zip(class_keys(key, context.labels), context.labels):
             members = context.classes.groups.rows(label)
@@ -32,7 +32,7 @@ class Coreset(Summarizer):
 
 
 def centred(points: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
-    """The points less their mean, float64 [n, d], and their squared norms [n].
+    """The points minus their mean, float64 [n, d], and the squared norms of these differences, [n].
 
     Raises:
       InputError: m is not in 1 .. n.

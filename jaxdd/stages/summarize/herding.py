@@ -1,4 +1,4 @@
-"""Herding: real images whose mean stays near the mean of their class."""
+"""Herding: real images whose mean feature stays close to the mean of their class."""
 
 from dataclasses import dataclass
 
@@ -20,10 +20,11 @@ class Herding(Coreset):
 
 
 def herding(points: np.ndarray, m: int) -> np.ndarray:
-    r"""The points whose mean stays nearest to the mean of all (herding, Welling 2009, on a finite set).
+    r"""Choose points one by one so that their mean stays closest to the mean of all points (herding, Welling 2009).
 
-    The t-th choice is :math:`\arg\min_i \| \bar x - \frac{1}{t} (x_i + \sum_{s<t} x_{i_s}) \|`, x_i not yet chosen.
-    Runs on the host in float64, so that the choice does not depend on the order of the points unless points tie.
+    The t-th choice is :math:`\arg\min_i \| \bar x - \frac{1}{t} (x_i + \sum_{s<t} x_{i_s}) \|` over the points x_i that
+    are not chosen yet. Runs on the host in float64, so the choice does not depend on the order of the points unless two
+    points tie.
 
     Args:
       points: [n, d].
@@ -37,10 +38,10 @@ def herding(points: np.ndarray, m: int) -> np.ndarray:
     """
     x, square = centred(points, m)
     total, chosen = np.zeros(x.shape[1]), []
-    free = np.zeros(len(x))
+    penalty = np.zeros(len(x))  # infinite for points already chosen
     for _ in range(m):
-        # The mean is at zero: ||total + x_i||^2 without its constant part.
-        chosen.append(int(np.argmin(square + 2 * x @ total + free)))
-        free[chosen[-1]] = np.inf
+        # The points are centred, so this is ||total + x_i||^2 up to a constant.
+        chosen.append(int(np.argmin(square + 2 * x @ total + penalty)))
+        penalty[chosen[-1]] = np.inf
         total += x[chosen[-1]]
     return np.array(chosen)

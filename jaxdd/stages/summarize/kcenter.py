@@ -1,4 +1,4 @@
-"""Greedy k-center: real images that leave none of their class far away."""
+"""Greedy k-center: real images such that no image of their class is far from all of them."""
 
 from dataclasses import dataclass
 
@@ -20,10 +20,11 @@ class KCenter(Coreset):
 
 
 def kcenter(points: np.ndarray, m: int) -> np.ndarray:
-    r"""Points that leave none far away (greedy k-center, Gonzalez 1985; Sener and Savarese 2018, algorithm 1).
+    r"""Choose points that cover all others (greedy k-center, Gonzalez 1985; Sener and Savarese 2018, algorithm 1).
 
-    First the point nearest to the mean, then :math:`\arg\max_i \min_{s<t} \| x_i - x_{i_s} \|`: the largest distance
-    of any point to its nearest chosen one is at most twice that of the best choice with the same first point.
+    The first choice is the point nearest to the mean, the t-th is :math:`\arg\max_i \min_{s<t} \| x_i - x_{i_s} \|`.
+    The largest distance of a point to its nearest chosen point is at most twice the smallest that is possible with the
+    same first point.
 
     Args:
       points: [n, d].
@@ -39,7 +40,7 @@ def kcenter(points: np.ndarray, m: int) -> np.ndarray:
     chosen, nearest = [int(square.argmin())], np.full(len(x), np.inf)
     while len(chosen) < m:
         nearest = np.minimum(nearest, np.square(x - x[chosen[-1]]).sum(1))
-        # Below the distance of any free point, which may be zero.
+        # Less than the distance of any point that is not chosen, which may be 0.
         nearest[chosen[-1]] = -1
         chosen.append(int(nearest.argmax()))
     return np.array(chosen)

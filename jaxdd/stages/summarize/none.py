@@ -1,4 +1,4 @@
-"""No summary: labels only, for imagers that need no atoms."""
+"""No summary, only labels: for imagers that need no atoms."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +14,7 @@ from jaxdd.stages.summarize.base import SUMMARIZERS, Summarizer, Summary
 @SUMMARIZERS.register("none")
 @dataclass(frozen=True)
 class NoAtoms(Summarizer):
-    """Equal weights, and atoms at the origin that nothing should look at."""
+    """Equal weights; all atoms lie at the origin and carry no information."""
 
     has_atoms: ClassVar[bool] = False
 

@@ -1,4 +1,4 @@
-"""A few weighted points for each class of any points: the summarize stage without images or a teacher."""
+"""The summarize stage for arbitrary points, without images or a teacher."""
 
 from typing import Literal
 
@@ -26,69 +26,69 @@ def summarize(
     num_classes: int | None = None,
     resources: Resources = Resources(2**30),  # noqa: B008
 ) -> ot.Summary:
-    r"""A few weighted points that stand for each class: the argmin of :math:`W_2^2(\mu_c, \sum_j w_j \delta(z_j))`.
+    r"""A few weighted points that represent each class: minimise :math:`W_2^2(\mu_c, \sum_j w_j \delta(z_j))`.
 
-    With :math:`\mu_c` the empirical measure of class c, over the positions z of ``ipc`` atoms and, where they are
-    free, their weights w. Classes are padded with zero-weight points, which change nothing, and solved side by
-    side in chunks that fit the memory. Each class draws from its own key, so the result depends neither on the chunks
-    nor on the devices.
+    :math:`\mu_c` is the empirical measure of class c. The minimum is over the positions z of ``ipc`` atoms and, if they
+    are free, over the weights w. Classes are padded with points of zero weight, which do not affect the solution, and
+    are solved in parallel in chunks that fit in memory. Each class has its own random key, so the result does not
+    depend on the chunks or the devices.
 
         summary = jaxdd.summarize(features, labels, ipc=10)
         summary.atoms.points, summary.atoms.weights  # [C, 10, d], [C, 10]
-        summary.cost  # [C], W2^2 attained
+        summary.cost  # [C], the W2^2 attained
 
     Args:
       points: the data x, finite, [n, d]; read as float32.
       labels: integer classes, [n].
-      ipc: the number of atoms of each class, m.
+      ipc: the number of atoms per class, m.
       weights: "free", "uniform", or the weights themselves, [m] or [C, m].
-      solver: such as ``Quantization(restarts=8)`` or ``"clvq"``, which find free weights, or ``"barycenter"``, for
-        any weights. Default: quantization for free weights, else barycenter.
+      solver: a settings object such as ``Quantization(restarts=8)``, or a name. "quantization" and "clvq" optimise the
+        weights; "barycenter" takes any weights. Default: quantization for free weights, otherwise barycenter.
       key: a PRNG key; default `jax.random.key(0)`.
-      few: what to do with a class of fewer points than atoms: "error", or "zero" to let as many atoms as it has
-        points stand on them, with free or equal weights, and give the others weight zero.
+      few: what to do with a class that has fewer points than atoms. "error" raises InputError. "zero" places one atom
+        on each point, with free or equal weights, and gives the remaining atoms zero weight.
       num_classes: default: the largest label plus one.
-      resources: the devices, and the memory that a chunk may take on all of them, beside the points themselves.
+      resources: the devices, and the memory that one chunk may take on all of them, not counting ``points``.
 
     Returns:
       A Summary with a leading class axis on every array.
 
     Raises:
-      InputError: shapes that disagree, labels that are no classes, NaN or infinite points, too few points, weights
-        that do not sum to one, or a solver that cannot hold them; classes are named by their index.
+      InputError: shapes that disagree, invalid labels, NaN or infinite points, too few points, weights that do not sum
+        to one, or a solver that cannot take them; messages name classes by index.
     """
     chosen = _check(weights, solver, few)
     groups = Groups.of(points, labels, num_classes)
     classes = np.arange(len(groups.counts))
     check_counts(groups.counts if few == "error" else np.full(len(classes), max(ipc, 0)), ipc)
-    held = _held(weights, groups.counts, ipc)
+    held = _fixed_weights(weights, groups.counts, ipc)
     keys = class_keys(jax.random.key(0) if key is None else key, classes)
     clouds = Clouds(points, groups, classes, int(groups.counts.max()))
     return solve_classes(chosen, keys, clouds, ipc, held, resources)
 
 
-def _check(weights, solver: Solver | str | None, few: str) -> Solver:
-    """The solver to use; InputError where the arguments do not go together."""
+def _check(weights: str | np.ndarray, solver: Solver | str | None, few: str) -> Solver:
+    """The solver to use; InputError if the arguments contradict each other."""
     if isinstance(weights, str) and weights not in ("free", "uniform"):
-        raise InputError(f"summarize: weights={weights!r}; choose 'free', 'uniform' or an array")
+        raise InputError(f"unknown `weights` {weights!r}; use 'free', 'uniform' or an array")
     free = isinstance(weights, str) and weights == "free"
     name = solver or ("quantization" if free else "barycenter")
     chosen = SUMMARIZERS.find(name)() if isinstance(name, str) else name
     if not isinstance(chosen, Solver):
         solvers = ", ".join(name for name, kind in SUMMARIZERS.items() if issubclass(kind, Solver))
-        raise InputError(f"summarize: solver={solver!r} solves nothing; choose {solvers}")
+        raise InputError(f"`solver` {solver!r} solves nothing; choose {solvers}")
     if not chosen.prescribes_weights and not free:
         kind = SUMMARIZERS.name_of(chosen)
-        raise InputError(f"summarize: {kind} finds its own weights; choose weights='free' or solver='barycenter'")
+        raise InputError(f"`solver` {kind} finds its own weights; use `weights` 'free' or `solver` 'barycenter'")
     if few not in ("error", "zero"):
-        raise InputError(f"summarize: few={few!r}; choose 'error' or 'zero'")
+        raise InputError(f"unknown `few` {few!r}; use 'error' or 'zero'")
     if few == "zero" and not isinstance(weights, str):
-        raise InputError("summarize: few='zero' cannot change given weights; choose 'free' or 'uniform' ones")
+        raise InputError("few='zero' cannot change prescribed weights; use `weights` 'free' or 'uniform'")
     return chosen
 
 
-def _held(weights, counts: np.ndarray, m: int) -> np.ndarray | None:
-    """The weights to hold, [C, m], or None."""
+def _fixed_weights(weights: str | np.ndarray, counts: np.ndarray, m: int) -> np.ndarray | None:
+    """The prescribed weights, float32 [C, m]; None for free weights."""
     if isinstance(weights, str):
         if weights == "free":
             return None
@@ -98,7 +98,7 @@ def _held(weights, counts: np.ndarray, m: int) -> np.ndarray | None:
         held = np.broadcast_to(np.asarray(weights, np.float32), (len(counts), m))
     except ValueError:
         shapes = f"[{m}] or [{len(counts)}, {m}]"
-        raise InputError(f"summarize: weights of shape {np.shape(weights)}; give {shapes}") from None
+        raise InputError(f"`weights` have shape {np.shape(weights)}; give {shapes}") from None
     bad = ~are_masses(held)
     if bad.any():
         c = int(np.argmax(bad))

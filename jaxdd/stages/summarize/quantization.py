@@ -1,4 +1,4 @@
-"""Optimal quantization: atoms and cell masses that are nearest to the class in W2."""
+"""Optimal quantization: the atoms and cell masses nearest to the class in W2."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from jaxdd.stages.summarize.solver import Solver
 class Quantization(ot.KMeansSettings, Solver):
     """`ot.quantize` of each class: k-means, then exchanges of single points.
 
-    It finds its own weights, the masses of the Voronoi cells.
+    The weights are the masses of the Voronoi cells.
     """
 
     def solve(self, key: jax.Array, mu: Measure, m: int, weights: jax.Array | None) -> ot.Summary:

@@ -1,4 +1,4 @@
-"""Pixels optimised towards atoms and moments: the loss, its descent, chunks that fit the memory, and the imager."""
+"""Optimising pixels to match atoms and moments: the loss, the descent, chunks that fit in memory, and the imager."""
 
 from jaxdd.stages.images.recover.imager import Recover
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, Terms

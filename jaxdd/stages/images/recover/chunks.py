@@ -1,4 +1,4 @@
-"""Stage 3a for any number of classes: chunks that fit the memory, launch by launch, on all devices of this process."""
+"""Recovery of any number of classes: in chunks that fit in memory, on all devices of this process."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxdd.ground import parallel
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.measure import Array
 from jaxdd.ground.memory import compiled_bytes, values
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.progress import progress
@@ -20,25 +21,25 @@ from jaxdd.stages.context import Teacher
 from jaxdd.stages.images.recover.descent import Recovery, State, goal_specs, recovery, state_specs
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, Terms
 
-Start = Callable[[np.ndarray], np.ndarray]  # rows of a goal [k] -> the images to begin with, [k, m, H, W, ch]
+Start = Callable[[np.ndarray], Array]  # rows of a goal [k] -> the initial images, [k, m, H, W, ch]
 
 
 class Recovered(NamedTuple):
-    """Some classes, finished."""
+    """The finished images of some classes."""
 
     places: np.ndarray  # [k], rows of the goal
     images: np.ndarray  # [k, m, H, W, ch]
-    terms: Terms  # along the steps, [steps, k] each
+    terms: Terms  # at each step, [steps, k] each
 
 
 class Placement(NamedTuple):
-    """Where and how many classes are recovered at a time.
+    """On which devices classes are recovered, and how many at a time.
 
     Attributes:
-      local: this process's devices, in one row.
-      memory_bytes: what a device may hold of a chunk: its pixels, their moments in Adam, and activations.
-      group: classes that are optimised together, see `group_size`.
-      total: classes of all processes together; None: those of the goal.
+      local: the devices of this process, in one row.
+      memory_bytes: what a chunk may take on one device: its pixels, their moments in Adam, and activations.
+      group: the number of classes that are optimised together, see `group_size`.
+      total: the number of classes of all processes together; None: those of the goal.
     """
 
     local: Mesh
@@ -47,13 +48,13 @@ class Placement(NamedTuple):
     total: int | None = None
 
     def beside(self, classes: int) -> "Placement":
-        """The same for so many classes of this process, without the devices that would have no group to work on."""
+        """The placement of ``classes`` classes of this process, without devices that would get no group."""
         local = Mesh(self.local.devices[: -(-classes // self.group)], self.local.axis_names)
         return self._replace(local=local, total=self.total or classes)
 
     @property
     def unit(self) -> int:
-        """The classes of one group on each device: chunks hold a multiple of these."""
+        """The number of classes if each device has one group; the size of a chunk is a multiple of it."""
         return self.group * self.local.devices.size
 
 
@@ -66,19 +67,19 @@ def run(
     image_shape: tuple[int, int, int],
     placement: Placement,
 ) -> Iterator[Recovered]:
-    """All steps for all classes, chunk by chunk, sharded over this process's devices.
+    """Take all steps for all classes, chunk by chunk, sharded over the devices of this process.
 
-    On CPU a chunk has about 10 to 25 images: activations then stay in the cache, and the images are the same bytes
-    on any number of devices and hosts. On an accelerator it is as many as fit, and a launch takes many steps.
+    On CPU a chunk has about 10 to 25 images: the activations then stay in the cache, and the images are byte-identical
+    on any number of devices and hosts. On an accelerator a chunk is as large as fits, and a launch takes many steps.
 
     Args:
-      goal: of all classes that this process is to recover.
-      start: rows of the goal [k] -> the images to begin with, float32 [k, m, H, W, ch].
+      goal: the goal of all classes that this process has to recover.
+      start: rows of the goal [k] -> the initial images, float32 [k, m, H, W, ch].
       image_shape: (H, W, ch).
 
     Raises:
-      InputError: one group of classes does not fit, even without activations kept inside the network's blocks; or
-        the model does not take images of half the side, where the first steps are to be coarse.
+      InputError: one group of classes does not fit in memory, even if activations are recomputed; or the first steps
+        are coarse and the model does not accept images of half the side.
     """
     placement = placement.beside(len(goal.classes))
     local = placement.local
@@ -94,19 +95,20 @@ def run(
         kept, rows = places >= 0, np.maximum(places, 0)
         state = init(parallel.put(start(rows), local))
         part = jax.device_put(rows_of(goal, places, settings), goal_at)
-        curve = []
+        launched: list[Terms] = []
         for count, coarse in progress(launches, f"recover {i + 1}/{len(chunks)}"):
             state, values = solver.step(variables, state, part, count=count, coarse=coarse)
-            # One launch waits behind the one that runs, no more, or the bar would run ahead.
-            jax.block_until_ready(curve[-1:])
-            curve.append(values)
-            if settings.stops_early and len(curve) % max(1, 20 // count) == 0:
+            # Queue at most one launch behind the running one, so that the progress bar stays accurate.
+            jax.block_until_ready(launched[-1:])
+            launched.append(values)
+            if settings.stops_early and len(launched) % max(1, 20 // count) == 0:
                 over = np.asarray(state.pace.turned) + settings.anneal <= int(state.step)
                 if over[kept].all():
                     break
-        curve = jax.tree.map(lambda *steps: np.concatenate(steps), *jax.device_get(curve))
+        curve = jax.tree.map(lambda *steps: np.concatenate(steps), *jax.device_get(launched))
         if settings.stops_early:
-            # A class that is done waits for the others of its chunk, whose number must not show.
+            # A finished class keeps stepping until its whole chunk is done. Hold its curve at its own last step, so
+            # that the curve does not depend on the other classes.
             last = np.asarray(state.pace.turned) + settings.anneal - 1
             held = np.minimum(np.arange(len(curve.feature))[:, None], last)
             curve = jax.tree.map(lambda values, held=held: np.take_along_axis(values, held, 0), curve)
@@ -123,18 +125,18 @@ def _fitted(
     image_shape: tuple[int, ...],
     placement: Placement,
 ) -> tuple[Recovery, int, list[tuple[int, bool]]]:
-    """The compiled recovery, the groups that a device takes at a time, and the steps of every launch.
+    """The compiled recovery, the number of groups per device at a time, and the steps and coarseness of every launch.
 
-    Activations are recomputed where they would not fit otherwise.
+    Activations are recomputed if they would not fit in memory otherwise.
 
     Raises:
       InputError: not even one group fits.
     """
     apply, variables, local = teacher.apply, teacher.variables, placement.local
-    norm = Normalisation(*map(np.asarray, teacher.norm))
+    norm = Normalisation(np.asarray(teacher.norm.mean), np.asarray(teacher.norm.std))
     fused, most = plan(apply, variables, image_shape, len(goal.classes), placement)
     launches = _launches(settings, fused)
-    # The largest program: steps on whole images.
+    # The largest program is the longest launch on images of full size.
     largest = max(launches, key=lambda launch: (not launch[1], launch[0]))
     replicated = NamedSharding(local, parallel.SAME)
     same = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), variables)
@@ -148,10 +150,10 @@ def _fitted(
         size, needed = _largest_fit(need, placement.memory_bytes, cost, most)
         if size:
             return solver, size, launches
-    text = "too much" if needed == _ENDLESS else f"{needed / 2**20:.0f} MiB"
+    text = "too much memory" if needed == _ENDLESS else f"{needed / 2**20:.0f} MiB"
     raise InputError(
-        f"{placement.group} classes of {image_shape[0]} images {list(image_shape[1:])} take {text} to recover, a "
-        f"device may take {placement.memory_bytes / 2**20:.0f}; raise `memory_gib` on a CPU, lower `ipc` or "
+        f"recovering {placement.group} classes of {image_shape[0]} images {list(image_shape[1:])} takes {text}, but a "
+        f"device may take {placement.memory_bytes / 2**20:.0f} MiB; raise `memory_gib` on a CPU, lower `ipc` or "
         "`image_size`, or use a smaller `model`"
     )
 
@@ -164,11 +166,14 @@ def in_slices(
     group: int,
     each: int,
 ) -> Iterator[Recovered]:
-    """Recovery with global moments of ``each`` images of every class of a group at a time, all slices side by side.
+    """Recovery with global moments over slices: ``each`` images of every class of a group, all slices in parallel.
 
-    Of the terms their mean over the slices is returned.
+    The returned terms are means over the slices.
 
-    recover: a goal and its start -> its classes, as by `run`; here a class comes once for each slice.
+    Args:
+      recover: maps a goal and its start to finished classes, as `run` does. It sees one class per slice.
+      group: the number of classes that share global moments.
+      each: the images of a class in one slice, a divisor of m.
     """
     slices = goal.atoms.points.shape[1] // each
     groups = np.stack(parallel.chunks(len(goal.classes), group))
@@ -184,26 +189,27 @@ def in_slices(
     )
     parts = rows_of(parts, np.where(places < 0, -1, places * slices + which), settings)
 
-    def begin(rows):
-        # Slices of a class lie side by side in a chunk: all its images are asked for once.
+    def begin(rows: np.ndarray) -> np.ndarray:
+        # A chunk may have several slices of a class; read the images of the class only once.
         classes, at = np.unique(np.maximum(places[rows], 0), return_inverse=True)
         images = np.asarray(start(classes))
         return images.reshape(len(classes), slices, each, *images.shape[2:])[at, which[rows]]
 
-    groups, done = iter(groups), []
+    pending: Iterator[np.ndarray] = iter(groups)
+    done: list[Recovered] = []
     for chunk in recover(parts, begin):
         for first in range(0, len(chunk.places), group):
             rows = slice(first, first + group)
             done.append(chunk._replace(images=chunk.images[rows], terms=Terms(*(x[:, rows] for x in chunk.terms))))
             if len(done) == slices:
-                yield _joined(next(groups), done)
+                yield _joined(next(pending), done)
                 done = []
 
 
 def _joined(places: np.ndarray, done: list[Recovered]) -> Recovered:
-    """The classes of a group from its slices."""
+    """Merge the slices of a group into its classes."""
     kept = places >= 0
-    # Where the loss stands still, a slice may end before the others.
+    # With the schedule "plateau" a slice may end before the others.
     steps = max(len(part.terms.feature) for part in done)
     long = lambda x: np.pad(x, ((0, steps - len(x)), (0, 0)), "edge")
     terms = jax.tree.map(lambda *parts: np.mean([long(x) for x in parts], 0)[:, kept], *(part.terms for part in done))
@@ -213,24 +219,27 @@ def _joined(places: np.ndarray, done: list[Recovered]) -> Recovered:
 def plan(
     apply: Apply, variables: Variables, image_shape: tuple[int, ...], classes: int, placement: Placement
 ) -> tuple[int, int]:
-    """Steps a launch, and the most groups that a device takes at a time.
+    """The steps of a launch, and the largest number of groups that a device takes at a time.
 
     Args:
-      image_shape: of a class, [m, H, W, ch].
-      classes: those of this process, which on CPU do not matter.
-      placement: with a ``total``.
+      image_shape: the images of a class, [m, H, W, ch].
+      classes: the number of classes of this process.
+      placement: on CPU its ``total`` decides instead of ``classes``, so that the result is the same in any number of
+        processes.
     """
     group = placement.group
     if not parallel.is_cpu(placement.local):
         return 20, -(-classes // placement.unit)
-    # Each launch reads all weights again: the larger they are beside the activations, the more images are worth it.
+    # Each launch reads all weights again. The larger they are relative to the activations, the more images it takes to
+    # make this worthwhile.
     weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(variables))
     images = np.clip(12 * weights / bytes_per_image(apply, variables, image_shape[1:]), 10, 25)
-    return 1, max(1, min(int(images) // (group * image_shape[0]), -(-placement.total // group)))
+    total = classes if placement.total is None else placement.total
+    return 1, max(1, min(int(images) // (group * image_shape[0]), -(-total // group)))
 
 
 def _check_coarse(apply: Apply, variables: Variables, image_shape: tuple[int, ...]) -> None:
-    """Raise InputError unless the model takes images of half the side."""
+    """Raise InputError unless the model accepts images of half the side."""
     h, w, channels = image_shape
     try:
         jax.eval_shape(apply, variables, jax.ShapeDtypeStruct((1, h // 2, w // 2, channels), jnp.float32))
@@ -241,33 +250,36 @@ def _check_coarse(apply: Apply, variables: Variables, image_shape: tuple[int, ..
 
 
 def _launches(settings: RecoverSettings, most: int) -> list[tuple[int, bool]]:
-    """Steps and coarseness of every launch."""
+    """The number of steps and the coarseness of every launch."""
     coarse = round(settings.coarse * settings.steps)
     kinds = ((coarse, True), (settings.steps - coarse, False))
     return [(count, small) for steps, small in kinds for count in parallel.launches(steps, most)]
 
 
 def rows_of(goal: Goal, places: np.ndarray, settings: RecoverSettings) -> Goal:
-    """The goal of some of its classes; where a place is -1, a class of weight zero."""
+    """The rows ``places`` of a goal; a place of -1 gives a class with zero weights."""
     atoms = parallel.take(jax.tree.map(np.asarray, goal.atoms), places)
     atoms = atoms._replace(weights=np.where(places[:, None] >= 0, atoms.weights, 0))
     moments = goal.moments
     if settings.per_class:
         moments = parallel.take(jax.tree.map(np.asarray, moments), places)
-    given = jax.tree.map(np.asarray, (goal.classes, goal.means, goal.slices))
-    classes, means, slices = parallel.take(given, places)
+    per_class = jax.tree.map(np.asarray, (goal.classes, goal.means, goal.slices))
+    classes, means, slices = parallel.take(per_class, places)
     return Goal(classes, atoms, means, moments, goal.feature_variance, slices)
 
 
 def shardings(solver: Recovery, settings: RecoverSettings, local: Mesh) -> tuple[State, Goal]:
-    """Where the parts of a state and of a goal lie."""
+    """The shardings of a state and of a goal, in the place of their arrays."""
     state = jax.eval_shape(solver.init, jax.ShapeDtypeStruct((1, 1, 1, 1, 1), jnp.float32))
-    place = lambda spec: NamedSharding(local, spec)
-    return jax.tree.map(place, state_specs(state)), Goal(*map(place, goal_specs(settings)))
+
+    def sharding(spec: Any) -> Any:
+        return NamedSharding(local, spec)
+
+    return jax.tree.map(sharding, state_specs(state)), Goal(*map(sharding, goal_specs(settings)))
 
 
 def _at(shapes: Any, places: Any) -> Any:
-    """The shapes with shardings, each of which serves all that lies below it."""
+    """The shapes with shardings; a sharding applies to all arrays below it in the tree."""
     at = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     return jax.tree.map(lambda sharding, below: jax.tree.map(lambda x: at(x, sharding), below), places, shapes)
 
@@ -280,7 +292,7 @@ def _shapes(
     placement: Placement,
     size: int,
 ) -> tuple[State, Goal]:
-    """A state and a goal of ``size`` groups on each device, as shapes with shardings."""
+    """A state and a goal of ``size`` groups per device, as shapes with shardings."""
     state_at, goal_at = shardings(solver, settings, placement.local)
     places = np.zeros(size * placement.unit, int)
     state = jax.eval_shape(solver.init, jax.ShapeDtypeStruct((len(places), *image_shape), jnp.float32))
@@ -289,10 +301,11 @@ def _shapes(
 
 
 def _largest_fit(need: Callable[[int], int], memory_bytes: int, cost: int, most: int) -> tuple[int, int]:
-    """How many groups a device takes at a time, and the bytes they need; 0 groups where even one is too many.
+    """The number of groups that a device takes at a time, and the bytes they need; 0 groups if even one is too large.
 
-    Begins with what the estimate ``cost`` of one group allows and believes the compiler. More are tried once where
-    less than two thirds of the memory are used; where chunks remain uneven, all get smaller.
+    The search starts from the estimated bytes ``cost`` of one group, and then relies on ``need``, what the compiler
+    reports. If less than two thirds of the memory is used, one larger size is tried. The size is reduced so that all
+    chunks are about equally large.
     """
     even = lambda size: -(-most // -(-most // size))
     size, fitting = even(int(np.clip(memory_bytes // cost, 1, most))), (0, 0)
@@ -309,12 +322,12 @@ def _largest_fit(need: Callable[[int], int], memory_bytes: int, cost: int, most:
             size = size // 2 if needed == _ENDLESS else max(1, min(size - 1, size * memory_bytes // needed))
 
 
-# More bytes than any device has.
+# Stands for an unknown number of bytes, larger than the memory of any device.
 _ENDLESS = 2**62
 
 
 def _need(lowered: jax.stages.Lowered) -> int:
-    """The bytes of a program; without end if the compiler, which on some devices minds the memory, gives up."""
+    """The bytes that a program needs; `_ENDLESS` if the compiler reports that the memory is exhausted."""
     try:
         return compiled_bytes(lowered.compile())
     except jax.errors.JaxRuntimeError as error:
@@ -323,15 +336,15 @@ def _need(lowered: jax.stages.Lowered) -> int:
         return _ENDLESS
 
 
-def bytes_per_image(apply: Apply, variables: Variables, image_shape: tuple[int, int, int]) -> int:
-    """An estimate of what one image costs while its gradient is taken: twice the values its forward pass makes.
+def bytes_per_image(apply: Apply, variables: Variables, image_shape: tuple[int, ...]) -> int:
+    """Estimate the memory of one image [H, W, ch] during the gradient: twice the bytes of the forward pass's values.
 
-    Twice, because the backward pass makes a cotangent where the forward pass made a value; in between the compiler
-    shares buffers and fuses, so this errs on the large side.
+    The factor is two because the backward pass makes a cotangent for each value. The compiler shares buffers and fuses
+    operations, so this is an overestimate.
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     return 2 * sum(size for kind, size in values(apply, variables, image) if kind in _KEPT)
 
 
-# Primitives whose results the backward pass asks for.
+# Primitives whose results the backward pass needs.
 _KEPT = ("conv_general_dilated", "dot_general", "max", "add", "mul", "reduce_window_max")

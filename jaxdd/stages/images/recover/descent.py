@@ -1,8 +1,8 @@
-"""The descent on the pixels: Adam under a schedule, one compiled step for all classes of a chunk."""
+"""Gradient descent on the pixels: Adam with a schedule, one compiled step for all classes of a chunk."""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,15 @@ from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, Terms, terms
 
 
 class Pace(NamedTuple):
-    """How the loss of each class has fared, [C] each: what the schedule "plateau" goes by."""
+    """The progress of each class's loss, [C] each, which the schedule "plateau" needs."""
 
-    recent: jax.Array  # running mean over some 20 steps
-    before: jax.Array  # over some 60
-    turned: jax.Array  # int32, the step at which the rate began to fall; the last one until then
+    recent: jax.Array  # running mean of the loss over about 20 steps
+    before: jax.Array  # running mean over about 60 steps
+    turned: jax.Array  # int32, the step at which the rate began to fall; until then the total number of steps
 
 
 class State(NamedTuple):
-    """Everything a recovery needs to go on."""
+    """The complete state of a recovery."""
 
     images: jax.Array  # [C, m, H, W, ch] float32, normalised space
     opt_state: optax.OptState
@@ -33,10 +33,11 @@ class State(NamedTuple):
 
 
 class Recovery(NamedTuple):
-    """``init(start) -> State`` and the jitted, donating ``step``.
+    """``init(start) -> State`` and the jitted ``step``, which donates its state.
 
     step(variables, state, goal, count=1, coarse=False) -> (State, Terms [count, C]) takes ``count`` steps in one
-    program, on views of half the side if ``coarse``; ``lower`` of the same arguments or their shapes is that program.
+    program. With ``coarse`` the views have half the side. ``lower`` takes the same arguments, or their shapes, and
+    returns the lowered program.
     """
 
     init: Callable[[jax.Array], State]
@@ -52,19 +53,21 @@ def recovery(
     group: int | None = None,
     local: Mesh | None = None,
 ) -> Recovery:
-    """Adam (betas 0.5, 0.9), its rate by the schedule, pixels clipped to the valid range after each step.
+    """Adam (betas 0.5, 0.9) with the scheduled rate; pixels are clipped to the valid range after each step.
 
-    Pixels, moments and losses are float32 whatever ``apply`` computes in.
+    Pixels, moments and losses are float32, whatever dtype ``apply`` computes in.
 
     Args:
-      group: classes that share global moments, a divisor of C; default: all of C.
-      local: devices to shard the class axis over, which divide it, ``group`` undivided; default: wherever C lies.
+      group: the number of classes that share global moments, a divisor of C; default: C.
+      local: the devices over which to shard the class axis. Their number divides C, and a group stays on one device.
+        Default: no sharding.
 
     Returns:
-      init, step and lower; equal arguments but for key and norm share their compilation. The terms that a step
-      returns are those before it, on its random view.
+      init, step and lower. Calls that differ only in key and norm share one compilation. A step returns the terms
+      before its update, on its random view.
     """
-    fixed = (key, *(jnp.asarray(bound) for bound in valid_range(norm)))
+    low, high = valid_range(norm)
+    fixed = (key, jnp.asarray(low), jnp.asarray(high))
     if local:
         fixed = parallel.put(fixed, local, parallel.SAME)
     program = _program(apply, settings, group, local)
@@ -83,7 +86,7 @@ _ADAM = optax.scale_by_adam(b1=0.5, b2=0.9)
 
 @lru_cache(maxsize=16)
 def _program(apply: Apply, settings: RecoverSettings, group: int | None, local: Mesh | None):
-    """The jitted step, with the key and the bounds of the pixels before its other arguments."""
+    """The jitted step; its first argument is (key, smallest pixel, largest pixel)."""
 
     def one(fixed, variables, state, goal, coarse):
         key, low, high = fixed
@@ -100,7 +103,7 @@ def _program(apply: Apply, settings: RecoverSettings, group: int | None, local: 
             return total(values, settings), values
 
         per_class, pullback, values = jax.vjp(loss, state.images, has_aux=True)
-        # A vector of ones instead of the gradient of a sum: no number crosses from class to class.
+        # Pull back a vector of ones instead of differentiating a sum, so that classes stay independent.
         (grads,) = pullback(jnp.ones_like(per_class))
         updates, opt_state = _ADAM.update(grads, state.opt_state)
         pace = _paced(state.pace, per_class, state.step, settings)
@@ -123,20 +126,23 @@ def _program(apply: Apply, settings: RecoverSettings, group: int | None, local: 
 
 
 def state_specs(state: State) -> State:
-    """Where the parts of a state lie on the mesh: arrays by their class, counters everywhere."""
+    """The partition specs of a state: arrays are sharded by class, counters are replicated."""
     return jax.tree.map(lambda x: parallel.EACH if x.ndim else parallel.SAME, state)
 
 
 def goal_specs(settings: RecoverSettings) -> Goal:
-    """Where the parts of a goal lie."""
-    moments = parallel.EACH if settings.per_class else parallel.SAME
-    return Goal(parallel.EACH, parallel.EACH, parallel.EACH, moments, parallel.SAME, parallel.EACH)
+    """The partition specs of a goal, in the place of its arrays; a spec serves all arrays below it."""
+    each: Any = parallel.EACH
+    same: Any = parallel.SAME
+    return Goal(each, each, each, each if settings.per_class else same, same, each)
 
 
 def _paced(pace: Pace, loss: jax.Array, step: jax.Array, settings: RecoverSettings) -> Pace:
+    """The pace after a step, and whether the rate begins to fall there."""
     blend = lambda mean, share: jnp.where(jnp.isinf(mean), loss, (1 - share) * mean + share * loss)
     recent, before = blend(pace.recent, 1 / 20), blend(pace.before, 1 / 60)
-    # Random views scatter the loss by some percent: both means are old enough, and one per cent is little.
+    # Random views scatter the loss by some per cent. From step 60 on both means cover their full window, and a
+    # difference below one per cent counts as no progress.
     still = (step >= 60) & (recent > 0.99 * before)
     last = settings.steps - settings.anneal
     turned = jnp.where((pace.turned == settings.steps) & (still | (step >= last)), step, pace.turned)

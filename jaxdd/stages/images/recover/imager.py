@@ -1,4 +1,4 @@
-"""Atoms -> images by optimising pixels: the imager of WMDD, SRe2L, DM and the cells between them."""
+"""Atoms -> images by optimising pixels: the imager of WMDD, SRe2L, DM and the ablations between them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from jaxdd.stages.summarize.base import Summarizer, Summary
 @IMAGERS.register("recover")
 @dataclass(frozen=True)
 class Recover(RecoverSettings, Imager):
-    """Descent of the loss of `recover.loss` on the pixels of each class."""
+    """Minimises the loss of `recover.loss` over the pixels of each class."""
 
     spaces: ClassVar[tuple[str, ...]] = ("features",)
 
@@ -36,24 +36,24 @@ class Recover(RecoverSettings, Imager):
         self.check_settings()
         if self.feature_weight and not summarizer.has_atoms:
             raise InputError(
-                f"`summarizer` none gives {problem.method} nothing to match; use `imager.feature_weight` 0, or another "
-                "summarizer"
+                f"`summarizer` none gives {problem.method} no atoms to match; use `imager.feature_weight` 0, or "
+                "another summarizer"
             )
         super().check(problem, summarizer)
 
     def group_size(self, classes: int, ipc: int) -> int:
-        """See `Imager.group_size`: global moments need whole groups of classes."""
+        """See `Imager.group_size`; only global moments need more than one class at a time."""
         return group_size(self, classes, ipc)[0]
 
     def __call__(self, key: jax.Array, context: Context, summary: Summary) -> Iterator[Images]:
-        """Starts from the rows of the summary if it has some and ``start`` says so, else from noise."""
-        labels, encoded, ipc = context.labels, context.classes.encoded, summary.atoms.points.shape[1]
-        settings = replace(self, flip=self.flip and context.flip)
-        draw = partial(noise, jax.random.fold_in(key, 0), shape=(ipc, *context.classes.image_shape))
-        start = lambda places: draw(jnp.asarray(labels[places]))
-        if self.starts_from_images and summary.rows is not None:
-            start = lambda places: real_images(context, summary.rows[places])
+        """Recover the images of each class.
 
+        With ``start`` "real" the pixels start from ``summary.rows``. Otherwise, or if the summary has no rows, they
+        start from noise drawn from fold_in(key, 0). The random views are drawn from fold_in(key, 1).
+        """
+        encoded, ipc = context.classes.encoded, summary.atoms.points.shape[1]
+        settings = replace(self, flip=self.flip and context.flip)
+        start = self._start(jax.random.fold_in(key, 0), context, summary)
         group, together = group_size(self, len(encoded.counts), ipc)
         resources = context.resources
         total = len(encoded.counts) * (ipc // together)
@@ -63,12 +63,20 @@ class Recover(RecoverSettings, Imager):
         goal = self._goal(context, summary)
         parts = run(goal, start) if together == ipc else chunks.in_slices(run, settings, goal, start, group, together)
         for part in parts:
-            # Distances to means that nobody asked for have no meaning.
+            # Without a weight the target means are zeros, so the term has no meaning.
             terms = {name: term for name, term in part.terms._asdict().items() if name != "mean" or self.mean_weight}
             yield Images(part.places, part.images, terms)
 
+    def _start(self, key: jax.Array, context: Context, summary: Summary) -> chunks.Start:
+        """Where the pixels start: at real images or at noise."""
+        labels, rows, ipc = context.labels, summary.rows, summary.atoms.points.shape[1]
+        if self.starts_from_images and rows is not None:
+            return lambda places: real_images(context, rows[places])
+        draw = partial(noise, key, shape=(ipc, *context.classes.image_shape))
+        return lambda places: draw(jnp.asarray(labels[places]))
+
     def _goal(self, context: Context, summary: Summary) -> Goal:
-        """What the images shall match."""
+        """What the images have to match."""
         encoded, labels = context.classes.encoded, context.labels
         moments = global_moments(encoded)
         if self.per_class:
@@ -76,4 +84,5 @@ class Recover(RecoverSettings, Imager):
         means = np.zeros((len(labels), encoded.features.shape[1]), np.float32)
         if self.mean_weight:
             means = class_means(encoded, context.classes.groups, labels)
-        return Goal(labels.astype(np.int32), summary.atoms, means, moments, np.float32(encoded.variance))
+        variance = np.asarray(encoded.variance, np.float32)
+        return Goal(labels.astype(np.int32), summary.atoms, means, moments, variance)
