@@ -148,7 +148,8 @@ class _Feed:
         self.trainer, self.pool, self.lanes, self.local = trainer, pool, lanes, local
         self.which = np.asarray(lanes.which, np.int32)
         self.seeds, self.stored = list(lanes.seeds), _stored(pool)
-        self.images, *self.image_shape = pool.images[0].shape
+        shape: tuple[int, ...] = pool.images[0].shape
+        self.images, self.image_shape = shape[0], shape[1:]
         # The number of different steps: with stored labels they repeat after a cycle.
         cycle = lanes.steps if self.stored is None or trainer.cycle is None else trainer.cycle
         self.distinct = min(lanes.steps, cycle)
@@ -162,7 +163,7 @@ class _Feed:
         most = limits.launch or (1 if parallel.is_cpu(local) else 20)
         self.launches = parallel.launches(lanes.steps, most if self.resident else 1)
         if self.resident:
-            whole = Pool(np.stack(pool.images), np.stack(pool.targets), np.stack(pool.weights))
+            whole = Pool(np.stack(list(pool.images)), np.stack(list(pool.targets)), np.stack(list(pool.weights)))
             self.whole = parallel.put(whole, local, parallel.SAME)
         if self.stored is not None and self.labels_resident:
             labels = _labels(self.stored, np.arange(self.distinct))
@@ -171,7 +172,7 @@ class _Feed:
     def programs(self, size: int) -> "Programs":
         """The compiled programs for ``size`` lanes per device."""
         spec = parallel.SAME if self.resident else parallel.EACH
-        return programs(self.trainer, tuple(self.image_shape), self.local, size > 1, spec)
+        return programs(self.trainer, self.image_shape, self.local, size > 1, spec)
 
     def begin(self, places: np.ndarray, size: int) -> tuple[Any, Iterator, Any]:
         """The first state of a chunk, its batches launch by launch, and the inputs that all its launches share."""
