@@ -138,7 +138,7 @@ def test_bad_input_ends_all_of_several_with_its_line(place):
     wait(start(place, "bound", 2, "--method", "sre2l"), status=2)
     for i in range(2):
         assert (
-            "error: 2 processes share 10 classes, of which 10 stay together" in (place / f"bound.{i}.log").read_text()
+            "error: 2 processes cannot share 10 classes in groups of 10" in (place / f"bound.{i}.log").read_text()
         )
     assert not (place / "bound").exists()
 
