@@ -3,7 +3,9 @@
 import gc
 import importlib
 import os
+import shutil
 import sys
+import tempfile
 
 import jax
 import numpy as np
@@ -24,6 +26,21 @@ from jaxdd.students import train
 # Most of the tests' time is compiling, and LLVM's -O3 takes many times as long as its -O2 where many arrays are drawn.
 # Read when the first device is asked for; processes that tests start inherit it.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=2 {os.environ.get('XLA_FLAGS', '')}".strip()
+
+# The workers of a run, and the processes that tests start, share what they compile.
+_CACHE = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="jaxdd-compiled-")
+if _CACHE:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def pytest_sessionfinish(session):
+    """The process that made the folder of compiled programs removes it."""
+    if _CACHE:
+        shutil.rmtree(_CACHE, ignore_errors=True)
+
 
 # Tracing makes many objects that live, and the collector looks through them again and again.
 gc.set_threshold(200_000, 50, 1000)

@@ -90,7 +90,7 @@ def test_a_student(modules, program, runs):
 def test_a_source(modules, program, runs):
     source = jaxdd.data.load("stripes")
     assert source.class_names == ("rows", "columns") and source.image_shape == (8, 8, 1)
-    config, dataset, out = made(program, runs, "--dataset", "my_source:stripes", "--steps")
+    config, dataset, out = made(program, runs, "--dataset", "my_source:stripes", "--method", "random")
     assert config["dataset"] == "my_source:stripes" and dataset.class_names == ("rows", "columns")
     assert (dataset.images[dataset.labels == 0].std(2) < dataset.images[dataset.labels == 0].std(1)).mean() > 0.9
 

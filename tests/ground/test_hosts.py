@@ -137,9 +137,7 @@ def test_bad_input_ends_all_of_several_with_its_line(place):
     # All ten classes share their global moments, so one process would have nothing to do.
     wait(start(place, "bound", 2, "--method", "sre2l"), status=2)
     for i in range(2):
-        assert (
-            "error: 2 processes cannot share 10 classes in groups of 10" in (place / f"bound.{i}.log").read_text()
-        )
+        assert "error: 2 processes cannot share 10 classes in groups of 10" in (place / f"bound.{i}.log").read_text()
     assert not (place / "bound").exists()
 
 

@@ -155,8 +155,8 @@ def test_atoms_without_weight_stay_finite_and_the_others_are_as_without_them():
     weights = np.array([0.5, 0.5, 0.0], np.float32)
     summaries = held(KEYS, stack([padded(x)] * CLASSES), weights)
     assert np.isfinite(summaries.atoms.points).all()
-    two = barycenter(KEYS[0], padded(x), 2, weights="uniform")
-    np.testing.assert_allclose(summaries.cost, two.cost, rtol=2 * GAP)
+    means = exact(padded(x), padded([x[:6].mean(0), x[6:].mean(0)]))  # what two atoms attain, or more than they need
+    assert (summaries.cost <= means * (1 + GAP)).all() and (summaries.cost > 0.9 * means).all()
 
 
 @pytest.fixture(scope="module")

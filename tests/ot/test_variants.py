@@ -17,7 +17,6 @@ from jaxdd.ot import (
     SinkhornSettings,
     clvq,
     distance,
-    semidual,
 )
 
 KEY = jax.random.key(0)
@@ -42,13 +41,6 @@ def barycenter(mu, weights):
     return ot.barycenter(KEY, mu, M, weights=weights, settings=settings)
 
 
-def semi_dual(mu, nu):
-    cost = ot.squared_distances(mu.points, nu.points)
-    unit, start = semidual.spread(cost, mu.weights, nu.weights), jnp.zeros(len(nu.weights))
-    plan = semidual.solve(cost, mu.weights, nu.weights, start, 0.1 * unit)
-    return unit, plan.plan, plan.lower, semidual.certified(cost, mu.weights, nu.weights, start, unit).plan
-
-
 def stream(mu):
     state = clvq.init(KEY, mu, M)
     for k in range(2):
@@ -70,9 +62,7 @@ FUNCTIONS = {
     ),
     "w2_squared": lambda mu, nu: ot.w2_squared(mu, nu, SinkhornSettings(epsilon=1e-2)),
     "sinkhorn_divergence": lambda mu, nu: ot.sinkhorn_divergence(mu, nu),
-    "semidual": semi_dual,
     "quantize": lambda mu, nu: ot.quantize(KEY, mu, M, settings=K_MEANS),
-    "free_barycenter": lambda mu, nu: barycenter(mu, "free"),
     "held_barycenter": lambda mu, nu: barycenter(mu, HELD),
     "entropic_barycenter": lambda mu, nu: ot.entropic_barycenter(
         KEY, mu, M, settings=EntropicSettings(stages=2, rounds=1, weight_steps=1)
