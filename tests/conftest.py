@@ -23,9 +23,9 @@ from jaxdd.stages.context import Classes, Context, Teacher
 from jaxdd.stages.relabel.labelling import HardLabels
 from jaxdd.students import train
 
-# Most of the tests' time is compiling, and LLVM's -O3 takes many times as long as its -O2 where many arrays are drawn.
+# Most of the tests' time is compiling, and LLVM's -O3 takes many times as long as its -O0 where many arrays are drawn.
 # Read when the first device is asked for; processes that tests start inherit it.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=2 {os.environ.get('XLA_FLAGS', '')}".strip()
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
 
 # The workers of a run, and the processes that tests start, share what they compile.
 _CACHE = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="jaxdd-compiled-")

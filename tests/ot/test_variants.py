@@ -10,7 +10,6 @@ from helpers import message
 from jaxdd import ot
 from jaxdd.ground.measure import Measure, check_measure, standardise
 from jaxdd.ot import (
-    BarycenterSettings,
     ClvqSettings,
     EntropicSettings,
     KMeansSettings,
@@ -22,7 +21,6 @@ from jaxdd.ot import (
 KEY = jax.random.key(0)
 N, D, M = 12, 3, 2
 K_MEANS = KMeansSettings(restarts=2, max_iterations=5, exchanges=5)
-HELD = np.array([0.25, 0.75], np.float32)
 
 
 def two_clusters(seed, n, d=D):
@@ -34,11 +32,6 @@ def two_clusters(seed, n, d=D):
 
 
 MU, NU = two_clusters(0, N), two_clusters(1, 5)
-
-
-def barycenter(mu, weights):
-    settings = BarycenterSettings(rounds=4, polish=1, k_means=K_MEANS)
-    return ot.barycenter(KEY, mu, M, weights=weights, settings=settings)
 
 
 def stream(mu):
@@ -63,7 +56,6 @@ FUNCTIONS = {
     "w2_squared": lambda mu, nu: ot.w2_squared(mu, nu, SinkhornSettings(epsilon=1e-2)),
     "sinkhorn_divergence": lambda mu, nu: ot.sinkhorn_divergence(mu, nu),
     "quantize": lambda mu, nu: ot.quantize(KEY, mu, M, settings=K_MEANS),
-    "held_barycenter": lambda mu, nu: barycenter(mu, HELD),
     "entropic_barycenter": lambda mu, nu: ot.entropic_barycenter(
         KEY, mu, M, settings=EntropicSettings(stages=2, rounds=1, weight_steps=1)
     ),
