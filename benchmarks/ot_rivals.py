@@ -23,19 +23,19 @@ DAMPING = 0.2
 
 
 def scikit_k_means(x: np.ndarray, m: int, starts: int) -> tuple[np.ndarray, np.ndarray]:
-    found = KMeans(m, n_init=starts, random_state=0).fit(x)
-    return found.cluster_centers_, np.bincount(found.labels_, minlength=m) / len(x)
+    fitted = KMeans(m, n_init=starts, random_state=0).fit(x)
+    return fitted.cluster_centers_, np.bincount(fitted.labels_, minlength=m) / len(x)
 
 
 def scikit_mini_batch(x: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
-    found = MiniBatchKMeans(m, n_init=3, batch_size=256, random_state=0).fit(x)
-    return found.cluster_centers_, np.bincount(found.labels_, minlength=m) / len(x)
+    fitted = MiniBatchKMeans(m, n_init=3, batch_size=256, random_state=0).fit(x)
+    return fitted.cluster_centers_, np.bincount(fitted.labels_, minlength=m) / len(x)
 
 
 @functools.partial(jax.jit, static_argnames=("m", "starts"))
 def _ott_k_means(x: jax.Array, m: int, starts: int):
-    found = k_means(x, m, n_init=starts, rng=jax.random.key(0))
-    return found.centroids, jnp.mean(jax.nn.one_hot(found.assignment.astype(int), m), axis=0)
+    fitted = k_means(x, m, n_init=starts, rng=jax.random.key(0))
+    return fitted.centroids, jnp.mean(jax.nn.one_hot(fitted.assignment.astype(int), m), axis=0)
 
 
 def ott_k_means(x: np.ndarray, m: int, starts: int) -> tuple[np.ndarray, np.ndarray]:

@@ -47,7 +47,7 @@ def gaussian(schedule):
         out += variables["shift"]
         if "variance" not in variables:
             return out
-        own = variables["variance"][t, labels][:, None, None]
-        return jnp.concatenate([out, jnp.broadcast_to(own, out.shape)], -1)
+        of_class = variables["variance"][t, labels][:, None, None]
+        return jnp.concatenate([out, jnp.broadcast_to(of_class, out.shape)], -1)
 
     return denoiser_of(apply)

@@ -48,9 +48,9 @@ def linear_program(cost, a, b):
     """The exact cost of optimal transport, by a dense linear program."""
     n, m = cost.shape
     rows, columns = np.kron(np.eye(n), np.ones((1, m))), np.kron(np.ones((1, n)), np.eye(m))
-    found = linprog(np.ravel(cost), A_eq=np.vstack([rows, columns]), b_eq=np.r_[a, b], method="highs")
-    assert found.status == 0, found.message
-    return found.fun
+    result = linprog(np.ravel(cost), A_eq=np.vstack([rows, columns]), b_eq=np.r_[a, b], method="highs")
+    assert result.status == 0, result.message
+    return result.fun
 
 
 def exact_cost(x, a, z, w):
@@ -81,18 +81,18 @@ def unlabelled(z, w, like_z, like_w, atol):
     np.testing.assert_allclose(np.asarray(w)[order], like_w, atol=atol)
 
 
-def check_summary(mu, found, gap=1e-3):
+def check_summary(mu, result, gap=1e-3):
     """What holds for any data: the atoms are a probability, and their W2^2 lies between `lower` and `cost`."""
-    weights = np.asarray(found.atoms.weights)
+    weights = np.asarray(result.atoms.weights)
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(-1), 1.0, rtol=1e-5)
-    np.testing.assert_array_equal(found.cost, np.min(found.costs, axis=-1))
+    np.testing.assert_array_equal(result.cost, np.min(result.costs, axis=-1))
     for c in range(len(weights)):
         real = mu.weights[c] > 0
-        x, a, z = mu.points[c][real], mu.weights[c][real], np.asarray(found.atoms.points[c])
+        x, a, z = mu.points[c][real], mu.weights[c][real], np.asarray(result.atoms.points[c])
         variance = a @ ((x - a @ x) ** 2).sum(1)
         noise = 1e-6 * variance + 1e-12 * np.abs(x).max() ** 2  # what float32 can tell apart
-        assert np.isfinite(z).all() and np.isfinite(found.costs[c]).all()
+        assert np.isfinite(z).all() and np.isfinite(result.costs[c]).all()
         exact = exact_cost(x, a, z, weights[c])
-        assert float(found.lower[c]) <= exact * (1 + 1e-4) + noise
-        assert exact * (1 - 1e-4) - noise <= float(found.cost[c]) <= exact * (1 + gap) + noise
+        assert float(result.lower[c]) <= exact * (1 + 1e-4) + noise
+        assert exact * (1 - 1e-4) - noise <= float(result.cost[c]) <= exact * (1 + gap) + noise

@@ -88,7 +88,7 @@ def hold_out(source: Source, share: float, seed: int = 0) -> Source:
     """
     if not 0 < share < 1:
         raise InputError(f"share {share} of the train images to set aside: give more than 0 and less than 1")
-    aside = np.zeros(_count(source, "train"), bool)
+    held_out = np.zeros(_count(source, "train"), bool)
     for c, members in enumerate(class_indices(source)):
         count = round(share * len(members))
         if not 0 < count < len(members):
@@ -96,8 +96,8 @@ def hold_out(source: Source, share: float, seed: int = 0) -> Source:
                 f"class {source.class_names[c]!r} of {source.name} has {len(members)} train images, of which {count} "
                 "would be set aside: choose another share"
             )
-        aside[np.random.default_rng([seed, c]).permutation(members)[:count]] = True
-    rows = {"train": np.flatnonzero(~aside), "test": np.flatnonzero(aside)}
+        held_out[np.random.default_rng([seed, c]).permutation(members)[:count]] = True
+    rows = {"train": np.flatnonzero(~held_out), "test": np.flatnonzero(held_out)}
     labels = {split: source.labels["train"][chosen] for split, chosen in rows.items()}
     read = lambda split, indices: source.read("train", rows[split][indices])
     return make_source(source.name, source.class_names, source.image_shape, labels, read)

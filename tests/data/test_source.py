@@ -38,9 +38,9 @@ def synthetic(count, classes=3, shape=(2, 3, 3), seed=0):
 @settings(max_examples=25, deadline=None)
 def test_class_indices_partition_the_split(count, classes):
     source, _, _ = synthetic(count, classes)
-    found = data.class_indices(source)
-    assert len(found) == classes
-    for label, indices in enumerate(found):
+    result = data.class_indices(source)
+    assert len(result) == classes
+    for label, indices in enumerate(result):
         assert indices.tolist() == [i for i, y in enumerate(source.labels["train"]) if y == label]
 
 
@@ -49,17 +49,17 @@ def test_class_indices_partition_the_split(count, classes):
 def test_hold_out_parts_the_train_split_class_by_class(count, classes, share, seed):
     source, images, _ = synthetic(count, classes)
     counts = np.bincount(source.labels["train"], minlength=classes)
-    aside = [round(share * n) for n in counts]
-    if not all(0 < gives < n for gives, n in zip(aside, counts)):
+    held_out = [round(share * n) for n in counts]
+    if not all(0 < gives < n for gives, n in zip(held_out, counts)):
         with pytest.raises(InputError, match="choose another share"):
             data.hold_out(source, share, seed)
         return
     parted = data.hold_out(source, share, seed)
-    assert np.bincount(parted.labels["test"], minlength=classes).tolist() == aside
-    found = {split: parted.read(split, np.arange(len(labels))) for split, labels in parted.labels.items()}
+    assert np.bincount(parted.labels["test"], minlength=classes).tolist() == held_out
+    result = {split: parted.read(split, np.arange(len(labels))) for split, labels in parted.labels.items()}
     # Random pixels are all different, so they name the image they came from.
     row = {image.tobytes(): i for i, image in enumerate(images)}
-    rows = {split: [row[image.tobytes()] for image in part] for split, part in found.items()}
+    rows = {split: [row[image.tobytes()] for image in part] for split, part in result.items()}
     assert sorted(rows["train"] + rows["test"]) == list(range(count))
     for split, chosen in rows.items():
         assert chosen == sorted(chosen)
@@ -81,14 +81,14 @@ def test_hold_out_depends_on_its_seed_alone_and_refuses_bad_shares():
 def test_batches_visit_the_indices_in_order_and_mark_the_padding(count, size, draw):
     source, images, _ = synthetic(count)
     indices = np.array(draw.draw(st.lists(st.integers(0, count - 1), max_size=50)), np.int64)
-    found = list(data.batches(source, "train", size, indices))
-    assert len(found) == -(-len(indices) // size)
-    for pixels, labels, valid in found:
+    result = list(data.batches(source, "train", size, indices))
+    assert len(result) == -(-len(indices) // size)
+    for pixels, labels, valid in result:
         assert pixels.shape == (size, 2, 3, 3) and pixels.dtype == np.uint8
         assert labels.shape == valid.shape == (size,)
         assert labels.dtype == np.int32 and valid.dtype == np.float32
-    if found:
-        pixels, labels, valid = (np.concatenate(parts) for parts in zip(*found))
+    if result:
+        pixels, labels, valid = (np.concatenate(parts) for parts in zip(*result))
         assert valid.sum() == len(indices) and valid[: len(indices)].all()
         padded = np.append(indices, np.full(len(valid) - len(indices), indices[-1]))
         np.testing.assert_array_equal(pixels, images[padded])

@@ -128,13 +128,13 @@ def test_grey_images_and_a_labelled_test_split(prepared):
 
 
 def test_both_formats_hold_the_same_dataset(tmp_path):
-    found = []
+    result = []
     for form in ("array_record", "tfrecord"):
         folder = str(tmp_path / form)
         tfds.builder("jaxdd_grey", data_dir=folder).download_and_prepare(file_format=form)
         source = data.load("jaxdd_grey", data_dir=folder)
-        found.append((source.read("train", np.arange(8)).tobytes(), source.labels["train"].tobytes()))
-    assert found[0] == found[1]
+        result.append((source.read("train", np.arange(8)).tobytes(), source.labels["train"].tobytes()))
+    assert result[0] == result[1]
 
 
 def test_an_unprepared_dataset_is_prepared_for_random_access(tmp_path):

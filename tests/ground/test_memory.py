@@ -22,9 +22,9 @@ def test_values_are_those_that_are_made():
         y = jnp.sin(x)  # 400 bytes
         return jax.jit(lambda z: jnp.outer(z, z).sum())(y)  # 40,000 bytes, then 4
 
-    found = list(memory.values(function, jnp.zeros(100)))
-    assert ("sin", 400) in found and ("reduce_sum", 4) in found
-    assert max(size for _, size in found) == 40_000
+    sizes = list(memory.values(function, jnp.zeros(100)))
+    assert ("sin", 400) in sizes and ("reduce_sum", 4) in sizes
+    assert max(size for _, size in sizes) == 40_000
     assert memory.forward_bytes(function, jnp.zeros(100)) == 160_000
 
 

@@ -32,9 +32,9 @@ def test_processes_own_all_classes_once_in_whole_groups_and_even_shares(count, p
 
 @given(st.integers(1, 50), st.integers(1, 12))
 def test_chunks_hold_every_place_once_and_have_one_shape(count, size):
-    found = parallel.chunks(count, size)
-    assert {len(places) for places in found} == {size}
-    everything = np.concatenate(found)
+    result = parallel.chunks(count, size)
+    assert {len(places) for places in result} == {size}
+    everything = np.concatenate(result)
     np.testing.assert_array_equal(everything[everything >= 0], np.arange(count))
     assert len(everything) - count < size
     taken = parallel.take({"x": np.arange(count) * 2}, everything)["x"]
@@ -49,8 +49,8 @@ def test_a_mesh_keeps_the_devices_of_a_host_side_by_side():
         def __init__(self, process, number):
             self.process_index, self.id, self.platform = process, number, device.platform
 
-    found = parallel.mesh([Named(*name) for name in names]).devices.flat
-    assert [(x.process_index, x.id) for x in found] == [(0, 1), (0, 3), (1, 2), (1, 5)]
+    result = parallel.mesh([Named(*name) for name in names]).devices.flat
+    assert [(x.process_index, x.id) for x in result] == [(0, 1), (0, 3), (1, 2), (1, 5)]
 
 
 # On eight devices: every stage on all of them and on the first alone; the programs' text.

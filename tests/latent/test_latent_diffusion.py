@@ -138,8 +138,8 @@ def test_guidance_one_is_the_class_and_zero_the_null_class(sampler):
 
 
 def test_guidance_mixes_predictions_and_keeps_the_variance_of_the_class():
-    own = np.array([0.7, -0.4, 5.0])[:, None]
-    model, known = gaussian(DIT), law(variance=own)
+    variances = np.array([0.7, -0.4, 5.0])[:, None]
+    model, known = gaussian(DIT), law(variance=variances)
 
     def mixed(variables, x, t, labels):
         given, null = (model.apply(variables, x, t, y) for y in (labels, jnp.full_like(labels, NULL)))
@@ -149,7 +149,7 @@ def test_guidance_mixes_predictions_and_keeps_the_variance_of_the_class():
     t = jnp.array([0, 10, 500, 999])
     got, expected = (jax.jit(f)(known, x, t, labels) for f in (diffusion.guided(model.apply, NULL, 3.5), mixed))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(got[..., 2:], np.broadcast_to(own[labels][:, None, None], x.shape))
+    np.testing.assert_allclose(got[..., 2:], np.broadcast_to(variances[labels][:, None, None], x.shape))
     by_hand = sample(denoiser_of(mixed), known, DIT, Sampling("ddpm", 4, 0.5, 1.0), x, labels)
     guided = sample(model, known, DIT, Sampling("ddpm", 4, 0.5, 3.5), x, labels)
     np.testing.assert_allclose(guided, by_hand, rtol=1e-4, atol=1e-4)
@@ -168,7 +168,7 @@ def ddim_factor(schedule, settings, std):
 def test_ddim_is_the_composed_affine_map_of_one_standard_noise():
     labels = np.arange(MANY) % 2
     mean = MEAN[labels][:, None, None]
-    found = []
+    noises = []
     for schedule, steps, strength, seed in (
         (DIT, 50, 0.7, 0),
         (V, 20, 0.25, 2),
@@ -180,12 +180,12 @@ def test_ddim_is_the_composed_affine_map_of_one_standard_noise():
         end = 1.0 if schedule.set_alpha_to_one else diffusion.signal(schedule)[0]
         factor = ddim_factor(schedule, settings, STD.astype(np.float64))[labels][:, None, None]
         away = (out - end**0.5 * mean) / factor
-        found.append((away - first**0.5 * (start - mean)) / (1 - first) ** 0.5)
+        noises.append((away - first**0.5 * (start - mean)) / (1 - first) ** 0.5)
     # Undone, the maps of all settings leave the same draws.
-    for other in found[1:]:
-        np.testing.assert_allclose(other, found[0], atol=5e-3)
-    moments_match(found[0].reshape(-1, 4), 0, 1)
-    assert np.all(np.abs(np.corrcoef(found[0].reshape(MANY, 4).T) - np.eye(4)) < 5 / MANY**0.5)
+    for other in noises[1:]:
+        np.testing.assert_allclose(other, noises[0], atol=5e-3)
+    moments_match(noises[0].reshape(-1, 4), 0, 1)
+    assert np.all(np.abs(np.corrcoef(noises[0].reshape(MANY, 4).T) - np.eye(4)) < 5 / MANY**0.5)
 
 
 @pytest.mark.parametrize("sampler, schedule", [("ddim", DIT), ("ddpm", V)])

@@ -43,10 +43,10 @@ def test_a_folded_model_is_the_same_function_without_norms(name, stem, side):
     folded = nn.fold(variables)
     assert all(np.array_equal(x, y) for x, y in zip(leaves, before))
 
-    names, found = (set(flatten_dict(v["params"], sep="/")) for v in (variables, folded))
+    names, left = (set(flatten_dict(v["params"], sep="/")) for v in (variables, folded))
     assert folded.keys() == {"params"}
     kernels = {path for path in names if path.endswith("/kernel")}
-    assert found == kernels | {path.replace("/kernel", "/bias") for path in kernels}
+    assert left == kernels | {path.replace("/kernel", "/bias") for path in kernels}
     assert nn.fold(folded) == folded
 
     images = jax.random.normal(jax.random.key(1), (3, side, side, 3))

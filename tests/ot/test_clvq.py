@@ -49,12 +49,14 @@ def test_atoms_are_running_means_of_what_they_won(size):
             won[j].append(x)
         nearest.extend(to.min(1))
         state = step(jax.random.fold_in(KEY, i), state, ones(points), settings=COUNTING)
-        expected = [np.mean(own, axis=0) if own else seed for own, seed in zip(won, seeds)]
+        expected = [np.mean(members, axis=0) if members else seed for members, seed in zip(won, seeds)]
         np.testing.assert_allclose(state.points, expected, atol=1e-5)
-        np.testing.assert_allclose(state.visits, [len(own) for own in won], rtol=1e-6)
+        np.testing.assert_allclose(state.visits, [len(members) for members in won], rtol=1e-6)
         np.testing.assert_allclose(state.distortion, np.mean(nearest), rtol=1e-4)
     assert state.steps == 30
-    np.testing.assert_allclose(clvq.summary(state).atoms.weights, [len(own) / (30 * size) for own in won], rtol=1e-5)
+    np.testing.assert_allclose(
+        clvq.summary(state).atoms.weights, [len(members) / (30 * size) for members in won], rtol=1e-5
+    )
 
 
 def test_samples_of_weight_two_count_twice():
@@ -124,8 +126,8 @@ def test_a_shared_batch_serves_all_classes_at_once():
     all_at_once = jax.jit(jax.vmap(clvq.step, in_axes=(0, 0, by_class)))
     for i, points in enumerate(stream):
         together = all_at_once(keys, together, Measure(points, weights[i]))
-        own = [np.where(labels[i, :, None] == c, points, np.nan) for c in range(3)]
-        alone = [step(keys[c], alone[c], Measure(own[c], weights[i, c])) for c in range(3)]
+        members = [np.where(labels[i, :, None] == c, points, np.nan) for c in range(3)]
+        alone = [step(keys[c], alone[c], Measure(members[c], weights[i, c])) for c in range(3)]
     alone = jax.tree.map(lambda *leaves: np.stack(leaves), *alone)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), together, alone)
     summaries = jax.vmap(clvq.summary)(together)
@@ -139,8 +141,8 @@ def test_a_lost_atom_comes_back():
     waiting = run(stream, ClvqSettings(patience=1e6), state=state)
     assert waiting.visits[1] == 0 and (waiting.points[1] == 1e4).all()
     np.testing.assert_allclose(waiting.idle[1], 12 * BATCH)
-    found = run(stream, ClvqSettings(patience=3.0), state=state)
-    assert found.visits[1] > 0 and np.abs(found.points).max() < 10 and np.isfinite(found.points).all()
+    result = run(stream, ClvqSettings(patience=3.0), state=state)
+    assert result.visits[1] > 0 and np.abs(result.points).max() < 10 and np.isfinite(result.points).all()
     # It is moved the moment that it has been idle for too long, not before, and to a sample.
     short = [run(stream[:i], ClvqSettings(patience=3.0), state=state) for i in (1, 2)]
     assert (short[0].points[1] == 1e4).all() and short[0].idle[1] == BATCH
@@ -154,9 +156,9 @@ def test_a_lost_atom_starts_anew_at_a_sample_with_weight_drawn_as_k_means_would(
     atoms = np.array([[0, 0], [1e4, 0], [0, 1], [1, 1]], np.float32) + 5
     state = clvq.ClvqState(atoms, np.full(M, 50.0), np.float32(1), np.array([0, 1e9, 0, 0]), np.int32(5))
     moved = jax.jit(jax.vmap(lambda key: clvq.step(key, state, Measure(points, weights))))
-    found = moved(jax.random.split(KEY, 2000))
-    np.testing.assert_array_equal(found.visits[:, 1], 0.0)  # it forgets where it was
-    shares = [(np.asarray(found.points[:, 1]) == x).all(1).mean() for x in points]
+    result = moved(jax.random.split(KEY, 2000))
+    np.testing.assert_array_equal(result.visits[:, 1], 0.0)  # it forgets where it was
+    shares = [(np.asarray(result.points[:, 1]) == x).all(1).mean() for x in points]
     to = weights * distances(points, atoms).min(1)
     np.testing.assert_allclose(shares, to / to.sum(), atol=0.04)
 
@@ -181,8 +183,8 @@ def fresh(key, size):
     k_centre, k_noise = jax.random.split(key)
     centres = 3 * jax.random.normal(jax.random.key(7), (CENTRES, 5))
     logits = jnp.log(jnp.arange(1.0, CENTRES + 1))
-    own = jax.random.categorical(k_centre, logits, shape=(size,))
-    return centres[own] + (0.3 + 0.1 * own)[:, None] * jax.random.normal(k_noise, (size, 5))
+    members = jax.random.categorical(k_centre, logits, shape=(size,))
+    return centres[members] + (0.3 + 0.1 * members)[:, None] * jax.random.normal(k_noise, (size, 5))
 
 
 @pytest.fixture(scope="module")
@@ -238,13 +240,13 @@ lloyd = jax.jit(partial(quantize, m=M, settings=KMeansSettings(exchanges=0)))
 def test_fit_reports_the_exact_masses_and_distortion_and_comes_near_lloyd():
     x = np.concatenate(batches(8, 8, d=5))
     a = np.random.default_rng(3).dirichlet(5 * np.ones(len(x))).astype(np.float32)
-    found = fitted(KEY, Measure(x, a))
-    assert found.costs.shape == (1,) and np.isfinite(found.costs).all()
-    to = distances(x, found.atoms.points)
-    np.testing.assert_allclose(found.atoms.weights, [a[to.argmin(1) == j].sum() for j in range(M)], atol=1e-5)
-    assert float(found.costs[-1]) <= 1.05 * float(lloyd(KEY, Measure(x, a)).cost)
-    np.testing.assert_allclose(found.cost, a @ to.min(1), rtol=1e-4)
-    np.testing.assert_allclose(found.lower, a @ to.min(1), rtol=1e-4)
+    result = fitted(KEY, Measure(x, a))
+    assert result.costs.shape == (1,) and np.isfinite(result.costs).all()
+    to = distances(x, result.atoms.points)
+    np.testing.assert_allclose(result.atoms.weights, [a[to.argmin(1) == j].sum() for j in range(M)], atol=1e-5)
+    assert float(result.costs[-1]) <= 1.05 * float(lloyd(KEY, Measure(x, a)).cost)
+    np.testing.assert_allclose(result.cost, a @ to.min(1), rtol=1e-4)
+    np.testing.assert_allclose(result.lower, a @ to.min(1), rtol=1e-4)
 
 
 def test_padding_changes_no_fit():
@@ -252,9 +254,9 @@ def test_padding_changes_no_fit():
     fit = jax.jit(partial(clvq.fit, m=M))
     plain = fit(KEY, padded(x, size=len(x)))
     for filler in (0.0, np.nan):
-        found = fit(KEY, padded(x, size=len(x) + 24, filler=filler))
-        np.testing.assert_allclose(found.atoms.points, plain.atoms.points, atol=1e-3)
-        np.testing.assert_allclose(found.atoms.weights, plain.atoms.weights, atol=1e-5)
+        result = fit(KEY, padded(x, size=len(x) + 24, filler=filler))
+        np.testing.assert_allclose(result.atoms.points, plain.atoms.points, atol=1e-3)
+        np.testing.assert_allclose(result.atoms.weights, plain.atoms.weights, atol=1e-5)
 
 
 def test_fit_draws_no_point_without_weight_however_the_dice_fall(monkeypatch):
@@ -262,9 +264,9 @@ def test_fit_draws_no_point_without_weight_however_the_dice_fall(monkeypatch):
     high = np.nextafter(np.float32(1), np.float32(0))
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, high))
     x = 1000 + random_points(0, 9)
-    found = clvq.fit(KEY, padded(x, size=12), M, settings=ClvqSettings(epochs=3))
-    assert float(found.costs.max()) < 100
-    assert np.abs(np.asarray(found.atoms.points) - 1000).max() < 10
+    result = clvq.fit(KEY, padded(x, size=12), M, settings=ClvqSettings(epochs=3))
+    assert float(result.costs.max()) < 100
+    assert np.abs(np.asarray(result.atoms.points) - 1000).max() < 10
 
 
 def test_too_few_points_are_refused():

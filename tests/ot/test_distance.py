@@ -40,9 +40,9 @@ def test_squared_distances_are_those_of_the_definition(wrap, shift):
 @given(st.integers(0, 2**31), st.floats(-1e4, 1e4), st.floats(1e-3, 1e3))
 def test_squared_distances_are_never_negative(seed, shift, scale):
     x = (scale * random_points(seed, 6, 3) + shift).astype(np.float32)
-    found = np.asarray(squared_distances(x, x))
-    assert (found >= 0).all() and np.isfinite(found).all()
-    assert np.diag(found).max() <= 1e-5 * max(found.max(), 1e-6 * shift**2)
+    result = np.asarray(squared_distances(x, x))
+    assert (result >= 0).all() and np.isfinite(result).all()
+    assert np.diag(result).max() <= 1e-5 * max(result.max(), 1e-6 * shift**2)
 
 
 @pytest.mark.parametrize("wrap", [jax.jit, lambda f: f], ids=["jit", "eager"])
@@ -135,11 +135,11 @@ def test_transport_is_feasible_and_near_the_optimum_on_far_clusters(epsilon):
     b = np.full(6, 1 / 6)
     cost = distances(x, z)
     solve = jax.jit(functools.partial(transport, settings=SinkhornSettings(epsilon=epsilon, decay=0.95)))
-    found = solve(*(jnp.asarray(v, jnp.float32) for v in (cost, a, b)))
-    np.testing.assert_allclose(found.plan.sum(1), a, atol=1e-6)
-    np.testing.assert_allclose(found.plan.sum(0), b, atol=1e-6)
-    assert (np.asarray(found.plan) >= 0).all()
-    assert (found.plan * cost).sum() <= linear_program(cost, a, b) * (1 + max(5 * epsilon, GAP))
+    result = solve(*(jnp.asarray(v, jnp.float32) for v in (cost, a, b)))
+    np.testing.assert_allclose(result.plan.sum(1), a, atol=1e-6)
+    np.testing.assert_allclose(result.plan.sum(0), b, atol=1e-6)
+    assert (np.asarray(result.plan) >= 0).all()
+    assert (result.plan * cost).sum() <= linear_program(cost, a, b) * (1 + max(5 * epsilon, GAP))
 
 
 def test_potential_of_transport_is_the_derivative_in_the_weights():
@@ -169,9 +169,9 @@ def pair(seed, shift=1.0, filler=0.0):
 def test_divergence_is_positive_and_symmetric_and_zero_for_equal_measures(seed, shift):
     mu, nu = pair(seed, shift)
     nu = padded(nu.points, nu.weights)  # one shape for both orders
-    found, unit = float(divergence(mu, nu)), float(mu.weights @ distances(mu.points, nu.points) @ nu.weights)
-    assert found > 1e-3 * unit  # nine points are not five
-    np.testing.assert_allclose(divergence(nu, mu), found, rtol=1e-3, atol=1e-4 * unit)
+    result, unit = float(divergence(mu, nu)), float(mu.weights @ distances(mu.points, nu.points) @ nu.weights)
+    assert result > 1e-3 * unit  # nine points are not five
+    np.testing.assert_allclose(divergence(nu, mu), result, rtol=1e-3, atol=1e-4 * unit)
     order = np.random.default_rng(seed).permutation(N)
     same = Measure(mu.points[order], mu.weights[order])
     assert abs(float(divergence(mu, same))) <= 1e-4 * unit

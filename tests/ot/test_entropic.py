@@ -165,8 +165,8 @@ def high():
 
     def sample(seed):
         rng = np.random.default_rng(seed)
-        centres, own = rng.normal(size=(10, 100)), rng.choice(10, 80, p=rng.dirichlet(3 * np.ones(10)))
-        return padded(centres[own] + rng.normal(size=(80, 100)), size=80)
+        centres, nearest = rng.normal(size=(10, 100)), rng.choice(10, 80, p=rng.dirichlet(3 * np.ones(10)))
+        return padded(centres[nearest] + rng.normal(size=(80, 100)), size=80)
 
     return stack(sample(s) for s in range(3))
 

@@ -48,12 +48,12 @@ def sinkhorn(cost, a, b, epsilon, iterations=5000):
 @pytest.mark.parametrize("dead", [(0, 0), (4, 2)])
 def test_solve_finds_the_plan_of_sinkhorn(epsilon, dead):
     cost, a, b = problem(0, *dead)
-    found = solve(cost, a, b, ZERO, np.float32(epsilon))
-    plan = np.asarray(found.plan)
+    result = solve(cost, a, b, ZERO, np.float32(epsilon))
+    plan = np.asarray(result.plan)
     np.testing.assert_allclose(plan, sinkhorn(cost, a, b, epsilon), atol=2e-4 * a.max() + 2e-5)
-    assert found.error <= NEWTON.tolerance and found.steps <= 25
+    assert result.error <= NEWTON.tolerance and result.steps <= 25
     np.testing.assert_array_equal(plan[:, b == 0], 0.0)
-    np.testing.assert_array_equal(found.potential[b == 0], 0.0)
+    np.testing.assert_array_equal(result.potential[b == 0], 0.0)
 
 
 @settings(max_examples=40, deadline=None)
@@ -71,20 +71,20 @@ def test_solve_finds_the_plan_of_sinkhorn(epsilon, dead):
 def test_solve_keeps_the_rows_fits_the_columns_and_bounds_from_below(seed, size, dead_rows, dead_columns, offset):
     cost, a, b = problem(seed, dead_rows, dead_columns)
     start = np.random.default_rng(seed).normal(size=COLUMNS).astype(np.float32)
-    found = solve(cost, a, b, start, np.float32(10**size))
-    plan = np.asarray(found.plan, np.float64)
+    result = solve(cost, a, b, start, np.float32(10**size))
+    plan = np.asarray(result.plan, np.float64)
     assert (plan >= 0).all()
     np.testing.assert_allclose(plan.sum(1), a, atol=1e-6)
     error = np.abs(plan.sum(0) - b).sum()
     assert error <= NEWTON.tolerance + 1e-6
-    np.testing.assert_allclose(found.error, error, atol=2e-6)
+    np.testing.assert_allclose(result.error, error, atol=2e-6)
     np.testing.assert_array_equal(plan[:, b == 0], 0.0)
     optimum = linear_program(cost, a.astype(np.float64) / a.sum(dtype=np.float64), b / b.sum(dtype=np.float64))
-    assert float(found.lower) <= optimum * (1 + 1e-5) + 1e-5
+    assert float(result.lower) <= optimum * (1 + 1e-5) + 1e-5
     # `lower` is the dual value of the potential: its c-transform, recomputed.
-    g = np.where(b > 0, np.asarray(found.potential, np.float64), -np.inf)
+    g = np.where(b > 0, np.asarray(result.potential, np.float64), -np.inf)
     dual = b @ np.where(b > 0, g, 0.0) + a @ (cost - g).min(1)
-    np.testing.assert_allclose(found.lower, dual, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(result.lower, dual, rtol=1e-4, atol=1e-4)
     # A constant a row and a constant of all potentials change nothing.
     rows = np.random.default_rng(seed).uniform(0, 3, (ROWS, 1)).astype(np.float32)
     again = solve(cost + rows, a, b, start + np.float32(offset), np.float32(10**size))
@@ -97,17 +97,17 @@ def test_solve_starts_anywhere_in_the_range_of_the_costs(seed):
     # Where no row feels the columns that it must fill, full Newton steps would go astray.
     cost, a, b = problem(seed)
     for start in (cost.max() * np.eye(COLUMNS)[2], -cost.max() * np.eye(COLUMNS)[1]):
-        found = solve(cost, a, b, start.astype(np.float32), np.float32(0.05))
-        assert found.error <= NEWTON.tolerance
-        np.testing.assert_allclose(found.plan, sinkhorn(cost, a, b, 0.05, 2000), atol=1e-4)
+        result = solve(cost, a, b, start.astype(np.float32), np.float32(0.05))
+        assert result.error <= NEWTON.tolerance
+        np.testing.assert_allclose(result.plan, sinkhorn(cost, a, b, 0.05, 2000), atol=1e-4)
 
 
 def test_solve_stops_when_it_is_told_to():
     cost, a, b = problem(4)
     short = jax.jit(lambda *inputs: semidual.solve(*inputs, settings=replace(NEWTON, max_iterations=2)))
-    found = short(cost, a, b, ZERO, np.float32(0.1))
-    assert found.steps == 2
-    np.testing.assert_allclose(found.error, np.abs(np.asarray(found.plan).sum(0) - b).sum(), rtol=1e-4)
+    result = short(cost, a, b, ZERO, np.float32(0.1))
+    assert result.steps == 2
+    np.testing.assert_allclose(result.error, np.abs(np.asarray(result.plan).sum(0) - b).sum(), rtol=1e-4)
 
 
 @settings(max_examples=40, deadline=None)
@@ -117,15 +117,15 @@ def test_solve_stops_when_it_is_told_to():
 def test_certified_is_a_coupling_that_brackets_the_linear_program(seed, dead_rows, dead_columns, scale):
     cost, a, b = problem(seed, dead_rows, dead_columns, scale)
     unit = semidual.spread(cost, a, b)
-    found = certified(cost, a, b, ZERO, unit)
-    plan = np.asarray(found.plan, np.float64)
+    result = certified(cost, a, b, ZERO, unit)
+    plan = np.asarray(result.plan, np.float64)
     assert (plan >= 0).all()
     np.testing.assert_allclose(plan.sum(1), a, atol=1e-6)
     np.testing.assert_allclose(plan.sum(0), b, atol=1e-6)
-    np.testing.assert_allclose(found.cost, (plan * cost).sum(), rtol=1e-5)
+    np.testing.assert_allclose(result.cost, (plan * cost).sum(), rtol=1e-5)
     optimum = linear_program(cost, a.astype(np.float64) / a.sum(dtype=np.float64), b / b.sum(dtype=np.float64))
-    assert optimum * (1 - 1e-5) <= float(found.cost) and float(found.lower) <= optimum * (1 + 1e-5)
-    assert float(found.cost - found.lower) <= NEWTON.gap * float(found.cost) * (1 + 1e-3)
+    assert optimum * (1 - 1e-5) <= float(result.cost) and float(result.lower) <= optimum * (1 + 1e-5)
+    assert float(result.cost - result.lower) <= NEWTON.gap * float(result.cost) * (1 + 1e-3)
 
 
 @pytest.mark.parametrize("sizes", [(7, 5, 8), (18, 1, 1)])
@@ -134,18 +134,18 @@ def test_certified_closes_the_gap_on_far_clusters(sizes):
     x, z = clustered(0, sizes), clustered(9, (2, 2, 1))
     cost = distances(x, z).astype(np.float32)
     a, b = np.full(ROWS, 1 / ROWS, np.float32), np.full(COLUMNS, 1 / COLUMNS, np.float32)
-    found = certified(cost, a, b, ZERO, semidual.spread(cost, a, b))
-    assert found.cost - found.lower <= NEWTON.gap * found.cost
-    np.testing.assert_allclose(found.cost, linear_program(cost, a / a.sum(), b / b.sum()), rtol=NEWTON.gap)
+    result = certified(cost, a, b, ZERO, semidual.spread(cost, a, b))
+    assert result.cost - result.lower <= NEWTON.gap * result.cost
+    np.testing.assert_allclose(result.cost, linear_program(cost, a / a.sum(), b / b.sum()), rtol=NEWTON.gap)
 
 
 def test_certified_fills_a_column_that_is_far_from_every_row():
     cost, a, b = problem(8)
     far = cost + 1e3 * np.eye(COLUMNS, dtype=np.float32)[2]
-    found = certified(far, a, b, ZERO, semidual.spread(far, a, b))
-    np.testing.assert_allclose(found.plan.sum(0), b, atol=1e-6)
+    result = certified(far, a, b, ZERO, semidual.spread(far, a, b))
+    np.testing.assert_allclose(result.plan.sum(0), b, atol=1e-6)
     optimum = linear_program(cost, a / a.sum(dtype=np.float64), b / b.sum(dtype=np.float64)) + 1e3 * b[2]
-    np.testing.assert_allclose([found.cost, found.lower], optimum, rtol=NEWTON.gap)
+    np.testing.assert_allclose([result.cost, result.lower], optimum, rtol=NEWTON.gap)
 
 
 def test_potential_of_certified_is_the_derivative_in_the_weights():
@@ -170,9 +170,9 @@ def test_spread_is_the_mean_cost_above_the_nearest_and_one_where_all_are_equal()
 def test_equal_costs_and_one_live_column_are_solved():
     cost, a, b = problem(7, 0, COLUMNS - 1)
     for costs in (cost, np.full_like(cost, 2.0)):
-        found = certified(costs, a, b, ZERO, semidual.spread(costs, a, b))
-        np.testing.assert_allclose(found.plan[:, 0], a, atol=1e-6)
-        np.testing.assert_allclose([found.cost, found.lower], a @ costs[:, 0], rtol=1e-4)
+        result = certified(costs, a, b, ZERO, semidual.spread(costs, a, b))
+        np.testing.assert_allclose(result.plan[:, 0], a, atol=1e-6)
+        np.testing.assert_allclose([result.cost, result.lower], a @ costs[:, 0], rtol=1e-4)
 
 
 # The exact distance

@@ -46,9 +46,9 @@ SOLVERS = {
 HELD = {"uniform": UNIFORM, "half": HALF}
 
 
-def weights_are_as_asked(name, found):
+def weights_are_as_asked(name, result):
     if name in HELD:
-        np.testing.assert_array_equal(found.atoms.weights, np.tile(HELD[name], (CLASSES, 1)))
+        np.testing.assert_array_equal(result.atoms.weights, np.tile(HELD[name], (CLASSES, 1)))
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -60,11 +60,11 @@ def test_cost_is_attained_and_brute_force_confirms_it(name):
     data = [random_points(s, n) for s in range(4)] + [clustered(s, k, spread=0.5) for s, k in enumerate(shapes)]
     masses = [np.full(len(x), 1 / len(x)) if sizes else rng.dirichlet(2 * np.ones(len(x))) for x in data]
     mu = stack(padded(x, a) for x, a in zip(data, masses))
-    found = SOLVERS[name](KEYS, mu)
-    check_summary(mu, found)
-    weights_are_as_asked(name, found)
+    result = SOLVERS[name](KEYS, mu)
+    check_summary(mu, result)
+    weights_are_as_asked(name, result)
     optimum = np.array([best_partition(x, a, M, sizes) for x, a in zip(data, masses)])
-    cost = np.asarray(found.cost)
+    cost = np.asarray(result.cost)
     assert (cost >= optimum * (1 - 1e-4)).all()
     if sizes is None:  # eight starts of eight points find the global optimum
         np.testing.assert_allclose(cost, optimum, rtol=1e-4)
@@ -79,13 +79,13 @@ def test_points_fewer_than_their_dimensions_are_summarized_as_in_the_plane_they_
     turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(d, 2)))
     flat = [clustered(s, (6, 3, 3) if name == "half" else (4, 4, 4)) for s in range(CLASSES)]
     mu = stack(padded(x @ turn.T + 3.0) for x in flat)
-    found = SOLVERS[name](KEYS, mu)
-    check_summary(mu, found)
-    weights_are_as_asked(name, found)
+    result = SOLVERS[name](KEYS, mu)
+    check_summary(mu, result)
+    weights_are_as_asked(name, result)
     plain = SOLVERS[name](KEYS, stack(padded(x) for x in flat))
-    np.testing.assert_allclose(found.cost, plain.cost, rtol=GAP)
+    np.testing.assert_allclose(result.cost, plain.cost, rtol=GAP)
     for c in range(CLASSES):
-        z, w = jax.tree.map(lambda leaf, c=c: np.asarray(leaf[c]), found.atoms)
+        z, w = jax.tree.map(lambda leaf, c=c: np.asarray(leaf[c]), result.atoms)
         z_plain, w_plain = jax.tree.map(lambda leaf, c=c: np.asarray(leaf[c]), plain.atoms)
         unlabelled(z, w, z_plain @ turn.T + 3.0, w_plain, atol=1e-3)
 
@@ -103,21 +103,21 @@ def test_few_coordinates_keep_distances_and_lead_back():
 @pytest.mark.parametrize("name", ["quantize", "free", "uniform"])
 def test_as_many_atoms_as_points_cost_nothing(name):
     mu = stack(padded(random_points(s, M)) for s in range(CLASSES))
-    found = SOLVERS[name](KEYS, mu)
-    np.testing.assert_allclose(found.cost, 0.0, atol=1e-3 if name == "uniform" else 1e-6)
+    result = SOLVERS[name](KEYS, mu)
+    np.testing.assert_allclose(result.cost, 0.0, atol=1e-3 if name == "uniform" else 1e-6)
     for c in range(CLASSES):
-        unlabelled(*jax.tree.map(lambda v, c=c: v[c], found.atoms), mu.points[c, :M], mu.weights[c, :M], atol=5e-3)
+        unlabelled(*jax.tree.map(lambda v, c=c: v[c], result.atoms), mu.points[c, :M], mu.weights[c, :M], atol=5e-3)
 
 
 @pytest.mark.parametrize("weights", ["free", "uniform", np.ones(1, np.float32)])
 def test_one_atom_is_the_weighted_mean_and_costs_the_variance(weights):
     x, a = random_points(3, 8), np.random.default_rng(0).dirichlet(np.ones(8))
     mean = a @ x
-    for found in (quantize(KEYS[1], padded(x, a), 1), barycenter(KEYS[1], padded(x, a), 1, weights=weights)):
-        np.testing.assert_allclose(found.atoms.points[0], mean, atol=1e-5)
-        np.testing.assert_allclose(found.atoms.weights, [1.0], rtol=1e-6)
-        np.testing.assert_allclose([found.cost, found.lower], a @ ((x - mean) ** 2).sum(1), rtol=1e-4)
-        assert found.converged
+    for result in (quantize(KEYS[1], padded(x, a), 1), barycenter(KEYS[1], padded(x, a), 1, weights=weights)):
+        np.testing.assert_allclose(result.atoms.points[0], mean, atol=1e-5)
+        np.testing.assert_allclose(result.atoms.weights, [1.0], rtol=1e-6)
+        np.testing.assert_allclose([result.cost, result.lower], a @ ((x - mean) ** 2).sum(1), rtol=1e-4)
+        assert result.converged
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -132,17 +132,17 @@ def test_degenerate_classes_stay_finite(name):
         1e4 + np.concatenate([np.zeros((8, 2)), np.eye(2)]),
     ]
     mu = stack(padded(v, filler=np.nan) for v in data)
-    found = SOLVERS[name](KEYS, mu)
-    check_summary(mu, found)
-    weights_are_as_asked(name, found)
-    costs = np.asarray(found.cost)
+    result = SOLVERS[name](KEYS, mu)
+    check_summary(mu, result)
+    weights_are_as_asked(name, result)
+    costs = np.asarray(result.cost)
     np.testing.assert_allclose(costs[:2], 0.0, atol=1e-6)
     if name in ("quantize", "free"):  # no more distinct points than atoms
         np.testing.assert_allclose(costs, 0.0, atol=1e-6)
     elif name == "uniform":  # mass 1/2 at either end, served by thirds: the middle atom takes 1/6 from both
         np.testing.assert_allclose(costs[2], 0.0, atol=2e-3)
         np.testing.assert_allclose(costs[3:5], [1 / 3 / 4, 16 / 3 / 4], rtol=GAP)
-        points = np.sort(np.asarray(found.atoms.points[3])[:, 0])
+        points = np.sort(np.asarray(result.atoms.points[3])[:, 0])
         np.testing.assert_allclose(points, [0, 0.5, 1], atol=5e-3)
     else:  # a half and two quarters serve two halves
         np.testing.assert_allclose(costs[3:5], 0.0, atol=2e-3)
@@ -161,8 +161,8 @@ def test_duplicates_are_as_good_as_weight():
     x, counts = clustered(1, (2, 2, 2), spread=0.4), np.array([2, 1, 2, 3, 1, 3])
     mu = stack([padded(np.repeat(x, counts, axis=0)), padded(x, counts / 12)] * (CLASSES // 2))
     for solve in SOLVERS.values():
-        found = solve(KEYS, mu)
-        np.testing.assert_allclose(found.cost, found.cost[0], rtol=2 * GAP)
+        result = solve(KEYS, mu)
+        np.testing.assert_allclose(result.cost, result.cost[0], rtol=2 * GAP)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -171,11 +171,11 @@ def test_padding_changes_nothing(name):
     plain = SOLVERS[name](KEYS, stack(padded(x) for x in data))
     more = [(N + 7, -3.0)] if name in ("quantize", "half") else []  # another shape is compiled anew
     for size, filler in [(N, 1e6), (N, np.nan), *more]:
-        found = SOLVERS[name](KEYS, stack(padded(x, size=size, filler=filler) for x in data))
-        np.testing.assert_allclose(found.costs, plain.costs, rtol=2e-3)
-        np.testing.assert_allclose(found.lower, plain.lower, rtol=2e-3)
-        np.testing.assert_allclose(found.atoms.weights, plain.atoms.weights, atol=1e-3)
-        np.testing.assert_allclose(found.atoms.points, plain.atoms.points, atol=1e-2)
+        result = SOLVERS[name](KEYS, stack(padded(x, size=size, filler=filler) for x in data))
+        np.testing.assert_allclose(result.costs, plain.costs, rtol=2e-3)
+        np.testing.assert_allclose(result.lower, plain.lower, rtol=2e-3)
+        np.testing.assert_allclose(result.atoms.weights, plain.atoms.weights, atol=1e-3)
+        np.testing.assert_allclose(result.atoms.points, plain.atoms.points, atol=1e-2)
 
 
 @settings(max_examples=8, deadline=None)
@@ -188,10 +188,10 @@ def test_solutions_are_equivariant(seed, shift, scale, angle):
     mu = stack(padded(f(x[order] if i == 1 else x)) for i, f in enumerate(maps))
     sizes = np.array([1, 1, 1, scale**2, 1, 1])
     for name, solve in SOLVERS.items():
-        found = solve(jnp.stack([KEYS[0]] * CLASSES), mu)
-        np.testing.assert_allclose(found.cost, found.cost[0] * sizes, rtol=2 * GAP)
-        np.testing.assert_allclose(found.lower, found.lower[0] * sizes, rtol=2 * GAP)
-        z, w = np.asarray(found.atoms.points), np.asarray(found.atoms.weights)
+        result = solve(jnp.stack([KEYS[0]] * CLASSES), mu)
+        np.testing.assert_allclose(result.cost, result.cost[0] * sizes, rtol=2 * GAP)
+        np.testing.assert_allclose(result.lower, result.lower[0] * sizes, rtol=2 * GAP)
+        z, w = np.asarray(result.atoms.points), np.asarray(result.atoms.weights)
         if name == "quantize":
             for c, (f, size) in enumerate(zip(maps, sizes)):
                 unlabelled(z[c] / size**0.5, w[c], f(z[0]) / size**0.5, w[0], atol=1e-3)
@@ -202,10 +202,10 @@ def test_uniform_is_a_name_for_equal_weights_and_vmap_changes_nothing():
     together = SOLVERS["uniform"](KEYS, mu)
     alone = jax.jit(functools.partial(barycenter, m=M, weights="uniform", settings=BARYCENTER))
     for c in range(CLASSES):
-        found = alone(KEYS[c], jax.tree.map(lambda leaf, c=c: leaf[c], mu))
-        np.testing.assert_allclose(found.costs, together.costs[c], rtol=2e-3)
-        np.testing.assert_allclose(found.atoms.points, together.atoms.points[c], atol=1e-2)
-        np.testing.assert_allclose(found.atoms.weights, UNIFORM, rtol=1e-6)
+        result = alone(KEYS[c], jax.tree.map(lambda leaf, c=c: leaf[c], mu))
+        np.testing.assert_allclose(result.costs, together.costs[c], rtol=2e-3)
+        np.testing.assert_allclose(result.atoms.points, together.atoms.points[c], atol=1e-2)
+        np.testing.assert_allclose(result.atoms.weights, UNIFORM, rtol=1e-6)
 
 
 # Exchanges
@@ -226,25 +226,25 @@ def test_exchanges_never_harm_and_help_in_high_dimension(gaussians):
     assert (full.cost <= without.cost * (1 + 1e-6)).all()
     assert np.mean(full.cost / without.cost) < 0.98
     assert full.converged.all()
-    for found in (without, full):
-        to = [distances(x, z) for x, z in zip(mu.points, found.atoms.points)]
+    for result in (without, full):
+        to = [distances(x, z) for x, z in zip(mu.points, result.atoms.points)]
         masses = [np.bincount(each.argmin(1), minlength=12) / 60 for each in to]
-        np.testing.assert_allclose(found.atoms.weights, masses, atol=1e-6)
-        np.testing.assert_allclose(found.cost, [each.min(1).mean() for each in to], rtol=1e-5)
-        np.testing.assert_allclose(found.lower, found.cost, rtol=1e-5)
+        np.testing.assert_allclose(result.atoms.weights, masses, atol=1e-6)
+        np.testing.assert_allclose(result.cost, [each.min(1).mean() for each in to], rtol=1e-5)
+        np.testing.assert_allclose(result.lower, result.cost, rtol=1e-5)
 
 
 def test_no_single_move_is_left_to_make(gaussians):
     mu, without, full = gaussians
 
-    def scatter(x, own):
-        return sum(((x[own == j] - x[own == j].mean(0)) ** 2).sum() for j in np.unique(own))
+    def scatter(x, members):
+        return sum(((x[members == j] - x[members == j].mean(0)) ** 2).sum() for j in np.unique(members))
 
     def best_move(x, z):
-        own = distances(x, z).argmin(1)
-        moves = np.repeat(own[None], len(x) * 12, axis=0)
+        members = distances(x, z).argmin(1)
+        moves = np.repeat(members[None], len(x) * 12, axis=0)
         moves[np.arange(len(moves)), np.repeat(np.arange(len(x)), 12)] = np.tile(np.arange(12), len(x))
-        return min(scatter(x, move) for move in moves) / scatter(x, own)
+        return min(scatter(x, move) for move in moves) / scatter(x, members)
 
     x = mu.points.astype(np.float64)
     for c in range(2):
@@ -269,10 +269,10 @@ def test_k_means_never_starts_from_a_point_without_mass():
     mu = Measure(x[order], np.repeat([1 / 8, 0], [8, 4])[order].astype(np.float32))
     optimum = best_partition(x[:8], np.full(8, 1 / 8), M)
     for name in ("quantize", "free"):
-        found = SOLVERS[name](KEYS, stack([mu] * CLASSES))
-        assert np.abs(found.atoms.points).max() < 5
-        assert (found.cost >= optimum * (1 - 1e-4)).all()
-        np.testing.assert_allclose(found.cost.min(), optimum, rtol=1e-4)
+        result = SOLVERS[name](KEYS, stack([mu] * CLASSES))
+        assert np.abs(result.atoms.points).max() < 5
+        assert (result.cost >= optimum * (1 - 1e-4)).all()
+        np.testing.assert_allclose(result.cost.min(), optimum, rtol=1e-4)
 
 
 # Barycenters
@@ -290,15 +290,15 @@ def test_on_a_line_each_atom_is_the_mean_of_its_block_of_sorted_points():
     mu = padded(np.random.default_rng(0).permutation(line), size=n)
     solve = jax.jit(lambda w: barycenter(KEYS[0], mu, m, weights=w))
     for weights in (np.full(m, 0.2), np.array([0.1, 0.3, 0.2, 0.15, 0.25])):
-        found = solve(weights)
-        z, w = np.asarray(found.atoms.points)[:, 0], np.asarray(found.atoms.weights)
+        result = solve(weights)
+        z, w = np.asarray(result.atoms.points)[:, 0], np.asarray(result.atoms.weights)
         np.testing.assert_allclose(w, weights, rtol=1e-6)
         order = np.argsort(z)
         blocks = np.split(line[:, 0], np.round(np.cumsum(w[order])[:-1] * n).astype(int))
         cost = sum(((block - block.mean()) ** 2).sum() for block in blocks) / n
         np.testing.assert_allclose(z[order], [block.mean() for block in blocks], atol=0.01)
-        np.testing.assert_allclose(found.cost, cost, rtol=GAP)
-        np.testing.assert_allclose(found.lower, cost, rtol=GAP)
+        np.testing.assert_allclose(result.cost, cost, rtol=GAP)
+        np.testing.assert_allclose(result.lower, cost, rtol=GAP)
         if (weights == 0.2).all():
             np.testing.assert_allclose(z[order], gaussian_slices(m), atol=0.1)
 
@@ -311,35 +311,35 @@ def test_cost_and_lower_bracket_the_exact_distance(seed):
     mu = stack(padded(rng.normal(size=(n, 2)) * [3, 1], rng.dirichlet(np.ones(n)), filler=np.nan) for n in sizes)
     w = rng.dirichlet(np.ones(M)).astype(np.float32)
     others = {name: SOLVERS[name](KEYS, mu) for name in ("quantize", "free", "uniform")}
-    found = held(KEYS, mu, w)
-    np.testing.assert_array_equal(found.atoms.weights, np.tile(w, (CLASSES, 1)))  # in the order given
-    for summary in (found, *others.values()):
+    result = held(KEYS, mu, w)
+    np.testing.assert_array_equal(result.atoms.weights, np.tile(w, (CLASSES, 1)))  # in the order given
+    for summary in (result, *others.values()):
         check_summary(mu, summary, gap=5e-3)
         assert (summary.lower <= summary.cost).all()
     # Weights that are free can only be nearer, but for what float32 can tell apart at the spread of the data.
     noise = 1e-6 * 10
     assert (others["free"].cost <= others["quantize"].cost * (1 + 1e-4) + noise).all()
     assert (others["free"].cost <= others["uniform"].cost * (1 + 1e-4) + noise).all()
-    assert (others["quantize"].cost <= found.cost * (1 + 1e-4) + noise).all()
+    assert (others["quantize"].cost <= result.cost * (1 + 1e-4) + noise).all()
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
 def test_the_largest_weight_goes_to_the_largest_cluster(order):
     w = np.array([0.5, 1 / 3, 1 / 6], np.float32)[list(order)]
     x = clustered(2, (2, 4, 6))
-    found = held(KEYS, stack([padded(x)] * CLASSES), w)
-    np.testing.assert_array_equal(found.atoms.weights, np.tile(w, (CLASSES, 1)))
+    result = held(KEYS, stack([padded(x)] * CLASSES), w)
+    np.testing.assert_array_equal(result.atoms.weights, np.tile(w, (CLASSES, 1)))
     means = np.array([x[6:].mean(0), x[2:6].mean(0), x[:2].mean(0)])[list(order)]
-    np.testing.assert_allclose(found.atoms.points, np.tile(means, (CLASSES, 1, 1)), atol=0.02)
+    np.testing.assert_allclose(result.atoms.points, np.tile(means, (CLASSES, 1, 1)), atol=0.02)
 
 
 def test_atoms_of_weight_zero_move_nothing():
     w = np.array([0.5, 0.0, 0.5], np.float32)
     mu = stack(padded(clustered(s, (4, 4, 0))) for s in range(CLASSES))
-    found = held(KEYS, mu, w)
-    check_summary(mu, found)
+    result = held(KEYS, mu, w)
+    check_summary(mu, result)
     means = np.stack([[x[:4].mean(0), x[4:8].mean(0)] for x in mu.points])
-    for z, expected in zip(found.atoms.points, means):
+    for z, expected in zip(result.atoms.points, means):
         unlabelled(z[np.array([0, 2])], np.ones(2), expected, np.ones(2), atol=0.02)
 
 
@@ -361,20 +361,20 @@ def test_free_weights_descend_from_uniform_ones_to_k_means():
     x = clustered(0, (1, 3, 8), spread=0.2)
     mu = padded(x, filler=np.nan)
     chosen = BarycenterSettings(rounds=60, patience=60)
-    found = jax.jit(lambda mu, s: barycenter(KEYS[0], mu, M, start=s, settings=chosen))(mu, start)
+    result = jax.jit(lambda mu, s: barycenter(KEYS[0], mu, M, start=s, settings=chosen))(mu, start)
     optimum = float(quantize(KEYS[0], mu, M, settings=K_MEANS).cost)
-    np.testing.assert_allclose(found.atoms.weights, [1 / 12, 3 / 12, 8 / 12], atol=0.03)
+    np.testing.assert_allclose(result.atoms.weights, [1 / 12, 3 / 12, 8 / 12], atol=0.03)
     uniform = exact_cost(x, np.ones(12), *start)
-    assert optimum * (1 - 1e-4) <= float(found.cost) <= optimum + 0.1 * (uniform - optimum)
+    assert optimum * (1 - 1e-4) <= float(result.cost) <= optimum + 0.1 * (uniform - optimum)
 
 
 def test_a_given_start_is_where_the_atoms_begin():
     x = np.repeat([[0.0, 0.0], [4.0, 0.0]], 6, axis=0)
     start = Measure(jnp.array([[0.0, 1.0], [4.0, 1.0], [2.0, 0.0]]), jnp.zeros(3))
-    found = barycenter(KEYS[0], padded(x), M, weights="uniform", start=start, settings=replace(BARYCENTER, rounds=1))
+    result = barycenter(KEYS[0], padded(x), M, weights="uniform", start=start, settings=replace(BARYCENTER, rounds=1))
     # Thirds of the mass to either upper atom, a third in equal parts to the middle one: 1/3 (1 + 1 + 4), moved to 4/3.
-    np.testing.assert_allclose(found.costs[0], 2.0, rtol=0.01)
-    assert float(found.cost) >= 4 / 3 * (1 - 1e-4)
+    np.testing.assert_allclose(result.costs[0], 2.0, rtol=0.01)
+    assert float(result.cost) >= 4 / 3 * (1 - 1e-4)
 
 
 def test_bad_weights_are_refused():

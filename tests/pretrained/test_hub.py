@@ -27,10 +27,10 @@ HUB = {
 
 @pytest.mark.parametrize("part", READ)
 def test_only_what_is_needed_is_downloaded(part, tmp_path, monkeypatch):
-    asked = []
+    arguments = []
 
     def download(name, *, revision, allow_patterns, ignore_patterns):
-        asked.append((name, revision))
+        arguments.append((name, revision))
         fits = lambda file, patterns: any(fnmatch.fnmatch(file, pattern) for pattern in patterns)
         files = [file for file in HUB if fits(file, allow_patterns) and not fits(file, ignore_patterns)]
         assert {HUB[file] for file in files} == {part}
@@ -41,7 +41,7 @@ def test_only_what_is_needed_is_downloaded(part, tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert READ[part]("owner/name").config == READ[part]("owner/name@refs/pr/2").config == READ[part](FOLDER).config
-    assert asked == [("owner/name", None), ("owner/name", "refs/pr/2")]
+    assert arguments == [("owner/name", None), ("owner/name", "refs/pr/2")]
 
 
 def failing(kind):
@@ -70,15 +70,15 @@ def test_downloads_that_fail(kind, words, monkeypatch):
         raise failing(kind)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    said = message(lambda: pretrained.unet("owner/some-model@v2"))
-    assert words in said and "owner/some-model" in said and "local folder" in said
+    text = message(lambda: pretrained.unet("owner/some-model@v2"))
+    assert words in text and "owner/some-model" in text and "local folder" in text
 
 
 def test_offline(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    said = message(lambda: pretrained.vae("owner/name"))
-    assert "owner/name" in said and "local folder" in said
+    text = message(lambda: pretrained.vae("owner/name"))
+    assert "owner/name" in text and "local folder" in text
 
 
 def test_libraries_that_are_missing(monkeypatch):

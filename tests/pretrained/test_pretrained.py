@@ -112,8 +112,8 @@ def test_schedule_round_trip(schedule, tmp_path):
     for key, value in {"beta_schedule": "cosine", "clip_sample": True, "rescale_betas_zero_snr": True,
                        "trained_betas": [0.1], "prediction_type": "sample"}.items():  # fmt: skip
         file.write_text(json.dumps(record | {key: value}))
-        said = message(lambda: pretrained.schedule(tmp_path))
-        assert str(file) in said and key in said and json.dumps(value).strip("[]") in said
+        text = message(lambda: pretrained.schedule(tmp_path))
+        assert str(file) in text and key in text and json.dumps(value).strip("[]") in text
 
 
 @pytest.mark.parametrize("part", READ)
@@ -186,17 +186,17 @@ def test_missing_left_over_and_misshapen_tensors_are_named(part, put):
     first, *_, last = sorted(name for name in held if held[name].ndim > 1 and "emb." not in name)
     changed = {name: tensor for name, tensor in held.items() if name != first}
     changed |= {last: held[last][..., :-1].copy(), "lora.weight": np.zeros((3, 5), np.float32)}
-    said = message(lambda: READ[part](put(part, changed)))
+    text = message(lambda: READ[part](put(part, changed)))
     shape = lambda x: str(list(x.shape))
-    assert str(put(part) / part) in said
-    assert f"missing {first.removeprefix('text_model.')} {shape(held[first])}" in said.replace("text_model.", "")
-    assert f"{last} {shape(changed[last])} instead of {shape(held[last])}" in said or part == "text_encoder"
-    assert "lora.weight [3, 5]" in said
+    assert str(put(part) / part) in text
+    assert f"missing {first.removeprefix('text_model.')} {shape(held[first])}" in text.replace("text_model.", "")
+    assert f"{last} {shape(changed[last])} instead of {shape(held[last])}" in text or part == "text_encoder"
+    assert "lora.weight [3, 5]" in text
 
 
 def test_a_long_list_is_cut(put):
-    said = message(lambda: pretrained.vae(put("vae", {"one": np.zeros(1, np.float32)})))
-    assert said.count("[") == 11 and f"and {len(stored('vae')) - 10} more" in said
+    text = message(lambda: pretrained.vae(put("vae", {"one": np.zeros(1, np.float32)})))
+    assert text.count("[") == 11 and f"and {len(stored('vae')) - 10} more" in text
 
 
 @settings(deadline=None, max_examples=30)
@@ -231,8 +231,8 @@ def test_pickles_are_never_read(put):
     (place / DIFFUSERS).unlink()
     assert "no *.safetensors" in message(lambda: pretrained.vae(place))
     (place / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04N.")
-    said = message(lambda: pretrained.vae(place))
-    assert "pickle" in said and "diffusion_pytorch_model.bin" in said and "safetensors" in said
+    text = message(lambda: pretrained.vae(place))
+    assert "pickle" in text and "diffusion_pytorch_model.bin" in text and "safetensors" in text
 
 
 @pytest.mark.parametrize(
@@ -263,11 +263,11 @@ def test_pickles_are_never_read(put):
     ],
 )
 def test_configs_that_are_not_covered(part, key, value, put):
-    said = message(lambda: READ[part](put(part, config={key: value})))
+    text = message(lambda: READ[part](put(part, config={key: value})))
     if key != "norm_num_groups":  # That message is the autoencoder's own.
-        assert key in said and str(put(part) / part / "config.json") in said
+        assert key in text and str(put(part) / part / "config.json") in text
     if isinstance(value, bool | str) and value != "absent":
-        assert json.dumps(value) in said
+        assert json.dumps(value) in text
 
 
 def test_a_dit_may_leave_out_its_output_channels(put):
@@ -287,8 +287,8 @@ def test_broken_json(content, put):
 def test_neither_of_two_places(put):
     place = put("vae")
     (place / "vae" / "config.json").unlink()
-    said = message(lambda: pretrained.vae(place))
-    assert "config.json" in said and str(place / "vae") in said
+    text = message(lambda: pretrained.vae(place))
+    assert "config.json" in text and str(place / "vae") in text
 
 
 def torch_tensors(tag):

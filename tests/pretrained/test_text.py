@@ -37,8 +37,8 @@ def test_vocabularies_that_are_refused(tmp_path):
     assert "vocab.json" in message(read)
     for line in ("t", "t h e", "z t", "t 猫"):
         (vocabulary(tmp_path) / "merges.txt").write_text(f"#version: 0.2\nt h\n{line}\n")
-        said = message(read)
-        assert "merges.txt, line 3" in said and line in said
+        text = message(read)
+        assert "merges.txt, line 3" in text and line in text
     (tmp_path / "merges.txt").unlink()
     assert "merges.txt" in message(read)
     vocabulary(tmp_path, special_tokens_map={"pad_token": "[PAD]"})
@@ -62,5 +62,5 @@ def test_class_context(tmp_path):
 
 def test_tokenizer_and_text_encoder_of_different_models(tmp_path):
     pipeline(tmp_path, 50)
-    said = message(lambda: pretrained.class_context(tmp_path, ["the cat"]))
-    assert str(tmp_path) in said and "50" in said
+    text = message(lambda: pretrained.class_context(tmp_path, ["the cat"]))
+    assert str(tmp_path) in text and "50" in text

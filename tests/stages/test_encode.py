@@ -36,9 +36,9 @@ def test_features_and_class_moments_are_those_of_all_pixels_for_any_batch(digits
         layer = encoded.moments[name]
         assert layer.mean.shape == layer.var.shape == (11, 1)
         for c in np.unique(labels):
-            own = values[labels == c].astype(np.float64)
-            np.testing.assert_allclose(layer.mean[c, 0], own.mean(), rtol=1e-5)
-            np.testing.assert_allclose(layer.var[c, 0], own.var(), rtol=1e-4)
+            members = values[labels == c].astype(np.float64)
+            np.testing.assert_allclose(layer.mean[c, 0], members.mean(), rtol=1e-5)
+            np.testing.assert_allclose(layer.var[c, 0], members.var(), rtol=1e-4)
         everything = encode.global_moments(encoded)[name]
         np.testing.assert_allclose(everything.mean[0], values.mean(dtype=np.float64), rtol=1e-5)
         np.testing.assert_allclose(everything.var[0], values.var(dtype=np.float64), rtol=1e-4)

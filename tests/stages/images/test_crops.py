@@ -90,9 +90,9 @@ def test_too_few_images_give_second_crops_from_as_many_boxes_as_that_takes(by_ha
     for k in range(4):
         place = sorted(range(images), key=lambda i: scores[i, ranks[i, k]])
         taken += [parts[i, ranks[i, k]] for i in place]
-    found = condensed(replace(SETTINGS, crops=boxes), ROWS[:images])
+    result = condensed(replace(SETTINGS, crops=boxes), ROWS[:images])
     for j in range(M):
-        np.testing.assert_allclose(found[j], grid(taken[:8][j::M]), atol=1e-5)
+        np.testing.assert_allclose(result[j], grid(taken[:8][j::M]), atol=1e-5)
 
 
 def test_memory_decides_nothing_but_the_batch(made, monkeypatch):
@@ -105,9 +105,9 @@ def test_a_pool_is_drawn_for_the_class_and_small_images_are_not_parted():
     whole = Crops(pool=3, crops=1, min_scale=1.0)
     pools = []
     for c in (0, 1, 0):
-        found = condensed(whole, ROWS, c, m=3)
-        places = [int(np.square(IMAGES - picture).sum((1, 2, 3)).argmin()) for picture in found]
-        np.testing.assert_allclose(found, IMAGES[places], atol=1e-5)
+        result = condensed(whole, ROWS, c, m=3)
+        places = [int(np.square(IMAGES - picture).sum((1, 2, 3)).argmin()) for picture in result]
+        np.testing.assert_allclose(result, IMAGES[places], atol=1e-5)
         assert len(set(places)) == 3
         pools.append(places)
     assert pools[0] == pools[2] and set(pools[0]) != set(pools[1])
@@ -115,25 +115,25 @@ def test_a_pool_is_drawn_for_the_class_and_small_images_are_not_parted():
 
 def test_a_box_on_the_pixels_is_those_pixels():
     cut = jax.jit(lambda image, *box: crops.cut(image, *box, (4, 4)))
-    found = cut(IMAGES[0], np.array([0.25, 0.5]), np.array([0.5, 0.5]))
-    np.testing.assert_allclose(found, IMAGES[0][2:6, 4:8], atol=1e-6)
+    result = cut(IMAGES[0], np.array([0.25, 0.5]), np.array([0.5, 0.5]))
+    np.testing.assert_allclose(result, IMAGES[0][2:6, 4:8], atol=1e-6)
 
 
 def test_parts_lie_in_rows_from_the_top_left_whatever_the_side():
     values = np.arange(8.0).reshape(2, 4, 1, 1, 1)
     for side, middle in ((8, 4), (7, 3)):
         small = np.broadcast_to(values, (2, 4, side // 2, side // 2, 1))
-        found = np.asarray(jax.jit(lambda parts, side=side: crops.stitch(parts, (side, side, 1)))(small))
-        corners = found[:, :middle, :middle], found[:, :middle, middle:], found[:, middle:, :middle]
-        for k, corner in enumerate([*corners, found[:, middle:, middle:]]):
+        result = np.asarray(jax.jit(lambda parts, side=side: crops.stitch(parts, (side, side, 1)))(small))
+        corners = result[:, :middle, :middle], result[:, :middle, middle:], result[:, middle:, :middle]
+        for k, corner in enumerate([*corners, result[:, middle:, middle:]]):
             np.testing.assert_allclose(corner, np.broadcast_to(values[:, k], corner.shape), rtol=1e-6)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 4))
 def test_ranks_go_round_by_round(seed, n, each):
     scores = np.random.default_rng(seed).normal(size=(n, each))
-    found = scores.reshape(-1)[crops.ranked(scores)].reshape(each, n)
-    np.testing.assert_array_equal(found, np.sort(np.sort(scores, 1).T, 1))
+    result = scores.reshape(-1)[crops.ranked(scores)].reshape(each, n)
+    np.testing.assert_array_equal(result, np.sort(np.sort(scores, 1).T, 1))
     assert sorted(crops.ranked(scores)) == list(range(n * each))
 
 

@@ -199,18 +199,18 @@ def test_the_gradient_of_the_mean_term_is_one_direction_for_all_images_of_a_clas
     settings = RecoverSettings(feature_weight=0.0, moment_weight=0.0, mean_weight=3.0)
     table = jnp.zeros((32, 5))
     loss = lambda x: recover.total(recover.terms(looks, table, x, goal, settings), settings).sum()
-    found = np.asarray(jax.grad(loss)(jnp.asarray(images, jnp.float32))).reshape(2, M, 32)
+    result = np.asarray(jax.grad(loss)(jnp.asarray(images, jnp.float32))).reshape(2, M, 32)
     apart = (weights[..., None] * images.reshape(2, M, 32)[..., :3]).sum(1) - means
     unit = apart / np.linalg.norm(apart, axis=1, keepdims=True)
-    np.testing.assert_allclose(found[..., :3], 3 * weights[..., None] * unit[:, None] / np.sqrt(2.5), rtol=1e-4)
-    np.testing.assert_array_equal(found[..., 3:], 0)
+    np.testing.assert_allclose(result[..., :3], 3 * weights[..., None] * unit[:, None] / np.sqrt(2.5), rtol=1e-4)
+    np.testing.assert_array_equal(result[..., 3:], 0)
 
 
 def test_means_are_those_of_each_class(classes):
     features, labels = classes.encoded.features, classes.encoded.labels
-    found = encode.class_means(classes.encoded, classes.groups, np.array([7, 2]))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, [features[labels == c].mean(0) for c in (7, 2)], rtol=1e-4)
+    result = encode.class_means(classes.encoded, classes.groups, np.array([7, 2]))
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, [features[labels == c].mean(0) for c in (7, 2)], rtol=1e-4)
 
 
 def test_a_term_of_weight_zero_is_left_out():

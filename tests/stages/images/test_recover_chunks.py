@@ -233,10 +233,10 @@ def test_slices_are_what_each_would_be_alone(schedule, group):
     # A group at a time, as other numbers of them round otherwise.
     teacher, placement = Teacher(apply, VARIABLES, NORM), Placement(LOCAL, 2**30, group, total=group)
     alone = lambda key, *part: chunks.run(key, teacher, settings, *part, SHAPE, placement)
-    found = list(chunks.in_slices(partial(alone, KEY), settings, whole, start, group, 1))
-    assert [done.places.tolist() for done in found] == ([[0, 1, 2]] if group == COUNT else [[0, 1], [2]])
-    images = np.concatenate([done.images for done in found])
-    moment = np.concatenate([done.terms.moment for done in found], 1)
+    result = list(chunks.in_slices(partial(alone, KEY), settings, whole, start, group, 1))
+    assert [done.places.tolist() for done in result] == ([[0, 1, 2]] if group == COUNT else [[0, 1], [2]])
+    images = np.concatenate([done.images for done in result])
+    moment = np.concatenate([done.terms.moment for done in result], 1)
     assert images.shape == (COUNT, M, 8, 8, 1)
     terms = []
     for k in range(M):

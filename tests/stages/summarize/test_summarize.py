@@ -64,8 +64,8 @@ def solve(way, points=POINTS, labels=LABELS, **changes):
     return jaxdd.summarize(points, labels, M, **options)
 
 
-def same(found, expected):
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-4), found, expected)
+def same(result, expected):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-4), result, expected)
 
 
 @pytest.fixture(scope="module")
@@ -83,18 +83,18 @@ def solved():
 
 @pytest.mark.parametrize("way", WAYS)
 def test_each_class_is_solved_as_if_it_were_alone(solved, way):
-    found = solved(way)
-    assert found.atoms.points.shape == (4, M, 2) and found.atoms.weights.shape == (4, M)
-    assert found.cost.shape == found.lower.shape == found.converged.shape == (4,)
+    result = solved(way)
+    assert result.atoms.points.shape == (4, M, 2) and result.atoms.weights.shape == (4, M)
+    assert result.cost.shape == result.lower.shape == result.converged.shape == (4,)
     mu = [padded(x, size=ROWS) for x in CLOUDS]
-    check_summary(jax.tree.map(lambda *leaves: np.stack(leaves), *mu), found, gap=3e-3)
+    check_summary(jax.tree.map(lambda *leaves: np.stack(leaves), *mu), result, gap=3e-3)
     held = {"uniform": np.full((4, M), 1 / M, np.float32), "half": np.tile(HALF, (4, 1)), "each": EACH}.get(way)
     for c in range(4):
         key = jax.random.fold_in(KEY, c)
         alone = DIRECT[way](key, mu[c]) if held is None else DIRECT["held"](key, mu[c], held[c])
-        same(jax.tree.map(lambda v, c=c: v[c], found), alone)
+        same(jax.tree.map(lambda v, c=c: v[c], result), alone)
     if held is not None:
-        np.testing.assert_array_equal(found.atoms.weights, held)
+        np.testing.assert_array_equal(result.atoms.weights, held)
 
 
 def test_the_default_solver_is_as_exact_as_the_weights_allow(solved):
@@ -110,12 +110,12 @@ def test_a_name_stands_for_a_solver_with_its_defaults(solved):
 
 def test_free_weights_are_the_masses_of_the_clusters(solved):
     for way in ("quantization", "clvq", "free"):
-        found = solved(way)
+        result = solved(way)
         for c, sizes in enumerate(SIZES):
             ends = np.cumsum(sizes)
             cloud = (clustered(c, sizes) + 10 * c).astype(np.float32)
             means = [cloud[end - k : end].mean(0) for end, k in zip(ends, sizes)]
-            unlabelled(*jax.tree.map(lambda v, c=c: v[c], found.atoms), means, np.array(sizes) / sum(sizes), atol=0.05)
+            unlabelled(*jax.tree.map(lambda v, c=c: v[c], result.atoms), means, np.array(sizes) / sum(sizes), atol=0.05)
 
 
 @pytest.mark.parametrize(("way", "memory"), [("quantization", 2208), ("clvq", 1), ("each", 1)])
@@ -128,9 +128,9 @@ def test_chunks_change_nothing(solved, monkeypatch, way, memory):
         return gather(self, points, classes, rows)
 
     monkeypatch.setattr(Groups, "padded", spy)
-    found = solve(way, resources=Resources(memory))
+    result = solve(way, resources=Resources(memory))
     assert chunks == ([[0], [1], [2], [3]] if memory == 1 else [[0, 1], [2, 3]])
-    same(found, solved(way))
+    same(result, solved(way))
 
 
 @pytest.mark.parametrize("way", ["quantization", "clvq", "each"])
@@ -158,10 +158,10 @@ def test_chunks_in_lockstep_hold_the_work_of_all_their_classes():
 @pytest.mark.parametrize("way", ["quantization", "half"])
 def test_the_order_of_the_classes_is_only_an_order(solved, way):
     names = np.array([2, 0, 3, 1])  # class c is now called names[c]
-    found, before = solve(way, labels=names[LABELS]), solved(way)
-    np.testing.assert_allclose(found.cost[names], before.cost, rtol=3e-3)
+    result, before = solve(way, labels=names[LABELS]), solved(way)
+    np.testing.assert_allclose(result.cost[names], before.cost, rtol=3e-3)
     for c in range(4):
-        now, then = (jax.tree.map(lambda v, i=i: v[i], s.atoms) for s, i in ((found, names[c]), (before, c)))
+        now, then = (jax.tree.map(lambda v, i=i: v[i], s.atoms) for s, i in ((result, names[c]), (before, c)))
         if way == "quantization":
             unlabelled(*now, *then, atol=1e-4)
         else:
@@ -190,24 +190,26 @@ def test_the_key_is_what_chooses_and_has_a_default():
 def test_few_points_stand_for_themselves(way):
     points, labels, clouds = data(((1, 1, 0), (6, 4, 2), (0, 1, 0), (1, 1, 1)))
     assert "class 0 has 2 points, fewer than m=3" in message(lambda: solve(way, points, labels))
-    found = solve(way, points, labels, few="zero")
-    weights = np.asarray(found.atoms.weights)
+    result = solve(way, points, labels, few="zero")
+    weights = np.asarray(result.atoms.weights)
     np.testing.assert_allclose(weights.sum(1), 1.0, rtol=1e-6)
     for c in (0, 2, 3):
         used = weights[c] > 0
-        own = clouds[c]
-        assert used.sum() == len(own)
-        unlabelled(found.atoms.points[c][used], weights[c][used], own, np.full(len(own), 1 / len(own)), atol=0.01)
-        np.testing.assert_allclose(found.cost[c], 0.0, atol=1e-3)
-    assert (weights[1] > 0).all() and found.cost[1] < 0.5 * CLOUDS[2].var(0).sum()
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+        members = clouds[c]
+        assert used.sum() == len(members)
+        unlabelled(
+            result.atoms.points[c][used], weights[c][used], members, np.full(len(members), 1 / len(members)), atol=0.01
+        )
+        np.testing.assert_allclose(result.cost[c], 0.0, atol=1e-3)
+    assert (weights[1] > 0).all() and result.cost[1] < 0.5 * CLOUDS[2].var(0).sum()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result))
 
 
 def test_a_class_with_fewer_points_than_atoms_in_the_largest_class_too():
     # Even the largest class is too small: the rows are padded up to the number of atoms.
-    found = jaxdd.summarize(np.eye(3, 2), np.array([0, 0, 1]), 4, few="zero", key=KEY)
-    np.testing.assert_allclose(np.sort(found.atoms.weights, axis=1), [[0, 0, 0.5, 0.5], [0, 0, 0, 1]], atol=1e-6)
-    np.testing.assert_allclose(found.cost, 0.0, atol=1e-6)
+    result = jaxdd.summarize(np.eye(3, 2), np.array([0, 0, 1]), 4, few="zero", key=KEY)
+    np.testing.assert_allclose(np.sort(result.atoms.weights, axis=1), [[0, 0, 0.5, 0.5], [0, 0, 0, 1]], atol=1e-6)
+    np.testing.assert_allclose(result.cost, 0.0, atol=1e-6)
 
 
 # What is refused
