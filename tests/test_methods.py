@@ -53,6 +53,7 @@ def made(context, latent_context):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in LOSSES])
 def test_every_recipe_makes_weighted_images_of_every_class(made, teacher, name):
     result, recipe = made(name), RECIPES.find(name)
@@ -85,6 +86,7 @@ def linear(digits):
     return Context(Teacher(apply, table, norm), Classes.of(encoded, read, digits.image_shape), flip=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_recipes_of_other_terms_start_from_real_images_and_bring_them_down(linear, name):
     recipe = RECIPES.find(name)
@@ -113,6 +115,7 @@ def test_the_ablation_changes_nothing_but_the_terms():
     assert set(cells) == {(*term, over) for term in ((1.0, 0.0), (0.0, 1.0)) for over in ("class", "global")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["medoid", "random", "herding", "kcenter"])
 def test_real_images_are_different_ones_of_their_class(made, classes, name):
     everything = classes.images(np.arange(len(classes.encoded.labels))).reshape(-1, 64)
@@ -128,6 +131,7 @@ def test_real_images_are_different_ones_of_their_class(made, classes, name):
         np.testing.assert_array_equal(atoms, classes.encoded.features[places])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("summarizer", [Barycenter(), Quantization(), Clvq(), Random()], ids=lambda s: type(s).__name__)
 def test_the_nearest_images_are_the_best_assignment(context, summarizer):
     summary, encoded = summarizer(KEY, context, IPC), context.classes.encoded
@@ -143,6 +147,7 @@ def test_the_nearest_images_are_the_best_assignment(context, summarizer):
         assert ours == pytest.approx(best, rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_weights_free_or_uniform_are_as_asked(context):
     uniform = Barycenter(weights="uniform")(KEY, context, IPC)
     np.testing.assert_allclose(uniform.atoms.weights, 1 / IPC, rtol=1e-6)
@@ -158,6 +163,7 @@ def test_weights_free_or_uniform_are_as_asked(context):
         np.testing.assert_allclose(other.weights, masses**power / (masses**power).sum(1, keepdims=True), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wmdd", "ddoq", "random", "rded", "herding"])
 def test_a_class_is_the_same_bytes_whichever_others_are_made_here(made, context, latent_context, name):
     whole, recipe, subset = made(name), short(name), np.array([2, 3, 7])
@@ -175,6 +181,7 @@ def test_a_class_is_the_same_bytes_whichever_others_are_made_here(made, context,
         np.testing.assert_array_equal(alone.curve[term], whole.curve[term][:, subset])
 
 
+@pytest.mark.slow
 def test_parts_of_unequal_length_are_joined_at_their_last_loss(made):
     whole = made("wmdd")
     rows = lambda c, steps: methods.Result(
@@ -195,11 +202,13 @@ def test_more_images_a_class_than_are_made_at_a_time(context):
     np.testing.assert_array_equal(result.classes, np.arange(10))
 
 
+@pytest.mark.slow
 def test_memory_that_holds_not_one_class_is_refused_in_one_line(context):
     little = context._replace(resources=context.resources._replace(memory_bytes=1))
     assert "1 classes of 2 images [8, 8, 1] take" in message(lambda: methods.distill(KEY, short("wmdd"), IPC, little))
 
 
+@pytest.mark.slow
 def test_starting_from_real_images_starts_at_the_medoids(made):
     # Three steps of Adam move a pixel by at most about three rates.
     wmdd = RECIPES.find("wmdd").imager
@@ -219,6 +228,7 @@ def test_bad_requests_are_refused_in_one_line():
     methods.check(RECIPES.find("sre2l"), Problem("sre2l", 3, counts, names))
 
 
+@pytest.mark.slow
 def test_ddoq_without_weights_is_d4m(made):
     ddoq, d4m = made("ddoq"), made("d4m")
     np.testing.assert_array_equal(ddoq.images, d4m.images)
@@ -226,6 +236,7 @@ def test_ddoq_without_weights_is_d4m(made):
     assert np.abs(np.asarray(ddoq.atoms.weights) - 1 / IPC).max() > 0.05
 
 
+@pytest.mark.slow
 def test_latents_are_decoded_as_asked(made, latent, teacher, latent_context):
     moved, plain, real = (made(short("ddoq", imager=imager)) for imager in (Diffusion(), Vae(), Nearest()))
     assert np.abs(moved.images - plain.images).max() > 1e-3
@@ -239,6 +250,7 @@ def test_latents_are_decoded_as_asked(made, latent, teacher, latent_context):
     np.testing.assert_array_equal(real.images.reshape(-1, 8, 8, 1), images)
 
 
+@pytest.mark.slow
 def test_stages_of_both_papers_mix(made):
     """Optimal quantization of features with recovered pixels, barycenters of latents with decoded ones."""
     quantized = made(short("wmdd", summarizer=Quantization(weights="sqrt")))
@@ -260,6 +272,7 @@ def test_the_papers_to_the_letter_start_from_noise_without_weights_in_their_loss
             )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_mirroring_can_be_switched_off_for_a_whole_dataset_or_recipe(linear):
     """Views are mirrored where both the data and the recipe allow it."""
     settings = replace(RECIPES.find("dm").imager, min_scale=1.0, steps=2)

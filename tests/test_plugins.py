@@ -51,6 +51,7 @@ def made(program, runs, *arguments):
     return json.loads((out / "config.json").read_text()), jaxdd.load(out), out
 
 
+@pytest.mark.slow
 def test_a_summarizer(modules, program, runs, context):
     summarizer = modules["my_summarizer"].Bootstrap(size=64)
     assert jaxdd.SUMMARIZERS.find("bootstrap") is type(summarizer)
@@ -65,6 +66,7 @@ def test_a_summarizer(modules, program, runs, context):
     assert config["recipe"]["summarizer"]["size"] == 16 and dataset.images.shape == (20, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_an_imager(modules, program, runs, context):
     result = jaxdd.distill(KEY, jaxdd.Recipe(jaxdd.Quantization(), modules["my_imager"].Blend(count=1)), 2, context)
     atoms = np.asarray(result.atoms.points)
@@ -77,6 +79,7 @@ def test_an_imager(modules, program, runs, context):
     assert config["recipe"]["imager"]["count"] == 3 and dataset.images.shape == (20, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_a_student(modules, program, runs):
     model = jaxdd.nn.get("mlp", 10, 8, width=5)
     variables = model.init(KEY, (8, 8, 1))
@@ -87,6 +90,7 @@ def test_a_student(modules, program, runs):
     assert status == 0 and "my_student:mlp" in printed, err
 
 
+@pytest.mark.slow
 def test_a_source(modules, program, runs):
     source = jaxdd.data.load("stripes")
     assert source.class_names == ("rows", "columns") and source.image_shape == (8, 8, 1)
@@ -95,6 +99,7 @@ def test_a_source(modules, program, runs):
     assert (dataset.images[dataset.labels == 0].std(2) < dataset.images[dataset.labels == 0].std(1)).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_a_method(modules, program, runs, context):
     recipe = jaxdd.RECIPES.find("labelled")
     assert recipe is modules["my_method"].LABELLED

@@ -108,6 +108,7 @@ def run(monkeypatch, module, *arguments):
     harness.entry(module.main)
 
 
+@pytest.mark.slow
 def test_recover_runs_ours_and_writes_rows(monkeypatch, tmp_path, capsys):
     path = tmp_path / "rows.json"
     run(monkeypatch, recover, "--quick", "--ours", "--image-size", 8, "--repeats", 2, "--steps", 1, "--json", path)
@@ -152,6 +153,7 @@ def test_bad_flags_end_in_one_line(monkeypatch, capsys):
         assert caught.value.code == 2 and out.startswith("error: ") and out.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_folder_is_streamed(monkeypatch, tmp_path, capsys):
     rng = np.random.default_rng(0)
     for split, count in (("train", 5), ("val", 2)):

@@ -33,6 +33,7 @@ def flags(*arguments):
     return steps.filled(steps.parser().parse_args([str(a) for a in arguments]))
 
 
+@pytest.mark.slow
 def test_images_are_those_of_the_method(shared, context):
     """Two steps from real images, and none at all: the medoids."""
     key = jax.random.fold_in(jax.random.key(0), 2)
@@ -47,6 +48,7 @@ def test_images_are_those_of_the_method(shared, context):
     assert (made.taken == 0).all()
 
 
+@pytest.mark.slow
 def test_final_terms_are_means_over_all_classes_whatever_the_chunks(shared, digits, teacher):
     """Chunks of three of ten classes, the last filled up, against all classes at once."""
     rng = np.random.default_rng(0)
@@ -122,6 +124,7 @@ def workspace(digits, teacher, tmp_path):
     return Workspace(tmp_path, TeacherConfig(), LatentConfig(), real, (teacher._replace(info=known), tmp_path))
 
 
+@pytest.mark.slow
 def test_rows_table_and_plot(workspace, tmp_path, capsys):
     options = flags("--steps", 0, 2, "--plateau-rates", "--seeds", 2, "--epochs", 1, "--probe", 2)
     protocol = replace(HARD, train=replace(HARD.train, epochs=1))

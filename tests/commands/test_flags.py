@@ -411,6 +411,7 @@ def test_messages_of_the_library_carry_flags():
     assert flags.as_flags("give `grid` a file", None) == "give --grid a file"
 
 
+@pytest.mark.slow
 def test_bad_settings_are_named_by_their_flags(refused, tmp_path):
     out = ["--out", tmp_path / "x"]
     for arguments, words in (

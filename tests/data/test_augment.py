@@ -15,6 +15,7 @@ TARGETS = jnp.eye(N)
 KEYS = [jax.random.key(i) for i in range(20)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("crop", "mix"), [("resized", "cutmix"), ("pad", "mixup"), ("resized", "none")])
 def test_a_pipeline_is_a_function_of_its_key_with_and_without_jit(crop, mix):
     run = pipeline(Augment(crop=crop, mix=mix))
@@ -46,6 +47,7 @@ def test_unknown_names_are_refused(wrong):
 # Boxes and crops
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("least", [0.08, 0.5, 1.0])
 def test_boxes_lie_in_the_image_and_keep_the_share_asked_for(least):
     keys = jax.random.split(jax.random.key(3), 2000)
@@ -60,6 +62,7 @@ def test_boxes_lie_in_the_image_and_keep_the_share_asked_for(least):
         assert area.min() < 1.3 * least and area.max() > 0.8
 
 
+@pytest.mark.slow
 def test_the_full_box_is_the_identity():
     out = augment.crop_resize(IMAGES, jnp.zeros(2), jnp.ones(2))
     np.testing.assert_allclose(out, IMAGES, rtol=1e-6, atol=1e-6)
@@ -135,6 +138,7 @@ def test_roll_moves_the_whole_batch_by_at_most_the_shift():
 # Mixing
 
 
+@pytest.mark.slow
 def test_cutmix_targets_are_the_areas_really_pasted():
     # Image i is filled with the number i, so its pixels say where they come from.
     marked = jnp.broadcast_to(jnp.arange(float(N))[:, None, None, None], (N, SIDE, 10, 1))
@@ -153,6 +157,7 @@ def test_cutmix_targets_are_the_areas_really_pasted():
     assert len(areas) > 5
 
 
+@pytest.mark.slow
 def test_mixup_mixes_images_as_it_mixes_targets():
     run = jax.jit(lambda key: augment.mixup(key, IMAGES, TARGETS, 1.0))
     for key in KEYS:

@@ -149,6 +149,7 @@ def pixels_of(count, channels=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, 5, 5, channels), np.uint8)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.data(), st.sampled_from([None, 1, 3]), st.integers(1, 4), st.integers(1, 3))
 def test_arrays_in_any_order_become_a_dataset_grouped_by_class(draw, channels, classes, ipc):

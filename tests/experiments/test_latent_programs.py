@@ -25,6 +25,7 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_trained_and_found_again(program, place):
     status, out, err = program("distill", "--method", "ddoq", *DDOQ, "--ipc", 2, "--out", place / "a")
     assert status == 0 and "20 images of 10 classes" in out
@@ -57,6 +58,7 @@ def test_what_is_missing_is_trained_and_found_again(program, place):
     np.testing.assert_allclose(made.weights.reshape(10, 2), roots / roots.sum(1, keepdims=True), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_runs_of_one_method_are_told_apart(program, place):
     flags = ["--seeds", 1, "--protocols", "hard", "--hard.train.epochs", 2, "--baselines", "random", "--full", 0]
     runs = [place / "a", place / "b", place / "d"]
@@ -70,6 +72,7 @@ def test_runs_of_one_method_are_told_apart(program, place):
     np.testing.assert_allclose(losses[1], 1.0)
 
 
+@pytest.mark.slow
 def test_train_trains_either_model(program, place):
     status, out, _ = program("train", "--what", "vae", "--dataset", "digits", *FEW, "--out", place / "vae")
     assert status == 0 and "dB" in out
@@ -84,6 +87,7 @@ def test_train_trains_either_model(program, place):
     jax.tree.map(np.testing.assert_array_equal, variables, pretrained.vae(place / "dit").variables)
 
 
+@pytest.mark.slow
 def test_bad_requests(refused, tmp_path, place):
     out = ["--out", tmp_path / "x"]
     assert "'unet'" in refused("train", "--what", "unet", *out)
@@ -102,6 +106,7 @@ def test_bad_requests(refused, tmp_path, place):
     assert "'euler'" in refused("distill", "--method", "ddoq", "--imager.sampler", "euler", *out)
 
 
+@pytest.mark.slow
 def test_an_autoencoder_of_other_images_is_given_what_it_wants(program, place):
     """One made for 8 pixels sees digits of 12 at 8, its pictures come out at 12, and no denoiser is trained."""
     flags = ["--method", "ddoq", "--imager", "vae", "--image-size", 12, "--latent.place", place / "vae", *TEACHER]
@@ -112,6 +117,7 @@ def test_an_autoencoder_of_other_images_is_given_what_it_wants(program, place):
         assert atoms["points"].shape == (10, 1, 64)
 
 
+@pytest.mark.slow
 def test_a_text_to_image_folder_decodes_other_sizes_and_colours(program, refused, place, tmp_path):
     """Stable Diffusion's layout in small: grey digits of 8 pixels go in at 32 in colour and come back as they were."""
     model = place / "text"

@@ -123,6 +123,7 @@ def test_parents_of_the_output_folder_are_not_left_behind(refused, tmp_path):
     refused("distill", "--model", "resnet81", "--out", tmp_path / "a" / "b" / "c")
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_ends_with_the_same_line_and_status(tmp_path):
     command = [sys.executable, "-m", "experiments.distill", "--method", "wmmd", "--out", str(tmp_path / "x")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(distill.__file__).parents[1])
@@ -137,6 +138,7 @@ FILES = {"config.json", "teacher", "atoms.npz", "metrics.jsonl", "distilled", "p
 EVALUATE = ["--seeds", "2", "--hard.train.epochs", "3", "--soft.train.epochs", "3", "--baselines", "random"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_goes_on_with_the_same_command(program, tmp_path):
     out = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -174,6 +176,7 @@ class Failing:
             raise self.error("image x is unreadable; mend it")
 
 
+@pytest.mark.slow
 def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(program, refused, tmp_path):
     first, second = tmp_path / "a" / "run", tmp_path / "b" / "run"
     status, out, _ = program("distill", *DISTILL, "--out", first)
@@ -238,12 +241,14 @@ def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(p
     assert distilled.load(tmp_path / "c").provenance["method"] == "medoid"
 
 
+@pytest.mark.slow
 def test_a_teacher_of_other_classes_is_refused(program, refused, folder, tmp_path):
     assert program("train", "--dataset", folder, *TEACHER, "--out", tmp_path / "teacher")[0] == 0
     line = refused("distill", "--dataset", "digits", "--teacher", tmp_path / "teacher", "--out", tmp_path / "x")
     assert "trained on classes cat dog" in line
 
 
+@pytest.mark.slow
 def test_settings_can_be_chosen_without_the_test_images(program, refused, tmp_path):
     held = ["--holdout", "0.25", *TEACHER]
     assert program("train", *held, "--out", tmp_path / "teacher")[0] == 0

@@ -177,6 +177,7 @@ def test_a_grid_that_is_not_there(table, tmp_path):
 # Runs
 
 
+@pytest.mark.slow
 def test_a_table_is_made_once_and_only_what_is_missing_is_run(file, table, digits, teacher, tmp_path, monkeypatch):
     calls = []
 

@@ -126,6 +126,7 @@ hosts.part()
 """
 
 
+@pytest.mark.slow
 def test_what_the_first_writes_all_read_and_who_waits_long_is_not_taken_for_dead(tmp_path):
     wait(start(tmp_path, "waiting", 2, program=WAITING))
     for i in range(2):
@@ -133,6 +134,7 @@ def test_what_the_first_writes_all_read_and_who_waits_long_is_not_taken_for_dead
         assert "read: [0.0, 1.0, 2.0]" in log and "heard: all is well [[True], [False]]" in log
 
 
+@pytest.mark.slow
 def test_bad_input_ends_all_of_several_with_its_line(place):
     # All ten classes share their global moments, so one process would have nothing to do.
     wait(start(place, "bound", 2, "--method", "sre2l"), status=2)
@@ -141,6 +143,7 @@ def test_bad_input_ends_all_of_several_with_its_line(place):
     assert not (place / "bound").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_as_one_does(place):
     flags = ["--protocols", "hard", "--seeds", "2", "--full", "0", "--hard.train.epochs", "1", "--baselines", "random"]
     one, two = place / "one.json", place / "two.json"
@@ -150,6 +153,7 @@ def test_two_processes_evaluate_as_one_does(place):
     assert one.read_text() == two.read_text() and two.read_text().count("accuracies") == 2
 
 
+@pytest.mark.slow
 def test_one_of_four_is_killed_the_others_end_and_two_go_on_to_the_files_that_one_makes(place):
     processes = start(place, "four", 4)
     parts = place / "four" / "parts"

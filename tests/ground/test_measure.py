@@ -8,6 +8,7 @@ from jaxdd.ground.errors import InputError
 from jaxdd.ground.measure import Groups, Measure, from_labels, standardise
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(0, 2**31))
 def test_from_labels_is_the_empirical_measure_of_each_class(extra, seed):
@@ -92,6 +93,7 @@ def test_from_labels_names_what_is_wrong(points, labels, classes, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31), st.floats(1e-3, 1e3), st.floats(-100, 100))
 def test_standardise_gives_mean_zero_variance_one_and_can_be_undone(seed, size, shift):

@@ -28,6 +28,7 @@ def test_values_are_those_that_are_made():
     assert memory.forward_bytes(function, jnp.zeros(100)) == 160_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vae", "resnet18"])
 def test_forward_bytes_are_near_what_the_compiler_reserves(name):
     if name == "vae":
@@ -64,6 +65,7 @@ print(resident() - before > 2**25)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
 @pytest.mark.parametrize(("how", "kept"), [("keep", "True"), ("leave", "False")])
 def test_a_process_keeps_what_it_freed_if_it_is_told_to(how, kept):

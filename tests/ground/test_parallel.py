@@ -135,6 +135,7 @@ for count in (1, 2):
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_recover_what_one_does_without_communication():
     root = Path(__file__).parents[2]
     # Unoptimised code compiles faster, and runs on little data.

@@ -137,6 +137,7 @@ def test_guidance_one_is_the_class_and_zero_the_null_class(sampler):
     assert np.abs(run(0.0, law(), labels) - conditional).max() > 0.1
 
 
+@pytest.mark.slow
 def test_guidance_mixes_predictions_and_keeps_the_variance_of_the_class():
     variances = np.array([0.7, -0.4, 5.0])[:, None]
     model, known = gaussian(DIT), law(variance=variances)
@@ -165,6 +166,7 @@ def ddim_factor(schedule, settings, std):
     return each.prod(0)
 
 
+@pytest.mark.slow
 def test_ddim_is_the_composed_affine_map_of_one_standard_noise():
     labels = np.arange(MANY) % 2
     mean = MEAN[labels][:, None, None]
@@ -188,6 +190,7 @@ def test_ddim_is_the_composed_affine_map_of_one_standard_noise():
     assert np.all(np.abs(np.corrcoef(noises[0].reshape(MANY, 4).T) - np.eye(4)) < 5 / MANY**0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler, schedule", [("ddim", DIT), ("ddpm", V)])
 def test_all_steps_from_pure_noise_recover_each_class(sampler, schedule):
     labels, zeros = np.arange(MANY) % 2, np.zeros((MANY, *SHAPE), np.float32)
@@ -223,6 +226,7 @@ def ddpm_std(schedule, settings, std, share):
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.8, 1.0])
 def test_ddpm_with_the_exact_variance_keeps_the_data_in_a_few_steps(strength):
     settings = Sampling("ddpm", 5, strength, 1.0)
@@ -284,6 +288,7 @@ def test_a_latent_and_its_key_stay_together(sampler):
     assert all(len(np.unique(column)) == 4 for column in twins.reshape(4, -1).T)
 
 
+@pytest.mark.slow
 def test_a_latent_does_not_know_its_neighbours_nor_jit():
     labels, keys = np.array([0, 1, 1, 0]), jax.random.split(KEY, 4)
     settings, start, known = Sampling("ddpm", 5, 0.8, 1.0), data(labels), law()

@@ -36,6 +36,7 @@ def normal(name, shape):
     return (np.sqrt(-2 * np.log1p(-u)) * np.cos(2 * np.pi * v)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_autoencoder_parity():
     config, variables = pretrained.vae(FOLDER)
     model = vae.autoencoder(config)
@@ -46,6 +47,7 @@ def test_autoencoder_parity():
     close(jax.jit(model.decode)(variables, latents), golden()["vae/decoded"])
 
 
+@pytest.mark.slow
 def test_dit_parity():
     config, variables = pretrained.dit(FOLDER)
     model = dit.denoiser(config)
@@ -53,6 +55,7 @@ def test_dit_parity():
     close(jax.jit(model.apply)(variables, normal("dit/x", (3, 8, 8, 4)), TIMES, labels), golden()["dit/out"])
 
 
+@pytest.mark.slow
 def test_unet_parity():
     config, variables = pretrained.unet(FOLDER)
     model = unet.denoiser(config, 2)
@@ -70,12 +73,14 @@ def test_text_encoder_parity(act):
     close(jax.jit(model.apply)(variables, tokens), golden()[f"clip/{act}"])
 
 
+@pytest.mark.slow
 def test_text_encoder_sees_no_future():
     config, variables = pretrained.text_encoder(FOLDER)
     tokens = (uniform("clip/tokens", (3, 7)) * 50).astype(np.int32)
     close(clip.text_encoder(config).apply(variables, tokens[:, :4]), golden()["clip/quick_gelu"][:, :4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", SCHEDULES)
 def test_ddim_parity_at_every_step(tag):
     """``sample`` starts from sqrt(a) start + sqrt(1 - a) noise: the start is chosen so that this is the stored x_T."""
@@ -121,6 +126,7 @@ def test_ddpm_parity_at_every_step():
         close(diffusion.reverse_mean(x, clean, a, after) + spread * drawn[i], path[i + 1])
 
 
+@pytest.mark.slow
 def test_published_sizes():
     """Of Stable Diffusion v1.5 and DiT-XL/2, by the number of parameters; nothing is computed."""
     key, latent = jax.random.key(0), jnp.float32

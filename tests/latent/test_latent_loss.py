@@ -79,6 +79,7 @@ def with_and_without(out, schedule):
     return [jax.grad(total, has_aux=True)(out, model) for model in (WHOLE, PLAIN)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [DIT, Schedule(4, "linear", 0.1, 0.4, "v_prediction")])
 def test_divergence_is_not_negative_and_teaches_the_variance_alone(schedule):
     out = jnp.asarray(np.random.default_rng(0).normal(size=(512, 2, 1, 4)), jnp.float32)

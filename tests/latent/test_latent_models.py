@@ -48,6 +48,7 @@ def transformer():
 X, T, Y = normal(1, 5, 4, 4, 3), np.array([0, 10, 500, 999, 10]), np.array([0, 1, 2, 3, 1])
 
 
+@pytest.mark.slow
 def test_denoiser_says_what_it_takes():
     model = dit.denoiser(CONFIG)
     assert model.latent_shape == (4, 4, 3) and model.null == 3
@@ -57,11 +58,13 @@ def test_denoiser_says_what_it_takes():
     assert out.shape == (5, 4, 4, 6) and out.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_blocks_and_output_start_at_zero():
     variables, _, apply = transformer()
     np.testing.assert_array_equal(apply(variables, X, T, Y), 0)
 
 
+@pytest.mark.slow
 def test_output_depends_on_class_time_and_every_patch():
     _, variables, apply = transformer()
     same = lambda row: np.repeat(row[:1], 5, 0)
@@ -147,6 +150,7 @@ def test_each_label_reads_its_own_embedding():
         np.testing.assert_array_equal(differ(changed, out), label == Y)
 
 
+@pytest.mark.slow
 def test_transformer_in_bfloat16_is_close():
     _, variables, apply = transformer()
     half = jax.jit(dit.denoiser(CONFIG, jnp.bfloat16).apply)
@@ -236,6 +240,7 @@ def test_small_autoencoders_fit_their_images(side):
     assert latents.shape[1] >= 4
 
 
+@pytest.mark.slow
 def test_latents_are_scaled_and_decoded_from_that_scale():
     one, images = compiled(TOY)(weights(), IMAGES)
     scaled, same = compiled(replace(TOY, scaling_factor=0.18215))(weights(), IMAGES)
@@ -245,6 +250,7 @@ def test_latents_are_scaled_and_decoded_from_that_scale():
     assert np.abs(one.mean).max() > 0.1 and np.abs(images).max() > 0.1
 
 
+@pytest.mark.slow
 def test_log_variances_are_bounded():
     params = dict(weights()["params"])
     for bias, bound in ((-1e3, -30), (1e3, 20)):
@@ -254,6 +260,7 @@ def test_log_variances_are_bounded():
         assert np.all(np.abs(got.mean) > 100)
 
 
+@pytest.mark.slow
 def test_each_image_is_on_its_own():
     run = partial(compiled(TOY), weights())
     out, order = run(IMAGES), np.array([2, 0, 1])
@@ -265,6 +272,7 @@ def test_each_image_is_on_its_own():
     assert all(np.all(differ(a[1:], b[1:])) for a, b in zip(jax.tree.leaves(changed), jax.tree.leaves(out)))
 
 
+@pytest.mark.slow
 def test_autoencoder_in_bfloat16_is_close():
     exact, rough = (compiled(TOY, dtype)(weights(), IMAGES) for dtype in (None, jnp.bfloat16))
     for expected, got in zip(jax.tree.leaves(exact), jax.tree.leaves(rough)):

@@ -57,6 +57,7 @@ def steps(trainer, state, batch, labels, count):
     return state, losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vae", "dit"])
 def test_the_loss_falls_and_a_resumed_run_is_the_same(request, digits, kind):
     trainer, count = request.getfixturevalue(f"{kind}_trainer"), STEPS[kind]
@@ -73,6 +74,7 @@ def test_the_loss_falls_and_a_resumed_run_is_the_same(request, digits, kind):
         jax.tree.map(np.testing.assert_array_equal, whole.average, whole.variables)
 
 
+@pytest.mark.slow
 def test_the_average_is_that_of_the_steps(dit_trainer, digits):
     batch, labels = latents_of(digits), digits.labels["train"][:128]
     state = dit_trainer.init(KEY)

@@ -25,6 +25,7 @@ def random_variables(model, side, seed=0):
     return jax.tree.map_with_path(draw, shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stem", "side"),
     [
@@ -80,6 +81,7 @@ BLOCKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BLOCKS)
 def test_rematerialisation_keeps_the_images_and_one_activation_a_block(name):
     # What the backward pass asks for is told before compilation: on CPU the compiler merges the second forward pass
@@ -100,6 +102,7 @@ def test_rematerialisation_keeps_the_images_and_one_activation_a_block(name):
     assert size(activations) < 0.5 * size(kept(model.apply))
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_no_gradient():
     model = nn.get("resnet18", 7, 16, width=4)
     variables = random_variables(model, 16)

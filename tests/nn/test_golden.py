@@ -123,6 +123,7 @@ def forward_real(tag, n):
     return jax.jit(apply)(variables, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", ["resnet18_small", "resnet18_imagenet"])
 def test_resnet18_forward(tag):
     output = evaluate(tag).output
@@ -130,6 +131,7 @@ def test_resnet18_forward(tag):
     close(output.logits, golden(tag)["logits"])
 
 
+@pytest.mark.slow
 def test_resnet50_forward_and_moments():
     output, n = forward_real("resnet50", 2), 2
     stored = golden("resnet50")
@@ -142,6 +144,7 @@ def test_resnet50_forward_and_moments():
     close_moments("resnet50", of_all, stored["real_global"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag, variant", CASES)
 def test_moments_of_every_batchnorm_input(tag, variant):
     # E[x^2] - E[x]^2 over images and space there, the law of total variance here.
@@ -155,6 +158,7 @@ def test_moments_of_every_batchnorm_input(tag, variant):
     close_moments(tag, ours, golden(tag)[f"{variant}/moments"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag, variant", CASES)
 def test_recover_loss_and_gradient(tag, variant):
     ours, stored = evaluate(tag), golden(tag)
@@ -181,6 +185,7 @@ def test_terms_are_the_papers_sums_over_stated_constants(tag, variant):
     close(ours.mean, np.linalg.norm(centre - means(tag), axis=1) / np.sqrt(stored["feature_variance"]))
 
 
+@pytest.mark.slow
 def test_encode_streams_the_moments_of_real_images():
     # uint8 in, two batches cutting through a class, the second padded with images that must not count.
     tag, n = "convnet3", 5

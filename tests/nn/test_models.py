@@ -25,6 +25,7 @@ def count(tree):
     return sum(x.size for x in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "classes", "side", "features", "parameters"),
     [
@@ -44,6 +45,7 @@ def test_published_models_have_the_published_size(name, classes, side, features,
     assert out.features.shape == (2, features)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", nn.MODELS)
 def test_every_model_gives_logits_features_and_one_moment_pair_for_each_norm(name):
     model = nn.get(name, 7, 64, width=4)
@@ -89,6 +91,7 @@ def test_images_too_small_for_the_depth_and_unknown_stems_are_refused():
         nn.get("resnet18", 10, 32, dtype="float16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["convnet3", "resnet18"])
 def test_bfloat16_computes_in_bfloat16_what_float32_computes(name):
     wide, narrow = (nn.get(name, 7, 16, width=8, dtype=dtype) for dtype in (None, "bfloat16"))
@@ -139,6 +142,7 @@ def moments_in_every_way(x, weights, labels, mask):
     return nn.pool(each, weights), merged, by_label[0], merged_by_label
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
@@ -161,6 +165,7 @@ def test_pooled_moments_are_those_of_all_pixels_however_they_are_split(seed, wei
                 np.testing.assert_allclose(got[c], want, **tolerance)
 
 
+@pytest.mark.slow
 def test_a_model_hands_out_the_moments_of_the_input_of_its_norms():
     model = nn.get("convnet3", 4, 8, width=3)
     variables = model.init(jax.random.key(0), (8, 8, 2))
@@ -178,6 +183,7 @@ def test_a_model_hands_out_the_moments_of_the_input_of_its_norms():
     np.testing.assert_allclose(running["var"], 0.9 + 0.1 * np.var(y, (0, 1, 2)), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_moments_do_not_keep_activations_alive():
     model, side, batch = nn.get("resnet18", 10, 32, width=8), 32, 64
     variables, images = abstract(model, side, batch)

@@ -50,6 +50,7 @@ def multiply_adds(jaxpr):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "features", "parameters", "billions"),
     [
@@ -77,6 +78,7 @@ def test_the_same_variables_serve_images_of_many_sizes(name, side):
     assert out.features.shape == (2, variables["params"]["head"]["kernel"].shape[0])
 
 
+@pytest.mark.slow
 def test_patches_follow_the_size_of_the_images():
     sides = (8, 16, 32, 64, 96, 128, 224, 384)
     assert [vit.patch_size(side) for side in sides] == [2, 2, 4, 8, 8, 16, 16, 16]
@@ -132,12 +134,14 @@ def matches(tag, out):
     close(out.logits, golden("students")[f"{tag}/logits"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", SMALL)
 def test_forward_pass_of_the_public_implementation(tag):
     model, variables, images = small(tag)
     matches(tag, fast(model.apply)(variables, images))
 
 
+@pytest.mark.slow
 def test_depthwise_convolutions_fold_too():
     model, variables, images = small("efficientnet")
     out = fast(model.apply)(nn.fold(variables), images)
@@ -145,6 +149,7 @@ def test_depthwise_convolutions_fold_too():
     matches("efficientnet", out)
 
 
+@pytest.mark.slow
 def test_every_parameter_of_a_shifted_and_padded_transformer_has_a_gradient():
     model = nn.from_linen(swin.Swin(3, 1, 4, (2,), 2, 3))
     params = drawn(lambda key: model.init(key, (5, 5, 1)), 0)["params"]

@@ -38,6 +38,7 @@ def run(stream, settings, weights=None, state=None, first=0):
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, BATCH])
 def test_atoms_are_running_means_of_what_they_won(size):
     stream = batches(0, 30, size=size)
@@ -96,6 +97,7 @@ def test_rows_without_weight_change_nothing(filler):
     jax.tree.map(np.testing.assert_array_equal, nothing, one)
 
 
+@pytest.mark.slow
 def test_rows_without_weight_are_as_good_as_absent():
     stream = batches(4, 10)
     long = np.concatenate([stream, np.full_like(stream, np.nan)], axis=1)
@@ -115,6 +117,7 @@ def test_a_state_saved_half_way_ends_bit_for_bit_the_same():
     assert resumed.steps == 20
 
 
+@pytest.mark.slow
 def test_a_shared_batch_serves_all_classes_at_once():
     stream = batches(6, 15, size=4 * BATCH)
     labels = np.random.default_rng(2).integers(0, 3, stream.shape[:2])
@@ -237,6 +240,7 @@ fitted = jax.jit(partial(clvq.fit, m=M, settings=ClvqSettings(batch_size=16, epo
 lloyd = jax.jit(partial(quantize, m=M, settings=KMeansSettings(exchanges=0)))
 
 
+@pytest.mark.slow
 def test_fit_reports_the_exact_masses_and_distortion_and_comes_near_lloyd():
     x = np.concatenate(batches(8, 8, d=5))
     a = np.random.default_rng(3).dirichlet(5 * np.ones(len(x))).astype(np.float32)
@@ -249,6 +253,7 @@ def test_fit_reports_the_exact_masses_and_distortion_and_comes_near_lloyd():
     np.testing.assert_allclose(result.lower, a @ to.min(1), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_padding_changes_no_fit():
     x = np.concatenate(batches(9, 5)) + 50
     fit = jax.jit(partial(clvq.fit, m=M))
@@ -259,6 +264,7 @@ def test_padding_changes_no_fit():
         np.testing.assert_allclose(result.atoms.weights, plain.atoms.weights, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fit_draws_no_point_without_weight_however_the_dice_fall(monkeypatch):
     # The largest number that uniform draws can be: rounding must not carry the last stratum past the last point.
     high = np.nextafter(np.float32(1), np.float32(0))

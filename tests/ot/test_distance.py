@@ -72,6 +72,7 @@ def test_gradient_of_the_distortion_is_the_pull_of_each_point_on_its_nearest():
         np.testing.assert_allclose(of_atoms[j, k], (value(z + step) - value(z - step)) / 2e-6, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_distortion_has_no_nan_where_a_point_without_weight_is_nan():
     mu = padded(random_points(2, 9), filler=np.nan)
     gradient = jax.grad(lambda z: distortion(mu, z))(jnp.asarray(random_points(3, 3)))
@@ -164,6 +165,7 @@ def pair(seed, shift=1.0, filler=0.0):
     return mu, nu
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**31), st.floats(-3, 3))
 def test_divergence_is_positive_and_symmetric_and_zero_for_equal_measures(seed, shift):
@@ -177,6 +179,7 @@ def test_divergence_is_positive_and_symmetric_and_zero_for_equal_measures(seed, 
     assert abs(float(divergence(mu, same))) <= 1e-4 * unit
 
 
+@pytest.mark.slow
 def test_divergence_tends_to_w2_squared_as_epsilon_falls_and_to_the_means_as_it_grows():
     mu, nu = pair(0)
     truth = exact(mu, nu)
@@ -186,12 +189,14 @@ def test_divergence_tends_to_w2_squared_as_epsilon_falls_and_to_the_means_as_it_
     np.testing.assert_allclose(divergence(mu, nu, epsilon=1e3), means, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_divergence_of_a_translation_is_the_squared_length_of_the_way():
     mu, _ = pair(1)
     moved = mu._replace(points=mu.points + np.array([3.0, -4.0], np.float32))
     np.testing.assert_allclose(divergence(mu, moved), 25.0, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_gradients_of_the_divergence_are_finite_differences():
     mu, nu = pair(2)
     of_mu, of_nu = slopes(mu, nu)[1]
@@ -216,6 +221,7 @@ def test_gradients_of_the_divergence_are_finite_differences():
         np.testing.assert_allclose(slope, (ahead - behind) / (2 * h), rtol=0.02, atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filler", [1e3, np.nan])
 def test_divergence_and_its_gradients_ignore_what_lies_at_points_without_weight(filler):
     value, (of_mu, of_nu) = slopes(*pair(3))
@@ -228,12 +234,14 @@ def test_divergence_and_its_gradients_ignore_what_lies_at_points_without_weight(
         assert np.isfinite(two.weights).all()
 
 
+@pytest.mark.slow
 def test_divergence_ignores_how_many_points_without_weight_there_are():
     mu, nu = pair(4)
     bare = Measure(mu.points[:9], mu.weights[:9]), Measure(nu.points[:5], nu.weights[:5])
     np.testing.assert_allclose(divergence(*bare), divergence(mu, nu), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_divergence_of_constant_data_is_zero_and_so_is_its_gradient():
     mu, nu = padded(np.ones((5, 2))), padded(np.ones((3, 2)), size=SIZE)
     value, (of_mu, of_nu) = slopes(mu, nu)

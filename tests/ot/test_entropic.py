@@ -55,6 +55,7 @@ SOLVERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_cost_is_attained_and_bracketed_whatever_the_data(name):
     x = random_points(0, 3)
@@ -75,6 +76,7 @@ def test_cost_is_attained_and_bracketed_whatever_the_data(name):
         np.testing.assert_array_equal(summaries.atoms.weights, np.tile(HALF, (CLASSES, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["free", "uniform", "half"])  # from N(0, I), not every start finds all three
 def test_clusters_far_apart_have_their_means_for_atoms(name):
     sizes = {"uniform": (4, 4, 4), "half": (6, 3, 3)}.get(name, (3, 7, 2))
@@ -97,6 +99,7 @@ def test_one_atom_is_the_weighted_mean_and_costs_the_variance(weights):
     np.testing.assert_allclose([summary.cost, summary.lower], a @ ((x - a @ x) ** 2).sum(1), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_on_a_line_atoms_are_the_means_between_quantiles():
     m, n = 5, 600
     middles = (np.arange(n) + 0.5) / n
@@ -112,6 +115,7 @@ def test_on_a_line_atoms_are_the_means_between_quantiles():
         np.testing.assert_allclose(z[c], means, atol=0.02)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 2**31), st.floats(-100, 100), st.floats(0.01, 100), st.floats(0, 6.3))
 def test_solutions_follow_permutations_translations_scalings_and_rotations(seed, shift, scale, angle):
@@ -127,6 +131,7 @@ def test_solutions_follow_permutations_translations_scalings_and_rotations(seed,
         np.testing.assert_allclose(summaries.lower, summaries.lower[0] * areas, rtol=2 * GAP)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_padding_changes_nothing(name):
     data = [random_points(s, 5 + s) + 3 for s in range(CLASSES)]
@@ -140,6 +145,7 @@ def test_padding_changes_nothing(name):
         np.testing.assert_allclose(other.atoms.points, plain.atoms.points, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_vmap_is_a_loop_and_uniform_a_name_for_equal_weights():
     mu = stack(padded(random_points(s, 6 + s)) for s in range(CLASSES))
     together = SOLVERS["uniform"](KEYS, mu)
@@ -175,6 +181,7 @@ def judged(mu, atoms):
     return np.array([exact(*(jax.tree.map(lambda leaf, c=c: leaf[c], part) for part in (mu, atoms))) for c in range(3)])
 
 
+@pytest.mark.slow
 def test_uniform_weights_come_as_near_as_newtons_plans_do(high):
     ours = solver(8, EntropicSettings(), weights="uniform")(KEYS[:3], high)
     newton = jax.jit(jax.vmap(functools.partial(barycenter, m=8, weights="uniform")))(KEYS[:3], high)
@@ -185,6 +192,7 @@ def test_uniform_weights_come_as_near_as_newtons_plans_do(high):
     assert (np.asarray(ours.lower) <= costs * (1 + 1e-5)).all()
 
 
+@pytest.mark.slow
 def test_learned_weights_come_near_the_quantizer_and_settling_them_helps(high):
     settled = solver(8, EntropicSettings())(KEYS[:3], high)
     learned = solver(8, EntropicSettings(settle=False))(KEYS[:3], high)
@@ -198,6 +206,7 @@ def test_learned_weights_come_near_the_quantizer_and_settling_them_helps(high):
         assert (np.asarray(summary.lower) <= cost * (1 + 1e-5)).all()
 
 
+@pytest.mark.slow
 def test_mirror_descent_lowers_what_equal_weights_cost():
     mu = stack(padded(clustered(s, (2, 7, 3), spread=0.5)) for s in range(CLASSES))
     learned = solver(settings=replace(PAPER, init="k-means++", weight_steps=3))(KEYS, mu)
@@ -205,6 +214,7 @@ def test_mirror_descent_lowers_what_equal_weights_cost():
     np.testing.assert_allclose(np.sort(learned.atoms.weights, axis=1), np.tile([2, 3, 7], (CLASSES, 1)) / N, atol=0.03)
 
 
+@pytest.mark.slow
 def test_damped_atoms_go_a_part_of_the_way():
     mu = stack([padded(random_points(s, N)) for s in range(2)])
     once = EntropicSettings(stages=1, rounds=1, settle=False, weight_steps=0)
@@ -265,6 +275,7 @@ def test_gradient_of_the_loss_is_a_finite_difference(epsilon):
         np.testing.assert_allclose(gradient[j, k], difference / (2 * step), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_loss_moves_an_atom_that_no_point_is_nearest_to():
     mu, z = padded(random_points(0, N)), jnp.array([[0.0, 0.0], [1.0, 1.0], [6.0, 6.0]])
     np.testing.assert_allclose(jax.grad(distortion, argnums=1)(mu, z)[2], 0, atol=1e-6)

@@ -44,6 +44,7 @@ def sinkhorn(cost, a, b, epsilon, iterations=5000):
     return a[:, None] * np.exp((f[:, None] + g - cost) / epsilon)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [1.0, 0.1, 0.03])
 @pytest.mark.parametrize("dead", [(0, 0), (4, 2)])
 def test_solve_finds_the_plan_of_sinkhorn(epsilon, dead):
@@ -56,6 +57,7 @@ def test_solve_finds_the_plan_of_sinkhorn(epsilon, dead):
     np.testing.assert_array_equal(result.potential[b == 0], 0.0)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**31),
@@ -110,6 +112,7 @@ def test_solve_stops_when_it_is_told_to():
     np.testing.assert_allclose(result.error, np.abs(np.asarray(result.plan).sum(0) - b).sum(), rtol=1e-4)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**31), st.integers(0, ROWS - COLUMNS), st.integers(0, COLUMNS - 1), st.sampled_from([1e-3, 1, 1e3])

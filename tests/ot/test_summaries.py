@@ -51,6 +51,7 @@ def weights_are_as_asked(name, result):
         np.testing.assert_array_equal(result.atoms.weights, np.tile(HELD[name], (CLASSES, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_cost_is_attained_and_brute_force_confirms_it(name):
     # Random points for what always holds; clusters, where the optimum is plain, for being optimal.
@@ -72,6 +73,7 @@ def test_cost_is_attained_and_brute_force_confirms_it(name):
     assert cost.sum() <= 1.2 * optimum.sum()  # a local search among local optima
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_points_fewer_than_their_dimensions_are_summarized_as_in_the_plane_they_span(name):
     d = 60
@@ -100,6 +102,7 @@ def test_few_coordinates_keep_distances_and_lead_back():
     np.testing.assert_allclose(coordinates.lengthen(shares @ y, y, x), shares @ x, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["quantize", "free", "uniform"])
 def test_as_many_atoms_as_points_cost_nothing(name):
     mu = stack(padded(random_points(s, M)) for s in range(CLASSES))
@@ -120,6 +123,7 @@ def test_one_atom_is_the_weighted_mean_and_costs_the_variance(weights):
         assert result.converged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_degenerate_classes_stay_finite(name):
     x = random_points(0, 3)
@@ -165,6 +169,7 @@ def test_duplicates_are_as_good_as_weight():
         np.testing.assert_allclose(result.cost, result.cost[0], rtol=2 * GAP)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_padding_changes_nothing(name):
     data = [random_points(s, 5 + s) + 3 for s in range(CLASSES)]
@@ -197,6 +202,7 @@ def test_solutions_are_equivariant(seed, shift, scale, angle):
                 unlabelled(z[c] / size**0.5, w[c], f(z[0]) / size**0.5, w[0], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_uniform_is_a_name_for_equal_weights_and_vmap_changes_nothing():
     mu = stack(padded(random_points(s, 6 + s)) for s in range(CLASSES))
     together = SOLVERS["uniform"](KEYS, mu)
@@ -253,6 +259,7 @@ def test_no_single_move_is_left_to_make(gaussians):
     assert best_move(x[0], without.atoms.points[0]) < 1 - 1e-3
 
 
+@pytest.mark.slow
 def test_exchanges_never_harm_where_lloyd_is_already_good():
     plain = jax.jit(jax.vmap(functools.partial(quantize, m=M, settings=replace(K_MEANS, exchanges=0))))
     for seed in range(5):
@@ -284,6 +291,7 @@ def gaussian_slices(m):
     return m * (norm.pdf(cuts[:-1]) - norm.pdf(cuts[1:]))
 
 
+@pytest.mark.slow
 def test_on_a_line_each_atom_is_the_mean_of_its_block_of_sorted_points():
     m, n = 5, 1000
     line = np.sort(random_points(0, n, 1), axis=0)
@@ -343,6 +351,7 @@ def test_atoms_of_weight_zero_move_nothing():
         unlabelled(z[np.array([0, 2])], np.ones(2), expected, np.ones(2), atol=0.02)
 
 
+@pytest.mark.slow
 def test_annealing_ends_no_worse_than_exact_plans_from_the_start():
     chosen = replace(BARYCENTER, polish=BARYCENTER.rounds)
     plain = jax.jit(jax.vmap(lambda key, mu: barycenter(key, mu, M, weights=jnp.asarray(UNIFORM), settings=chosen)))
@@ -355,6 +364,7 @@ def test_annealing_ends_no_worse_than_exact_plans_from_the_start():
     assert np.mean(ratios) < 0.99
 
 
+@pytest.mark.slow
 def test_free_weights_descend_from_uniform_ones_to_k_means():
     # Three clusters of 1, 3 and 8 points, atoms near them but of equal weight: only the weights must be learned.
     start = Measure(jnp.asarray(clustered(1, (1, 1, 1), spread=0.3), jnp.float32), jnp.asarray(UNIFORM))
@@ -368,6 +378,7 @@ def test_free_weights_descend_from_uniform_ones_to_k_means():
     assert optimum * (1 - 1e-4) <= float(result.cost) <= optimum + 0.1 * (uniform - optimum)
 
 
+@pytest.mark.slow
 def test_a_given_start_is_where_the_atoms_begin():
     x = np.repeat([[0.0, 0.0], [4.0, 0.0]], 6, axis=0)
     start = Measure(jnp.array([[0.0, 1.0], [4.0, 1.0], [2.0, 0.0]]), jnp.zeros(3))
@@ -407,6 +418,7 @@ def test_a_start_of_another_shape_is_refused():
     assert "start of shapes (3, 2) and (3,); give [2, 2] and [2]" in words
 
 
+@pytest.mark.slow
 def test_annealing_that_melts_near_clusters_loses_nothing():
     # A blurred plan may merge near atoms for good; what was found before must then be kept.
     def data(seed):

@@ -64,6 +64,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_compiled_from_arrays_of_jax_is_the_same_as_eager_from_arrays_of_numpy(name):
     function, measures = FUNCTIONS[name], jax.tree.map(jnp.asarray, (MU, NU))

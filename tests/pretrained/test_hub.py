@@ -25,6 +25,7 @@ HUB = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", READ)
 def test_only_what_is_needed_is_downloaded(part, tmp_path, monkeypatch):
     arguments = []

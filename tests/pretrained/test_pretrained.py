@@ -116,6 +116,7 @@ def test_schedule_round_trip(schedule, tmp_path):
         assert str(file) in text and key in text and json.dumps(value).strip("[]") in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", READ)
 def test_a_component_may_be_given_itself(part):
     assert READ[part](FOLDER / part).config == golden(part).config
@@ -140,6 +141,7 @@ def test_text_encoder_with_and_without_the_outer_name(put):
         same(pretrained.text_encoder(put("text_encoder", named)).variables, golden("text_encoder").variables)
 
 
+@pytest.mark.slow
 def test_unet_has_parameters_only():
     assert golden("unet").variables.keys() == {"params"}
 
@@ -307,6 +309,7 @@ def torch_tensors(tag):
     return held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", ["resnet18_small", "resnet18_imagenet", "resnet50"])
 def test_resnets_of_torchvision(tag, tmp_path):
     held, (name, _, width, stem) = torch_tensors(tag), MODELS[tag]
@@ -322,6 +325,7 @@ def test_resnets_of_torchvision(tag, tmp_path):
     assert network.mean == (0.5, 0.4, 0.3) and network.std == (0.25, 0.5, 1.0)
 
 
+@pytest.mark.slow
 def test_resnets_that_are_refused(tmp_path):
     held = torch_tensors("resnet18_small")
     file, read = tmp_path / "model.safetensors", lambda name="resnet18": pretrained.resnet(tmp_path, name)
@@ -339,6 +343,7 @@ def test_resnets_that_are_refused(tmp_path):
     assert "fc.weight" in message(read)
 
 
+@pytest.mark.slow
 def test_published_resnets_become_teachers(program, refused, folder, tmp_path):
     weights = tmp_path / "weights"
     weights.mkdir()

@@ -49,6 +49,7 @@ def test_vocabularies_that_are_refused(tmp_path):
     assert "vocab.json" in message(read)
 
 
+@pytest.mark.slow
 def test_class_context(tmp_path):
     apply, variables = pipeline(tmp_path, len(golden()["vocab"]))
     prompts = ["a photo of the cat", "cars", "the 9", "an ant"]
@@ -60,6 +61,7 @@ def test_class_context(tmp_path):
     np.testing.assert_allclose(pretrained.class_context(tmp_path, []), context[-1:], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_tokenizer_and_text_encoder_of_different_models(tmp_path):
     pipeline(tmp_path, 50)
     text = message(lambda: pretrained.class_context(tmp_path, ["the cat"]))

@@ -26,6 +26,7 @@ def labelled(axes):
     return dict(reversed(pair) for pair in zip(*axes.get_legend_handles_labels()))
 
 
+@pytest.mark.slow
 def test_accuracy_by_ipc_draws_means_deviations_and_the_paper(tmp_path):
     figure = plots.accuracy_by_ipc(ROWS, PAPER, path=tmp_path / "plot.png")
     hard, soft = figure.axes
@@ -123,6 +124,7 @@ def dataset(side, ipc, names=("a", "b")):
     )
 
 
+@pytest.mark.slow
 def test_the_sheet_of_a_class(tmp_path):
     small, large = dataset(8, 3), dataset(48, 2)
     sheet = np.asarray(plots.per_class_sheet({"one": small, "other": large}, 1, tmp_path / "sheet.png", most=2))

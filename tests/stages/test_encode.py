@@ -44,6 +44,7 @@ def test_features_and_class_moments_are_those_of_all_pixels_for_any_batch(digits
         np.testing.assert_allclose(everything.var[0], values.var(dtype=np.float64), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_network_encodes_the_same_in_any_order_and_batch(digits, teacher):
     apply, variables, norm, _ = teacher
     chosen = np.arange(COUNT)

@@ -48,6 +48,7 @@ def linear():
     return lambda students, **limits: list(evaluation.side_by_side(trainer, SOFT, students, context, Limits(**limits)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "limits, sizes, steps",
     [
@@ -154,6 +155,7 @@ def test_a_model_that_cannot_do_without_its_batchnorm_keeps_it():
 # Accuracies
 
 
+@pytest.mark.slow
 def test_accuracies_of_several_are_those_of_each_by_counting(answers):
     rng = np.random.default_rng(3)
     images = rng.integers(0, 256, (40, *SHAPE), np.uint8)
@@ -215,6 +217,7 @@ def on_two_devices(protocol):
     print(compiled.as_text())
 
 
+@pytest.mark.slow
 def test_students_on_two_devices_are_those_one_by_one_and_the_devices_say_nothing_to_each_other():
     tests = Path(__file__).parents[1]
     # Unoptimised code compiles faster.

@@ -167,6 +167,7 @@ def network():
     return trainer, lambda: trainer.init(jax.random.key(0), (8, 8, 1)), go
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(network):
     _, init, go = network
     (first, curve), (second, curve_again), (_, other) = (
@@ -179,6 +180,7 @@ def test_the_same_seed_gives_the_same_bytes(network):
     assert not np.array_equal(curve, other)
 
 
+@pytest.mark.slow
 def test_a_run_resumed_from_disk_ends_in_the_same_bytes(network, tmp_path):
     trainer, init, go = network
     whole, curve = go(init(), 0, 6)
@@ -251,6 +253,7 @@ def test_smoothing_mixes_the_target_with_the_uniform():
 # A real, if small, problem, and what it is worth
 
 
+@pytest.mark.slow
 def test_a_narrow_teacher_learns_digits_and_is_scored_by_counting(digits, teacher):
     apply, variables, norm, _ = teacher
     images = digits.read("test", np.arange(len(digits.labels["test"])))
@@ -261,6 +264,7 @@ def test_a_narrow_teacher_learns_digits_and_is_scored_by_counting(digits, teache
     assert score > 0.85
 
 
+@pytest.mark.slow
 def test_recognised_images_are_counted_once_whatever_the_batch(digits, teacher):
     apply, variables, norm, _ = teacher
     pixels, labels = digits.read("train", np.arange(23)), digits.labels["train"][:23].copy()

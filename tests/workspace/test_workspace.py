@@ -96,6 +96,7 @@ def test_a_folder_of_images_is_known_by_its_name(folder, tmp_path):
     assert workspace.problem("mine", 1).class_names == ("cat", "dog")
 
 
+@pytest.mark.slow
 def test_the_context_of_arrays(source, root):
     workspace = open_workspace(CONFIG, root, source=source)
     context = workspace.context(Recipe(Herding(), Nearest()))
@@ -297,6 +298,7 @@ def interrupted(monkeypatch):
     return call
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed(source, request_of, interrupted, capfd):
     config = request_of()
     parts = config.out / "parts"
@@ -325,6 +327,7 @@ def test_an_interrupted_run_is_resumed(source, request_of, interrupted, capfd):
     assert "not empty" in message(lambda: distill(config, source))
 
 
+@pytest.mark.slow
 def test_a_run_from_arrays_says_so(source, request_of):
     config = request_of(recipe=Recipe(Herding(), Nearest()), method="herding")
     dataset = distill(config, source)

@@ -100,6 +100,7 @@ def test_memory_decides_nothing_but_the_batch(made, monkeypatch):
     np.testing.assert_allclose(condensed(SETTINGS, ROWS[:8], resources=Resources(1)), made, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_pool_is_drawn_for_the_class_and_small_images_are_not_parted():
     """Whole images, m of a pool of m: the pool itself."""
     whole = Crops(pool=3, crops=1, min_scale=1.0)

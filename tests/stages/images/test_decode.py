@@ -38,6 +38,7 @@ def diffused(latent, pixels, atoms):
     return decode(KEY, latent, FEW, atoms, pixels)
 
 
+@pytest.mark.slow
 def test_features_are_the_flattened_latents(latent):
     images = normalise(RANGE, np.random.default_rng(1).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8))
     out = encoder(latent)(latent.vae_variables, images)
@@ -47,6 +48,7 @@ def test_features_are_the_flattened_latents(latent):
     assert out.moments == {} and out.logits.shape == (5, 0)
 
 
+@pytest.mark.slow
 def test_without_strength_an_atom_is_decoded_as_it_is(latent, norm, pixels, atoms):
     images = decode(KEY, latent, replace(FEW, strength=0.0), atoms, pixels)
     plain = latent.autoencoder.decode(latent.vae_variables, atoms.reshape(12, 4, 4, 2))
@@ -65,6 +67,7 @@ def test_noise_moves_the_images_and_the_key_decides_how(latent, norm, pixels, at
     assert np.abs(decode(jax.random.key(4), latent, FEW, atoms, pixels) - diffused).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [5, 12])
 def test_batches_of_any_size_make_the_same_images(latent, pixels, atoms, diffused, monkeypatch, batch_size):
     monkeypatch.setattr(decoding, "_BATCH", batch_size)
@@ -72,10 +75,12 @@ def test_batches_of_any_size_make_the_same_images(latent, pixels, atoms, diffuse
     np.testing.assert_allclose(images, diffused, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_little_memory_takes_one_at_a_time(latent, pixels, atoms, diffused):
     np.testing.assert_allclose(decode(KEY, latent, FEW, atoms, pixels, resources=Resources(1)), diffused, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_image_depends_on_its_own_class_and_place_only(latent, pixels, atoms, diffused):
     fewer = decode(KEY, latent, FEW, atoms[:2, :3], pixels)
     np.testing.assert_allclose(fewer, diffused[:2, :3], atol=1e-4)
@@ -102,6 +107,7 @@ def test_a_setting_that_does_not_exist_is_refused(latent, pixels, atoms):
     assert "'euler'" in message(lambda: decode(KEY, latent, replace(FEW, sampler="euler"), atoms, pixels))
 
 
+@pytest.mark.slow
 def test_images_are_clipped_resized_and_recoloured():
     norm = Normalisation(np.float32([0.5, 0.5, 0.5]), np.float32([0.5, 0.5, 0.5]))
     x = np.random.default_rng(0).uniform(-2, 2, (2, 16, 16, 3)).astype(np.float32)

@@ -71,6 +71,7 @@ def together(run, goal, start):
     return run(SETTINGS, goal, start)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_for_every_class_and_pixels_stay_valid(teacher, goal, start, together):
     images, values = together
     assert images.shape == start.shape and values.feature.shape == (SETTINGS.steps, 3)
@@ -93,6 +94,7 @@ def test_the_same_seed_gives_the_same_bytes(run, goal, start, together):
     jax.tree.map(np.testing.assert_array_equal, together, again)
 
 
+@pytest.mark.slow
 def test_a_class_does_not_depend_on_its_company(run, goal, start, together):
     # A few steps only: rounding differs between batch sizes, and Adam's early steps magnify it.
     short = replace(SETTINGS, steps=4)
@@ -112,6 +114,7 @@ def test_noise_belongs_to_its_class(start):
     assert abs(float(many.mean())) < 0.03 and abs(float(many.std()) - 1) < 0.03
 
 
+@pytest.mark.slow
 def test_a_view_is_one_draw_for_all_images_of_a_class():
     images = jax.random.normal(KEY, (1, 8, 8, 1))
     seen = np.asarray(
@@ -133,6 +136,7 @@ def looks(variables, images):
     return Output(flat @ variables, flat[:, :3], {"image": nn.image_moments(images)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moments", ["class", "global"])
 @pytest.mark.parametrize("weighted", [True, False])
 def test_terms_are_what_the_formula_says(moments, weighted):
@@ -167,6 +171,7 @@ def test_terms_are_what_the_formula_says(moments, weighted):
         np.testing.assert_allclose(got.moment[c], want, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_goal_already_met_has_loss_and_gradient_zero():
     images = jax.random.normal(KEY, (2, M, 4, 4, 2))
     out = looks(jnp.zeros((32, 5)), images.reshape(2 * M, 4, 4, 2))
@@ -189,6 +194,7 @@ def test_a_goal_already_met_has_loss_and_gradient_zero():
     assert all(np.isfinite(x).all() for x in values)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_mean_term_is_one_direction_for_all_images_of_a_class():
     """With c the weighted mean of f and u = (c - E f) / ||c - E f||, the gradient by f_j is w_j u / sqrt(V)."""
     rng = np.random.default_rng(1)
@@ -221,6 +227,7 @@ def test_a_term_of_weight_zero_is_left_out():
         np.testing.assert_array_equal(recover.total(values, settings), 2)
 
 
+@pytest.mark.slow
 def test_global_moments_bind_the_classes_of_a_chunk(run, goal, start, classes):
     settings = replace(SETTINGS, moments="global", weighted_moments=False, feature_weight=0.0, cross_entropy_weight=1.0)
     images, values = run(settings, goal._replace(moments=encode.global_moments(classes.encoded)), start)
@@ -268,6 +275,7 @@ def settled(model, images):
     return apply, variables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["convnet3", "resnet18", "resnet50"])
 def test_feature_and_moment_terms_are_of_one_size_in_every_architecture(name):
     source = data.load("digits", image_size=32, channels=3)

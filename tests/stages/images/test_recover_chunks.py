@@ -55,6 +55,7 @@ def run(settings, apply=apply, memory_bytes=2**30):
     return np.concatenate([part.images for part in parts])[order], [part.terms for part in parts]
 
 
+@pytest.mark.slow
 def test_steps_of_one_launch_are_those_of_many():
     solver = recovery(apply, KEY, NORM, SHORT)
     one, curve = solver.init(jnp.asarray(start(np.arange(COUNT)))), []
@@ -75,6 +76,7 @@ def test_launches_take_all_steps_the_coarse_ones_first(most, coarse):
     assert [small for _, small in launches] == sorted((small for _, small in launches), reverse=True)
 
 
+@pytest.mark.slow
 def test_many_steps_a_launch_give_the_images_of_single_ones(monkeypatch):
     images, _ = run(SHORT)
     monkeypatch.setattr(chunks, "plan", lambda *arguments: (4, 2))
@@ -83,6 +85,7 @@ def test_many_steps_a_launch_give_the_images_of_single_ones(monkeypatch):
     assert [part.feature.shape for part in terms] == [(6, 2), (6, 1)]
 
 
+@pytest.mark.slow
 def test_a_coarse_step_sees_averages_of_two_by_two_pixels():
     still = replace(SHORT, min_scale=1.0)
     images = jnp.asarray(start(np.arange(1)))[0]
@@ -107,6 +110,7 @@ def test_a_model_of_one_size_is_refused_coarse_steps():
     assert "takes no images of 4 pixels" in message(lambda: run(replace(SHORT, coarse=0.5), rigid))
 
 
+@pytest.mark.slow
 def test_on_a_plateau_each_class_stops_when_its_own_loss_stands_still():
     settings = RecoverSettings(steps=2000, schedule="plateau", anneal=20, learning_rate=0.05, flip=False, min_scale=1.0)
     solver = recovery(apply, KEY, NORM, settings)
@@ -134,6 +138,7 @@ def test_on_a_plateau_each_class_stops_when_its_own_loss_stands_still():
     assert (last < first).all()
 
 
+@pytest.mark.slow
 def test_a_plateau_that_never_comes_ends_with_the_steps():
     settings = RecoverSettings(steps=50, schedule="plateau", anneal=20)
     pace = descent.Pace(jnp.ones(1), jnp.ones(1), jnp.full(1, 30, jnp.int32))
@@ -154,6 +159,7 @@ def test_a_class_that_only_fills_a_place_changes_no_other_and_weighs_nothing():
         assert values.moment[2] == values.mean[2] == 0
 
 
+@pytest.mark.slow
 def test_memory_decides_how_many_classes_go_together(monkeypatch):
     monkeypatch.setattr(parallel, "is_cpu", lambda local: False)
     whole, terms = run(SHORT)
@@ -173,6 +179,7 @@ def test_memory_decides_how_many_classes_go_together(monkeypatch):
     assert "1 classes of 2 images [8, 8, 1]" in text and "a device may take 0" in text
 
 
+@pytest.mark.slow
 def test_blocks_are_computed_twice_where_memory_is_short_or_always(monkeypatch):
     made = []
 
@@ -225,6 +232,7 @@ def test_global_moments_are_over_about_a_hundred_images_of_many_classes(count, m
     assert recover.group_size(SHORT, count, m) == (1, m)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [COUNT, 2])  # the second group of two is not full
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
 def test_slices_are_what_each_would_be_alone(schedule, group):

@@ -83,6 +83,7 @@ def test_floats_are_the_logits_up_to_a_constant_and_their_rounding(z):
     assert (error <= 2.0**-11 * np.abs(centred) + 1e-5).all()
 
 
+@pytest.mark.slow
 @FEW
 @given(logits, st.sampled_from([1, 2, 5]))
 def test_the_largest_keep_their_probability_and_the_others_share_what_remains(z, top):
@@ -136,6 +137,7 @@ def stored_trainer(kept):
     return lru_cache(lambda epochs: evaluation.student_trainer(LINEAR, SOFT, None, A, kept(A, 1, epochs=epochs)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form, tolerance", [("float32", 1e-5), ("int8", 1e-2)])
 def test_a_student_of_stored_labels_is_the_teachers_own(kept, stored_trainer, replayed, form, tolerance):
     students = [Lane(A, 1, kept(A, 1, form)), Lane(B, 2, kept(B, 2, form))]
@@ -152,6 +154,7 @@ def replayed():
     return evaluation.train_students(trainer, SOFT, [Lane(A, 1), Lane(B, 2)], TEACHER.variables)
 
 
+@pytest.mark.slow
 def test_all_forms_tell_the_same_of_the_same_images(kept):
     answers = {form: kept(A, 1, form).read(np.arange(9)) for form in stored.FORMS}
     p = {form: softmax(TELL(part, 3) / SOFT.labels.temperature) for form, part in answers.items()}
@@ -189,6 +192,7 @@ def by_hand(data, seed, stream, cycle, steps):
     return params, np.array(curve)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "limits, sent, reads",
     [
@@ -217,6 +221,7 @@ def test_who_learns_for_longer_sees_the_stream_again_wherever_it_lies(
     assert counts == reads
 
 
+@pytest.mark.slow
 def test_an_image_of_weight_zero_changes_nothing(kept, stored_trainer):
     images, weights = A.images.copy(), A.weights.copy()
     images[4], weights[4] = 9.0, 0.0
@@ -318,6 +323,7 @@ def test_a_folder_keeps_its_labels(tmp_path):
         assert not (tmp_path / form).exists()
 
 
+@pytest.mark.slow
 def test_the_programs_label_a_run_folder_and_learn_from_it(program, tmp_path, digits, monkeypatch):
     info = {
         "dataset": "digits", "image_shape": [8, 8, 1], "class_names": list(digits.class_names), "model": "convnet3",

@@ -81,6 +81,7 @@ def solved():
     return get
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_each_class_is_solved_as_if_it_were_alone(solved, way):
     result = solved(way)
@@ -97,17 +98,20 @@ def test_each_class_is_solved_as_if_it_were_alone(solved, way):
         np.testing.assert_array_equal(result.atoms.weights, held)
 
 
+@pytest.mark.slow
 def test_the_default_solver_is_as_exact_as_the_weights_allow(solved):
     same(solve("quantization", solver=None), solved("quantization"))
     same(solve("uniform", solver=None), solve("uniform", solver=Barycenter()))
     same(solve("half", solver=None), solve("half", solver=Barycenter()))
 
 
+@pytest.mark.slow
 def test_a_name_stands_for_a_solver_with_its_defaults(solved):
     same(solve("quantization", solver="quantization"), solved("quantization"))
     same(solve("uniform", solver="barycenter"), solve("uniform", solver=Barycenter()))
 
 
+@pytest.mark.slow
 def test_free_weights_are_the_masses_of_the_clusters(solved):
     for way in ("quantization", "clvq", "free"):
         result = solved(way)
@@ -118,6 +122,7 @@ def test_free_weights_are_the_masses_of_the_clusters(solved):
             unlabelled(*jax.tree.map(lambda v, c=c: v[c], result.atoms), means, np.array(sizes) / sum(sizes), atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "memory"), [("quantization", 2208), ("clvq", 1), ("each", 1)])
 def test_chunks_change_nothing(solved, monkeypatch, way, memory):
     # 2,208 bytes hold three classes of this shape, but two by two fill their chunks; one byte holds one class.
@@ -133,6 +138,7 @@ def test_chunks_change_nothing(solved, monkeypatch, way, memory):
     same(result, solved(way))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["quantization", "clvq", "each"])
 def test_classes_in_lockstep_as_on_an_accelerator_find_the_same(solved, way):
     # On CPU they are solved one after the other.
@@ -155,6 +161,7 @@ def test_chunks_in_lockstep_hold_the_work_of_all_their_classes():
     assert chunk(2**40, lockstep=True) == 2 * 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["quantization", "half"])
 def test_the_order_of_the_classes_is_only_an_order(solved, way):
     names = np.array([2, 0, 3, 1])  # class c is now called names[c]
@@ -168,6 +175,7 @@ def test_the_order_of_the_classes_is_only_an_order(solved, way):
             np.testing.assert_array_equal(now.weights, then.weights)
 
 
+@pytest.mark.slow
 def test_the_order_of_the_rows_and_the_other_classes_do_not_matter(solved):
     order = np.argsort(LABELS, kind="stable")
     same(solve("quantization", POINTS[order], LABELS[order]), solved("quantization"))
@@ -175,6 +183,7 @@ def test_the_order_of_the_rows_and_the_other_classes_do_not_matter(solved):
     same(*(jax.tree.map(lambda v: v[2], s) for s in (solve("quantization", other), solved("quantization"))))
 
 
+@pytest.mark.slow
 def test_the_key_is_what_chooses_and_has_a_default():
     rng = np.random.default_rng(0)
     points, labels = rng.normal(size=(48, 2)), np.repeat(np.arange(4), 12)
@@ -186,6 +195,7 @@ def test_the_key_is_what_chooses_and_has_a_default():
 # Too few points
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["quantization", "free", "uniform", "clvq"])
 def test_few_points_stand_for_themselves(way):
     points, labels, clouds = data(((1, 1, 0), (6, 4, 2), (0, 1, 0), (1, 1, 1)))
@@ -205,6 +215,7 @@ def test_few_points_stand_for_themselves(way):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result))
 
 
+@pytest.mark.slow
 def test_a_class_with_fewer_points_than_atoms_in_the_largest_class_too():
     # Even the largest class is too small: the rows are padded up to the number of atoms.
     result = jaxdd.summarize(np.eye(3, 2), np.array([0, 0, 1]), 4, few="zero", key=KEY)
@@ -310,6 +321,7 @@ for weights, solver in (("free", Quantization(restarts=1)), ("uniform", Barycent
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_find_what_one_finds_and_say_nothing_to_each_other():
     root = Path(__file__).parents[3]
     # Unoptimised code compiles faster, and runs on little data.
