@@ -92,7 +92,8 @@ def cell(
     common = {"data": name, "classes": classes, "n": len(points) // classes, "d": points.shape[1], "m": m}
     rows = []
 
-    def add(solver, weights, side, w2, seconds, runs, over, first):
+    def add(solver, weights, side, w2, timing, over):
+        seconds, runs, first = timing
         result = {"solver": solver, "weights": weights, "side": side, "w2": w2, "seconds": seconds, "runs": runs}
         rows.append(common | result | {"timed": over, "first": first})
         times = f"{seconds:10.3f} {runs:5} {over:6} {first:8.2f}"
@@ -100,10 +101,10 @@ def cell(
 
     for solver, (weights, arguments) in ours.items():
         call = functools.partial(jaxdd.summarize, points, labels, m, **arguments)
-        seconds, runs, first = timed(lambda call=call: jax.block_until_ready(call()), patience)
+        timing = timed(lambda call=call: jax.block_until_ready(call()), patience)
         atoms = call().atoms
         w2 = [ot.exact(mu, jax.tree.map(lambda leaf, c=c: leaf[c], atoms)) for c, mu in enumerate(measures)]
-        add(solver, weights, "ours", w2, seconds, runs, classes, first)
+        add(solver, weights, "ours", w2, timing, classes)
 
     for solver, (weights, solve) in rivals.items():
         atoms, seconds = [], []
@@ -122,7 +123,7 @@ def cell(
             total, runs, first = timed(functools.partial(each_class, over), patience)
             each = total / over
         w2 = [ot.exact(mu, nu) for mu, nu in zip(measures, atoms)]
-        add(solver, weights, "rival", w2, each * classes, runs, over, first)
+        add(solver, weights, "rival", w2, (each * classes, runs, first), over)
     return rows
 
 

@@ -3,6 +3,9 @@
 import difflib
 import itertools
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +16,9 @@ from jaxdd.ground.errors import InputError
 _INSTALL = 'pip install "jaxdd[tfds]"'
 _STREAM_LIMIT = 4 * 2**30
 _CHUNK = 1024
+
+Read = Callable[[str, np.ndarray], np.ndarray]
+"""(split, indices) -> uint8 images, as `Source.read`."""
 
 
 def load_tfds(
@@ -39,70 +45,82 @@ def load_tfds(
         ) from error
 
     builder = _builder(tfds, name, data_dir)
-    info = builder.info
-    image_key, label_key = _supervised_keys(tfds, name, info)
+    keys = _supervised_keys(tfds, name, builder.info)
     _prepare(builder, name)
-    # No image feature is decoded: labels need no pixels, and other images, such as segmentation maps, are not used.
-    kept = {
-        key: tfds.decode.SkipDecoding()
-        for key, feature in info.features.items()
-        if isinstance(feature, tfds.features.Image)
-    }
-    random_access = bool(info.available_file_formats() & tfds.core.FileFormat.with_random_access())
-
-    def open_split(split: str):
-        if random_access:
-            return builder.as_data_source(split, decoders=kept)
-        config = tfds.ReadConfig(try_autocache=False)
-        return tfds.as_numpy(builder.as_dataset(split=split, decoders=kept, read_config=config))
-
-    try:
-        examples = {
-            "train": _first_labelled(("train",), name, info, open_split, label_key),
-            "test": _first_labelled(("test", "validation"), name, info, open_split, label_key),
-        }
-    except ImportError as error:
-        raise InputError(f"reading TFDS dataset {name!r} needs {error.name}: {_INSTALL}") from error
-
-    def encoded(split: str, index: int, example: dict) -> image.Encoded:
-        return f"{split} {index} of {name}", example[image_key]
-
-    def sample() -> list[image.Encoded]:
-        train = examples["train"]
-        if not random_access:
-            return [encoded("train", *item) for item in enumerate(itertools.islice(train, image.PROBES))]
-        chosen = image.evenly_spaced(len(train), image.PROBES).tolist()
-        return [encoded("train", *item) for item in zip(chosen, train.__getitems__(chosen))]
-
-    shape = image.shape_for(sample, image_size, channels)
-    if random_access:
-        labels = {split: _labels(records, label_key) for split, records in examples.items()}
-
-        def read(split: str, indices: np.ndarray) -> np.ndarray:
-            chosen = indices.tolist()
-            records = examples[split].__getitems__(chosen)
-            return image.decode_batch([encoded(split, *item) for item in zip(chosen, records)], shape)
-
+    examples = _open(tfds, builder, name, keys)
+    shape = image.shape_for(examples.sample, image_size, channels)
+    if examples.random_access:
+        labels, read = examples.on_disk(shape)
     else:
-        needed = sum(len(rows) for rows in examples.values()) * int(np.prod(shape))
+        needed = sum(len(split) for split in examples.splits.values()) * int(np.prod(shape))
         if needed > _STREAM_LIMIT:
             raise InputError(
-                f"TFDS dataset {name!r} in {builder.data_dir} is {info.file_format.value}, without random "
-                f"access, {needed / 2**30:.1f} GiB decoded: "
-                "prepare it as array_record in another data_dir"
+                f"TFDS dataset {name!r} in {builder.data_dir} is {builder.info.file_format.value}, without random "
+                f"access, {needed / 2**30:.1f} GiB decoded: prepare it as array_record in another data_dir"
             )
-        images, labels = {}, {}
-        for split, rows in examples.items():
-            images[split], labels[split] = _decoded(split, rows, label_key, encoded, shape)
+        labels, read = examples.in_memory(shape)
 
-        def read(split: str, indices: np.ndarray) -> np.ndarray:
-            return images[split][indices]
-
-    class_names = info.features[label_key].names
+    class_names = builder.info.features[examples.label_key].names
     for split, values in labels.items():
         if values.min() < 0 or values.max() >= len(class_names):
             raise InputError(f"the {split} images of TFDS dataset {name!r} are not all labelled: choose another")
     return make_source(name, class_names, shape, labels, read)
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """The labelled examples of the splits "train" and "test", with the images as they are encoded on disk."""
+
+    name: str
+    image_key: str
+    label_key: str
+    splits: dict[str, Any]
+    random_access: bool
+
+    def encoded(self, split: str, index: int, example: dict) -> image.Encoded:
+        return f"{split} {index} of {self.name}", example[self.image_key]
+
+    def sample(self) -> list[image.Encoded]:
+        """A few train images, from which the shape of all is chosen."""
+        train = self.splits["train"]
+        if not self.random_access:
+            return [self.encoded("train", *item) for item in enumerate(itertools.islice(train, image.PROBES))]
+        chosen = image.evenly_spaced(len(train), image.PROBES).tolist()
+        return [self.encoded("train", *item) for item in zip(chosen, train.__getitems__(chosen))]
+
+    def on_disk(self, shape: tuple[int, int, int]) -> tuple[dict[str, np.ndarray], Read]:
+        """The labels, and a function that reads and decodes images when they are asked for."""
+
+        def read(split: str, indices: np.ndarray) -> np.ndarray:
+            chosen = indices.tolist()
+            records = self.splits[split].__getitems__(chosen)
+            return image.decode_batch([self.encoded(split, *item) for item in zip(chosen, records)], shape)
+
+        return {split: self._labels(records) for split, records in self.splits.items()}, read
+
+    def in_memory(self, shape: tuple[int, int, int]) -> tuple[dict[str, np.ndarray], Read]:
+        """The labels, and a function that takes images from among all, which are decoded here."""
+        images, labels = {}, {}
+        for split in self.splits:
+            images[split], labels[split] = self._decoded(split, shape)
+        return labels, lambda split, indices: images[split][indices]
+
+    def _labels(self, records) -> np.ndarray:
+        labels = np.empty(len(records), np.int32)
+        for start in range(0, len(labels), _CHUNK):
+            chunk = list(range(start, min(start + _CHUNK, len(labels))))
+            labels[chunk] = [example[self.label_key] for example in records.__getitems__(chunk)]
+        return labels
+
+    def _decoded(self, split: str, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+        rows = self.splits[split]
+        images, labels = np.empty((len(rows), *shape), np.uint8), np.empty(len(rows), np.int32)
+        numbered = enumerate(rows)
+        while chunk := list(itertools.islice(numbered, _CHUNK)):
+            places = slice(chunk[0][0], chunk[-1][0] + 1)
+            images[places] = image.decode_batch([self.encoded(split, *item) for item in chunk], shape)
+            labels[places] = [example[self.label_key] for _, example in chunk]
+        return images, labels
 
 
 def is_builder(name: str) -> bool:
@@ -155,6 +173,33 @@ def _supervised_keys(tfds, name: str, info) -> tuple[str, str]:
     return keys
 
 
+def _open(tfds, builder, name: str, keys: tuple[str, str]) -> _Examples:
+    """The labelled splits of a prepared dataset."""
+    info = builder.info
+    # No image feature is decoded: labels need no pixels, and other images, such as segmentation maps, are not used.
+    kept = {
+        key: tfds.decode.SkipDecoding()
+        for key, feature in info.features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+    random_access = bool(info.available_file_formats() & tfds.core.FileFormat.with_random_access())
+
+    def open_split(split: str):
+        if random_access:
+            return builder.as_data_source(split, decoders=kept)
+        config = tfds.ReadConfig(try_autocache=False)
+        return tfds.as_numpy(builder.as_dataset(split=split, decoders=kept, read_config=config))
+
+    try:
+        splits = {
+            "train": _first_labelled(("train",), name, info, open_split, keys[1]),
+            "test": _first_labelled(("test", "validation"), name, info, open_split, keys[1]),
+        }
+    except ImportError as error:
+        raise InputError(f"reading TFDS dataset {name!r} needs {error.name}: {_INSTALL}") from error
+    return _Examples(name, *keys, splits, random_access)
+
+
 def _first_labelled(candidates: tuple[str, ...], name: str, info, open_split, label_key: str):
     for split in candidates:
         if split in info.splits and info.splits[split].num_examples:
@@ -166,24 +211,6 @@ def _first_labelled(candidates: tuple[str, ...], name: str, info, open_split, la
         f"TFDS dataset {name!r} has no labelled {' or '.join(candidates)} split "
         f"(its splits: {', '.join(info.splits)}): choose another dataset"
     )
-
-
-def _labels(records, label_key: str) -> np.ndarray:
-    labels = np.empty(len(records), np.int32)
-    for start in range(0, len(labels), _CHUNK):
-        chunk = list(range(start, min(start + _CHUNK, len(labels))))
-        labels[chunk] = [example[label_key] for example in records.__getitems__(chunk)]
-    return labels
-
-
-def _decoded(split: str, rows, label_key: str, encoded, shape) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = np.empty((len(rows), *shape), np.uint8), np.empty(len(rows), np.int32)
-    numbered = enumerate(rows)
-    while chunk := list(itertools.islice(numbered, _CHUNK)):
-        places = slice(chunk[0][0], chunk[-1][0] + 1)
-        images[places] = image.decode_batch([encoded(split, *item) for item in chunk], shape)
-        labels[places] = [example[label_key] for _, example in chunk]
-    return images, labels
 
 
 def _first_line(error: Exception) -> str:

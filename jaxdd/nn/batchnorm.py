@@ -10,7 +10,8 @@ algebra outside of the model, and the result does not depend on the sizes of bat
 are taken, so float32 is sufficient.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -107,3 +108,26 @@ class BatchNorm(nn.Module):
             self.sow("moments", "input", image_moments(x), reduce_fn=lambda _, new: new, init_fn=lambda: None)
         norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=EPSILON, dtype=self.dtype, name="bn")
         return norm(x)
+
+
+@dataclass(frozen=True)
+class ConvNorm:
+    """A convolution and the BatchNorm of its output; to be called inside of a compact scope.
+
+    Attributes:
+      train: as of `BatchNorm`.
+      dtype: of the computation.
+      folded: the convolution has a bias, and there is no BatchNorm.
+    """
+
+    train: bool
+    dtype: jnp.dtype | None
+    folded: bool
+
+    def __call__(self, x: jax.Array, name: str, width: int, kernel: int, stride: int = 1, **options: Any) -> jax.Array:
+        """x [N, H, W, ch] -> [N, H', W', width]; layers ``name`` and, for "conv1", "norm1"; options of `nn.Conv`."""
+        # Explicit padding on both sides, as published weights expect; "SAME" pads a strided convolution on one only.
+        options |= {"padding": ((kernel // 2, kernel // 2),) * 2, "kernel_init": nn.initializers.he_normal()}
+        options |= {"use_bias": self.folded, "dtype": self.dtype}
+        x = nn.Conv(width, (kernel, kernel), (stride, stride), name=name, **options)(x)
+        return x if self.folded else BatchNorm(dtype=self.dtype, name=name.replace("conv", "norm"))(x, self.train)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxdd.nn.batchnorm import BatchNorm
+from jaxdd.nn.batchnorm import ConvNorm
 
 # Expansion, kernel, channels, blocks, stride of the first block.
 ROWS = (
@@ -43,9 +43,9 @@ class MobileNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        kwargs = {"train": train, "dtype": self.dtype, "folded": self.folded}
+        conv_norm = ConvNorm(train, self.dtype, self.folded)
         small = self.stem == "small"
-        x = conv_norm(x, "conv1", self.width, 3, 1 if small else 2, **kwargs)
+        x = conv_norm(x, "conv1", self.width, 3, 1 if small else 2)
         x = checkpoint_name(self.activation(x), "block")
         for row, (expansion, kernel, channels, count, stride) in enumerate(self.rows):
             if small and stride == 2:
@@ -55,7 +55,7 @@ class MobileNet(nn.Module):
                                          kernel, self.activation, self.gate, self.dtype, self.folded,
                                          name=f"layer{row + 1}_{i}")  # fmt: skip
                 x = checkpoint_name(block(x, train), "block")
-        x = conv_norm(x, "conv2", max(self.last, self.last * self.width // 32), 1, 1, **kwargs)
+        x = conv_norm(x, "conv2", max(self.last, self.last * self.width // 32), 1)
         features = self.activation(x).astype(jnp.float32).mean((1, 2))
         return nn.Dense(self.num_classes, name="head")(features), features
 
@@ -77,29 +77,17 @@ class InvertedResidual(nn.Module):
 
     @nn.compact
     def __call__(self, x, train):
-        kwargs = {"train": train, "dtype": self.dtype, "folded": self.folded}
+        conv_norm = ConvNorm(train, self.dtype, self.folded)
         inputs, y = x.shape[-1], x
         hidden = inputs * self.expansion
         if self.expansion != 1:
-            y = self.activation(conv_norm(y, "conv1", hidden, 1, 1, **kwargs))
-        y = self.activation(conv_norm(y, "conv2", hidden, self.kernel, self.stride, depthwise=True, **kwargs))
+            y = self.activation(conv_norm(y, "conv1", hidden, 1))
+        depthwise = {"feature_group_count": hidden, "conv_general_dilated": depthwise_convolution}
+        y = self.activation(conv_norm(y, "conv2", hidden, self.kernel, self.stride, **depthwise))
         if self.gate is not None:
             y = self.gate(max(1, inputs // 4), self.dtype, name="gate")(y)
-        y = conv_norm(y, "conv3", self.width, 1, 1, **kwargs)
+        y = conv_norm(y, "conv3", self.width, 1)
         return x + y if self.stride == 1 and inputs == self.width else y
-
-
-def conv_norm(x, name, width, kernel, stride, *, depthwise=False, train, dtype, folded):
-    """The convolution ``name`` and its BatchNorm (conv1, norm1); to be called inside of a compact scope.
-
-    If folded, the convolution has a bias, and there is no BatchNorm.
-    """
-    padding = ((kernel // 2, kernel // 2),) * 2
-    kwargs = {"padding": padding, "use_bias": folded, "kernel_init": nn.initializers.he_normal(), "dtype": dtype}
-    if depthwise:
-        kwargs |= {"feature_group_count": width, "conv_general_dilated": depthwise_convolution}
-    x = nn.Conv(width, (kernel, kernel), (stride, stride), name=name, **kwargs)(x)
-    return x if folded else BatchNorm(dtype=dtype, name=name.replace("conv", "norm"))(x, train)
 
 
 def depthwise_convolution(x, kernel, strides, padding, **_):

@@ -5,26 +5,14 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxdd.nn.batchnorm import BatchNorm
+from jaxdd.nn.batchnorm import ConvNorm
 
 
-def conv_norm(x, name, width, kernel, stride, *, train, dtype, folded):
-    """The convolution ``name`` and its BatchNorm (conv1, norm1); to be called inside of a compact scope.
-
-    If folded, the convolution has a bias, and there is no BatchNorm.
-    """
-    # Explicit padding on both sides, as published weights expect; "SAME" pads a strided convolution on one side only.
-    padding = ((kernel // 2, kernel // 2),) * 2
-    kwargs = {"padding": padding, "use_bias": folded, "kernel_init": nn.initializers.he_normal(), "dtype": dtype}
-    x = nn.Conv(width, (kernel, kernel), (stride, stride), name=name, **kwargs)(x)
-    return x if folded else BatchNorm(dtype=dtype, name=name.replace("conv", "norm"))(x, train)
-
-
-def shortcut(x, width, stride, **kwargs):
+def shortcut(conv_norm, x, width, stride):
     """The identity, or a strided 1x1 convolution if the shape changes; to be called inside of a compact scope."""
     if stride == 1 and x.shape[-1] == width:
         return x
-    return conv_norm(x, "shortcut_conv", width, 1, stride, **kwargs)
+    return conv_norm(x, "shortcut_conv", width, 1, stride)
 
 
 class BasicBlock(nn.Module):
@@ -38,10 +26,10 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, train):
-        kwargs = {"train": train, "dtype": self.dtype, "folded": self.folded}
-        y = nn.relu(conv_norm(x, "conv1", self.width, 3, self.stride, **kwargs))
-        y = conv_norm(y, "conv2", self.width, 3, 1, **kwargs)
-        return nn.relu(y + shortcut(x, self.width, self.stride, **kwargs))
+        conv_norm = ConvNorm(train, self.dtype, self.folded)
+        y = nn.relu(conv_norm(x, "conv1", self.width, 3, self.stride))
+        y = conv_norm(y, "conv2", self.width, 3)
+        return nn.relu(y + shortcut(conv_norm, x, self.width, self.stride))
 
 
 class Bottleneck(nn.Module):
@@ -55,12 +43,12 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x, train):
-        kwargs = {"train": train, "dtype": self.dtype, "folded": self.folded}
+        conv_norm = ConvNorm(train, self.dtype, self.folded)
         out = self.width * self.expansion
-        y = nn.relu(conv_norm(x, "conv1", self.width, 1, 1, **kwargs))
-        y = nn.relu(conv_norm(y, "conv2", self.width, 3, self.stride, **kwargs))
-        y = conv_norm(y, "conv3", out, 1, 1, **kwargs)
-        return nn.relu(y + shortcut(x, out, self.stride, **kwargs))
+        y = nn.relu(conv_norm(x, "conv1", self.width, 1))
+        y = nn.relu(conv_norm(y, "conv2", self.width, 3, self.stride))
+        y = conv_norm(y, "conv3", out, 1)
+        return nn.relu(y + shortcut(conv_norm, x, out, self.stride))
 
 
 class ResNet(nn.Module):
@@ -77,8 +65,8 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-        kwargs = {"train": train, "dtype": self.dtype, "folded": self.folded}
-        x = nn.relu(conv_norm(x, "conv1", self.width, kernel, stride, **kwargs))
+        conv_norm = ConvNorm(train, self.dtype, self.folded)
+        x = nn.relu(conv_norm(x, "conv1", self.width, kernel, stride))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         x = checkpoint_name(x, "block")

@@ -93,42 +93,57 @@ def barycenter(
         (`check` counts those of positive weight).
     """
     check_measure(mu)
-    n, d = mu.points.shape
-    check_size(n, m)
+    check_size(mu.points.shape[0], m)
     held = prescribed(weights, m, "barycenter")
     if m == 1:
         return quantize(key, mu, m)  # the weight of a single atom is one in any case
+    d = mu.points.shape[1]
+    if start is not None and (start.points.shape != (m, d) or start.weights.shape != (m,)):
+        shapes = f"{start.points.shape} and {start.weights.shape}"
+        raise InputError(f"barycenter: start of shapes {shapes}; give [{m}, {d}] and [{m}]")
     standard, shift, scale = standardise(mu)
-    # The annealing makes the result nearly independent of the start, so a short search suffices for it.
-    few = min(settings.k_means.max_iterations, 5)
-    plain = replace(settings.k_means, restarts=1, exchanges=0, max_iterations=few)
-    k_means = settings.k_means if held is None else plain
+    if start is not None:
+        start = start._replace(points=(start.points - shift) / scale)
+    search = _searched(key, standard, m, start, held, settings)
+    return _closed(standard, search, held is None, settings.newton).rescaled(shift, scale)
+
+
+def _searched(
+    key: jax.Array, mu: Measure, m: int, start: Measure | None, held: jax.Array | None, settings: BarycenterSettings
+) -> "_State":
+    """The rounds on standardised mu, in fewer coordinates where that saves time."""
+    n, d = mu.points.shape
+    k_means = settings.k_means if held is None else _brief(settings.k_means)
     # A start may lie outside of the span of the points, which the shorter coordinates cannot represent.
     short = start is None and coordinates.pay(n, d, m, iterations(k_means) + settings.rounds)
-    searched = Measure(coordinates.shorten(standard.points), standard.weights) if short else standard
-    if start is not None:
-        if start.points.shape != (m, d) or start.weights.shape != (m,):
-            shapes = f"{start.points.shape} and {start.weights.shape}"
-            raise InputError(f"barycenter: start of shapes {shapes}; give [{m}, {d}] and [{m}]")
-        start = start._replace(points=(start.points - shift) / scale)
-    else:
+    searched = Measure(coordinates.shorten(mu.points), mu.weights) if short else mu
+    if start is None:
         start = quantize(key, searched, m, settings=k_means).atoms
         if held is not None:
             start = fitted(key, start, held)
     search = _alternate(searched, start if held is None else start._replace(weights=held), held, settings)
-    best = search.best
     if short:
-        best = best._replace(points=coordinates.lengthen(best.points, searched.points, standard.points))
+        points = coordinates.lengthen(search.best.points, searched.points, mu.points)
+        search = search._replace(best=search.best._replace(points=points))
+    return search
 
-    cost = squared_distances(standard.points, best.points)
-    unit = semidual.spread(cost, standard.weights, best.weights)
-    closing = semidual.certified(cost, standard.weights, best.weights, search.potential, unit, settings.newton)
+
+def _brief(settings: KMeansSettings) -> KMeansSettings:
+    """A short search: the annealing makes the result nearly independent of the start."""
+    return replace(settings, restarts=1, exchanges=0, max_iterations=min(settings.max_iterations, 5))
+
+
+def _closed(mu: Measure, search: "_State", free: bool, newton: NewtonSettings) -> Summary:
+    """The best atoms of the rounds under a plan that is exact but for a known gap, and all costs."""
+    best = search.best
+    cost = squared_distances(mu.points, best.points)
+    unit = semidual.spread(cost, mu.weights, best.weights)
+    closing = semidual.certified(cost, mu.weights, best.weights, search.potential, unit, newton)
     least = jnp.minimum(closing.cost, search.costs.min())
-    if held is None:
-        least = jnp.minimum(least, _quantizer_cost(standard, best))
-    costs = jnp.append(jnp.where(jnp.isinf(search.costs), least, search.costs), least) * scale**2
-    atoms = Measure(best.points * scale + shift, best.weights)
-    return Summary(atoms, costs, jnp.minimum(closing.lower, least) * scale**2, search.stale > 0)
+    if free:
+        least = jnp.minimum(least, _quantizer_cost(mu, best))
+    costs = jnp.append(jnp.where(jnp.isinf(search.costs), least, search.costs), least)
+    return Summary(best, costs, jnp.minimum(closing.lower, least), search.stale > 0)
 
 
 def prescribed(weights: str | Array, m: int, solver: str) -> jax.Array | None:
@@ -189,15 +204,29 @@ class _State(NamedTuple):
     stale: Any  # int32 scalar, the rounds since the best cost fell by more than the tolerance; the int 0 at the start
 
 
+def _projected(x: Array, atoms: Measure, plan: jax.Array, cost: jax.Array) -> tuple[Measure, jax.Array]:
+    """The atoms at the barycentric projections of a plan [n, m] of that cost, and what the plan costs then."""
+    mass = plan.sum(axis=0)[:, None]
+    projection = jnp.matmul(plan.T, x, precision="highest") / jnp.where(mass > 0, mass, 1.0)
+    projection = jnp.where(mass > 0, projection, atoms.points)
+    # Moving an atom to the mean of its mass lowers the cost by the mass times the squared distance moved.
+    after = jnp.maximum(cost - jnp.sum(mass * (projection - atoms.points) ** 2), 0.0)
+    return atoms._replace(points=projection), after
+
+
+def _epsilons(cost: jax.Array, a: Array, spread: jax.Array, settings: BarycenterSettings) -> jax.Array:
+    """Those of the annealing, for the costs of the first atoms, [n, m]; none if all rounds have exact plans."""
+    annealed = max(settings.rounds - 2 * settings.polish, 0)
+    epsilons = jnp.asarray(np.geomspace(settings.start, settings.end, annealed), cost.dtype)
+    return epsilons * _margin(cost, a, spread) if annealed else epsilons
+
+
 def _alternate(mu: Measure, start: Measure, held: jax.Array | None, settings: BarycenterSettings) -> _State:
     """The rounds of `barycenter` on standardised mu."""
     x, a = mu
     first = squared_distances(x, start.points)
     spread = semidual.spread(first, a, start.weights)
-    annealed = max(settings.rounds - 2 * settings.polish, 0) if held is not None else 0
-    epsilons = jnp.asarray(np.geomspace(settings.start, settings.end, annealed), x.dtype)
-    if annealed:
-        epsilons = epsilons * _margin(first, a, spread)
+    epsilons = _epsilons(first, a, spread, settings) if held is not None else np.empty(0)
     loose = replace(settings.newton, tolerance=1e-2)
 
     def exact_plan(cost, weights, potential):
@@ -217,12 +246,7 @@ def _alternate(mu: Measure, start: Measure, held: jax.Array | None, settings: Ba
             steps = state.rounds * settings.weight_steps + 1.0 + jnp.arange(settings.weight_steps)
             (atoms, potential, _), _ = jax.lax.scan(weight_step, (atoms, potential, cost), steps)
         plan, before, potential = plan_for(cost, atoms.weights, potential)
-        mass = plan.sum(axis=0)[:, None]
-        projection = jnp.matmul(plan.T, x, precision="highest") / jnp.where(mass > 0, mass, 1.0)
-        projection = jnp.where(mass > 0, projection, atoms.points)
-        # Moving an atom to the mean of its mass lowers the cost by the mass times the squared distance moved.
-        after = jnp.maximum(before - jnp.sum(mass * (projection - atoms.points) ** 2), 0.0)
-        atoms = atoms._replace(points=projection)
+        atoms, after = _projected(x, atoms, plan, before)
         least = state.costs.min()
         best = jax.tree.map(lambda new, old: jnp.where(after < least, new, old), atoms, state.best)
         stale = jnp.where(least - after > settings.tolerance * least, 0, state.stale + 1)
@@ -251,7 +275,7 @@ def _alternate(mu: Measure, start: Measure, held: jax.Array | None, settings: Ba
     cost = _quantizer_cost(mu, start) if held is None else jnp.inf
     costs = jnp.full(settings.rounds + 1, jnp.inf, x.dtype).at[0].set(cost)
     state = _State(0, start, jnp.zeros_like(start.weights), start, costs, 0)
-    if annealed:
+    if len(epsilons):
         state = jax.lax.while_loop(lambda state: state.rounds < settings.polish, exact_round, state)
         state, _ = jax.lax.scan(annealing_round, state, epsilons)
     return jax.lax.while_loop(unfinished, exact_round, state)

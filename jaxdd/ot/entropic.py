@@ -114,8 +114,7 @@ def entropic_barycenter(
     standard, shift, scale = standardise(mu)
     search = _searched(key, standard, shift, scale, held, m, settings)
     closed = _settled(standard, search) if held is None and settings.settle else _certified(standard, search)
-    atoms = Measure(closed.atoms.points * scale + shift, closed.atoms.weights)
-    return Summary(atoms, closed.costs * scale**2, closed.lower * scale**2, closed.converged)
+    return closed.rescaled(shift, scale)
 
 
 def _searched(

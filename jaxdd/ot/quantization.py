@@ -85,9 +85,9 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
     if short:
         search = search._replace(points=coordinates.lengthen(search.points, searched.points, standard.points))
     final, masses = distortion(standard, search.points), cell_masses(standard, search.points)
-    costs = jnp.append(jnp.where(jnp.isinf(search.costs), final, search.costs), final) * scale**2
-    atoms = Measure(search.points * scale + shift, masses / masses.sum())
-    return Summary(atoms, costs, costs.min(), search.converged)
+    costs = jnp.append(jnp.where(jnp.isinf(search.costs), final, search.costs), final)
+    atoms = Measure(search.points, masses / masses.sum())
+    return Summary(atoms, costs, costs.min(), search.converged).rescaled(shift, scale)
 
 
 def iterations(settings: KMeansSettings) -> int:

@@ -88,27 +88,12 @@ def solve(
     row_min = jnp.min(jnp.where(live, cost, jnp.inf), axis=1)
     # Subtracting a constant from a row changes no plan, and leaves more digits for the differences.
     cost = jnp.where(live, cost - row_min[:, None], 0.0)
-    size = jnp.sum(live)
-
-    def softmax(g):
-        scores = jnp.where(live, (g - cost) / epsilon, -jnp.inf)
-        top = jnp.max(scores, axis=1)
-        shares = jnp.exp(scores - top[:, None])
-        total = jnp.sum(shares, axis=1)
-        return shares / total[:, None], top, jnp.log(total)
-
-    def evaluate(g):
-        shares, top, log_total = softmax(g)
-        plan = a[:, None] * shares
-        masses = plan.sum(axis=0)
-        hessian = jnp.diag(masses) - jnp.matmul(plan.T, shares, precision="highest")
-        return jnp.sum(b * g) - epsilon * (a @ (top + log_total)), masses, hessian
 
     def error(masses):
         return jnp.abs(b - masses).sum()
 
     def body(state):
-        value, masses, hessian = evaluate(state.trial)
+        value, masses, hessian = _evaluated(cost, a, b, state.trial, epsilon)
         close = value >= state.value - 1e-6 * jnp.abs(state.value)  # equal up to rounding
         better = (value > state.value) | (close & (error(masses) < error(state.masses)))
         damping = jnp.where(better, 0.1 * state.damping, 10 * jnp.maximum(state.damping, 1e-4))
@@ -116,11 +101,7 @@ def solve(
         keep = lambda new, old: jnp.where(better | (state.evaluations == 0), new, old)
         g, value = keep(state.trial, state.g), keep(value, state.value)
         masses, hessian = keep(masses, state.masses), keep(hessian, state.hessian)
-        # The potential is unique up to a constant. The rank-one term fixes its sum, and the damping the potentials of
-        # columns that receive no mass.
-        pins = jnp.where(live, damping * jnp.maximum(masses, 1e-3 * b), 1.0)
-        factor = jax.scipy.linalg.cho_factor(hessian + jnp.diag(pins) + jnp.outer(live, live) / size**2)
-        step = epsilon * jax.scipy.linalg.cho_solve(factor, jnp.where(live, b - masses, 0.0))
+        step = epsilon * _newton_step(masses, hessian, b, damping)
         return _State(g + step, g, value, masses, hessian, damping, state.evaluations + 1)
 
     def unfinished(state):
@@ -132,9 +113,39 @@ def solve(
     nothing = jnp.zeros((), cost.dtype)
     state = _State(start, start, nothing, b, jnp.diag(b), nothing, 0)
     state = jax.lax.while_loop(unfinished, body, state)
-    shares, top, _ = softmax(state.g)
+    shares, top, _ = _softmax(cost, live, state.g, epsilon)
     lower = jnp.sum(b * state.g) + a @ (row_min - epsilon * top)
-    return SemiDual(a[:, None] * shares, state.g, lower, error(state.masses), state.evaluations)
+    return SemiDual(shares * a[:, None], state.g, lower, error(state.masses), state.evaluations)
+
+
+def _softmax(cost: jax.Array, live: Array, g: jax.Array, epsilon: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The rows softmax((g - C_i) / epsilon) over live columns, [n, m]; the largest exponents and log sums, [n]."""
+    scores = jnp.where(live, (g - cost) / epsilon, -jnp.inf)
+    top = jnp.max(scores, axis=1)
+    shares = jnp.exp(scores - top[:, None])
+    total = jnp.sum(shares, axis=1)
+    return shares / total[:, None], top, jnp.log(total)
+
+
+def _evaluated(
+    cost: jax.Array, a: Array, b: Array, g: jax.Array, epsilon: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The semi-dual at g, its column masses [m], and minus epsilon times its Hessian [m, m]."""
+    shares, top, log_total = _softmax(cost, b > 0, g, epsilon)
+    plan = a[:, None] * shares
+    masses = plan.sum(axis=0)
+    hessian = jnp.diag(masses) - jnp.matmul(plan.T, shares, precision="highest")
+    return jnp.sum(b * g) - epsilon * (a @ (top + log_total)), masses, hessian
+
+
+def _newton_step(masses: Array, hessian: jax.Array, b: Array, damping: jax.Array) -> jax.Array:
+    """The damped Newton step of the potential, over epsilon, [m]; the arguments are those of `_evaluated`."""
+    live = jnp.asarray(b) > 0
+    # The potential is unique up to a constant. The rank-one term fixes its sum, and the damping the potentials of
+    # columns that receive no mass.
+    pins = jnp.where(live, damping * jnp.maximum(masses, 1e-3 * b), 1.0)
+    pinned = hessian + jnp.diag(pins) + jnp.outer(live, live) / jnp.sum(live) ** 2
+    return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(pinned), jnp.where(live, b - masses, 0.0))
 
 
 class Certified(NamedTuple):

@@ -30,6 +30,11 @@ class Summary(NamedTuple):
         """The smallest of `costs`, which `atoms` attains."""
         return self.costs.min(-1)
 
+    def rescaled(self, shift: jax.Array, scale: jax.Array) -> "Summary":
+        """The summary of the points scale x + shift, given this one of the points x."""
+        atoms = Measure(self.atoms.points * scale + shift, self.atoms.weights)
+        return Summary(atoms, self.costs * scale**2, self.lower * scale**2, self.converged)
+
 
 def check(mu: Measure, m: int) -> None:
     """Raise InputError unless each class of mu, weights [..., n], has at least m >= 1 points of positive weight.
