@@ -96,3 +96,13 @@ def check_summary(mu, result, gap=1e-3):
         exact = exact_cost(x, a, z, weights[c])
         assert float(result.lower[c]) <= exact * (1 + 1e-4) + noise
         assert exact * (1 - 1e-4) - noise <= float(result.cost[c]) <= exact * (1 + gap) + noise
+
+
+def similar_measures(seed, shift, scale, angle):
+    """Clusters, and the same permuted, shifted, scaled, rotated and mirrored; the factors of W2^2; the maps."""
+    x = clustered(seed, sizes=(3, 5, 4), spread=0.4).astype(np.float32)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    order = np.random.default_rng(seed).permutation(N)
+    maps = [lambda v: v, lambda v: v, lambda v: v + shift, lambda v: scale * v, lambda v: v @ turn, lambda v: -v]
+    mu = stack(padded(move(x[order] if i == 1 else x)) for i, move in enumerate(maps))
+    return mu, np.array([1, 1, 1, scale**2, 1, 1]), maps

@@ -20,6 +20,7 @@ from ot_helpers import (
     distances,
     padded,
     random_points,
+    similar_measures,
     stack,
     unlabelled,
 )
@@ -119,12 +120,7 @@ def test_on_a_line_atoms_are_the_means_between_quantiles():
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 2**31), st.floats(-100, 100), st.floats(0.01, 100), st.floats(0, 6.3))
 def test_solutions_follow_permutations_translations_scalings_and_rotations(seed, shift, scale, angle):
-    x = clustered(seed, sizes=(3, 5, 4), spread=0.4).astype(np.float32)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    order = np.random.default_rng(seed).permutation(N)
-    maps = [lambda v: v, lambda v: v, lambda v: v + shift, lambda v: scale * v, lambda v: v @ turn, lambda v: -v]
-    mu = stack(padded(move(x[order] if i == 1 else x)) for i, move in enumerate(maps))
-    areas = np.array([1, 1, 1, scale**2, 1, 1])
+    mu, areas, _ = similar_measures(seed, shift, scale, angle)
     for name in ("free", "uniform"):
         summaries = SOLVERS[name](jnp.stack([KEYS[0]] * CLASSES), mu)
         np.testing.assert_allclose(summaries.cost, summaries.cost[0] * areas, rtol=2 * GAP)

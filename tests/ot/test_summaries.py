@@ -22,6 +22,7 @@ from ot_helpers import (
     exact_cost,
     padded,
     random_points,
+    similar_measures,
     stack,
     unlabelled,
 )
@@ -186,19 +187,14 @@ def test_padding_changes_nothing(name):
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 2**31), st.floats(-100, 100), st.floats(0.01, 100), st.floats(0, 6.3))
 def test_solutions_are_equivariant(seed, shift, scale, angle):
-    x = clustered(seed, sizes=(3, 5, 4), spread=0.4).astype(np.float32)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    order = np.random.default_rng(seed).permutation(N)
-    maps = [lambda v: v, lambda v: v, lambda v: v + shift, lambda v: scale * v, lambda v: v @ turn, lambda v: -v]
-    mu = stack(padded(f(x[order] if i == 1 else x)) for i, f in enumerate(maps))
-    sizes = np.array([1, 1, 1, scale**2, 1, 1])
+    mu, areas, maps = similar_measures(seed, shift, scale, angle)
     for name, solve in SOLVERS.items():
         result = solve(jnp.stack([KEYS[0]] * CLASSES), mu)
-        np.testing.assert_allclose(result.cost, result.cost[0] * sizes, rtol=2 * GAP)
-        np.testing.assert_allclose(result.lower, result.lower[0] * sizes, rtol=2 * GAP)
+        np.testing.assert_allclose(result.cost, result.cost[0] * areas, rtol=2 * GAP)
+        np.testing.assert_allclose(result.lower, result.lower[0] * areas, rtol=2 * GAP)
         z, w = np.asarray(result.atoms.points), np.asarray(result.atoms.weights)
         if name == "quantize":
-            for c, (f, size) in enumerate(zip(maps, sizes)):
+            for c, (f, size) in enumerate(zip(maps, areas)):
                 unlabelled(z[c] / size**0.5, w[c], f(z[0]) / size**0.5, w[0], atol=1e-3)
 
 
