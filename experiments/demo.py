@@ -6,7 +6,7 @@ Takes less than two minutes on two cores. Expect a hard-label accuracy of more t
 """
 
 import shutil
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jaxdd import commands
@@ -25,6 +25,7 @@ from jaxdd.workspace import (
     makers_for,
     open_workspace,
     runs,
+    teachers,
 )
 
 
@@ -41,8 +42,7 @@ class DemoConfig:
 
 def distil(name: str, config: DemoConfig, workspace: Workspace) -> DistilledDataset:
     """Distil one image per class with a method, and write its run folder and page."""
-    same = {item.name: getattr(config.teacher, item.name) for item in fields(config.teacher)}
-    run = config_of(name, **same, out=config.out / name)
+    run = config_of(name, **teachers.fields_of(config.teacher), out=config.out / name)
     run = replace(run, recipe=settings.changed(run.recipe, {"imager.steps": config.steps}, name))
     dataset, result = distillation.make(name, run.recipe, 1, 0, workspace)
     run.out.mkdir()

@@ -47,7 +47,7 @@ class RelabelConfig(ProtocolConfig):
 def main(config: RelabelConfig) -> None:
     protocol = config.protocol(config.protocol_name)
     if not protocol.labels.asks_teacher:
-        raise InputError(f"`protocol` {config.protocol_name!r} has hard labels, which need no teacher; use a soft one")
+        raise InputError(f"--protocol {config.protocol_name!r} has hard labels, which need no teacher; use a soft one")
     dataset = distilled.load(config.run)
     workspace = workspace_of(config.run, config.compute)
     protocol = comparison.with_flip(protocol, workspace.real.flip)

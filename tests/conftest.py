@@ -3,7 +3,6 @@
 import gc
 import importlib
 import os
-import shutil
 import sys
 import tempfile
 
@@ -24,25 +23,18 @@ from jaxdd.stages.relabel.labelling import HardLabels
 from jaxdd.students import train
 
 # Most of the tests' time is compiling. LLVM's -O3 takes many times as long as its -O2 where many arrays are drawn, and
-# XLA's older emitters of fused loops take three quarters of the newer ones' time. Read when the first device is asked
-# for; processes that tests start inherit it.
+# XLA's older emitters of fused loops compile faster. Read when the first device is asked for; processes that tests
+# start inherit it.
 _QUICK = "--xla_backend_optimization_level=2 --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
-# The workers of a run, and the processes that tests start, share what they compile.
-_CACHE = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="jaxdd-compiled-")
-if _CACHE:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# The workers of a run, and the processes that tests start, share what they compile. The first process removes it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="jaxdd-compiled-", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-
-def pytest_sessionfinish(session):
-    """The process that made the folder of compiled programs removes it."""
-    if _CACHE:
-        shutil.rmtree(_CACHE, ignore_errors=True)
-
 
 # Tracing makes many objects that live, and the collector looks through them again and again.
 gc.set_threshold(200_000, 50, 1000)

@@ -44,9 +44,7 @@ def test_there_are_five_examples_of_under_thirty_lines():
 def made(program, runs, *arguments):
     """The config and the dataset of a run of experiments.distill."""
     out = runs / f"run{len(list(runs.glob('run*')))}"
-    status, _, err = program("distill", *QUICK, "--imager.steps" if "--steps" in arguments else "--seed",
-                             *(["2"] if "--steps" in arguments else ["0"]),
-                             *(part for part in arguments if part != "--steps"), "--out", out)  # fmt: skip
+    status, _, err = program("distill", *QUICK, *arguments, "--out", out)
     assert status == 0, err
     return json.loads((out / "config.json").read_text()), jaxdd.load(out), out
 
@@ -103,7 +101,7 @@ def test_a_source(modules, program, runs):
 def test_a_method(modules, program, runs, context):
     recipe = jaxdd.RECIPES.find("labelled")
     assert recipe is modules["my_method"].LABELLED
-    config, dataset, _ = made(program, runs, "--plugin", "my_method", "--method", "labelled", "--steps")
+    config, dataset, _ = made(program, runs, "--plugin", "my_method", "--method", "labelled", "--imager.steps", "2")
     assert (
         config["recipe"]["summarizer"] | {"name": "quantization", "restarts": 8, "weights": "sqrt"}
         == (config["recipe"]["summarizer"])

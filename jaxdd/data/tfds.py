@@ -89,7 +89,7 @@ class _Examples:
         return [self.encoded("train", *item) for item in zip(chosen, train.__getitems__(chosen))]
 
     def on_disk(self, shape: tuple[int, int, int]) -> tuple[dict[str, np.ndarray], Read]:
-        """The labels, and a function that reads and decodes images when they are asked for."""
+        """The labels, and a function that reads and decodes the images it returns."""
 
         def read(split: str, indices: np.ndarray) -> np.ndarray:
             chosen = indices.tolist()
@@ -99,7 +99,7 @@ class _Examples:
         return {split: self._labels(records) for split, records in self.splits.items()}, read
 
     def in_memory(self, shape: tuple[int, int, int]) -> tuple[dict[str, np.ndarray], Read]:
-        """The labels, and a function that takes images from among all, which are decoded here."""
+        """The labels, and a function that returns images; all images are decoded here."""
         images, labels = {}, {}
         for split in self.splits:
             images[split], labels[split] = self._decoded(split, shape)

@@ -72,7 +72,7 @@ class Registry(Mapping[str, Any]):
         if isinstance(name, str) and ":" in name:
             raise InputError(
                 f"{self.kind} {name!r} is not registered, and a name read from a file is never imported; if you trust "
-                f"it, import it first: --plugin {name}"
+                f"it, import it first with `plugin` {name}"
             )
         near = difflib.get_close_matches(str(name), self._entries, 3, 0.3)
         raise InputError(f"unknown {self.kind} {name!r}; use {' or '.join(near or self._entries)}")

@@ -2,7 +2,7 @@
 
 from jaxdd.nn.batchnorm import BatchNorm, Moments, image_moments, merge, pool, pool_by_label
 from jaxdd.nn.classifier import Apply, Classifier, Output, Variables, from_linen, remat
-from jaxdd.nn.fold import fold, foldable
+from jaxdd.nn.fold import fold, foldable, folded
 from jaxdd.nn.zoo import MODELS, Size, get
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Variables",
     "fold",
     "foldable",
+    "folded",
     "from_linen",
     "get",
     "image_moments",

@@ -115,8 +115,8 @@ class ConvNorm:
     """A convolution and the BatchNorm of its output; to be called inside of a compact scope.
 
     Attributes:
-      train: as of `BatchNorm`.
-      dtype: of the computation.
+      train: whether BatchNorm normalises by the statistics of the batch and updates the running ones.
+      dtype: that of the computation; None is that of the input and the parameters.
       folded: the convolution has a bias, and there is no BatchNorm.
     """
 
@@ -125,9 +125,14 @@ class ConvNorm:
     folded: bool
 
     def __call__(self, x: jax.Array, name: str, width: int, kernel: int, stride: int = 1, **options: Any) -> jax.Array:
-        """x [N, H, W, ch] -> [N, H', W', width]; layers ``name`` and, for "conv1", "norm1"; options of `nn.Conv`."""
+        """x [N, H, W, ch] -> [N, H', W', width], by the layer ``name`` and the same with norm in place of conv.
+
+        ``options`` are those of `nn.Conv`.
+        """
         # Explicit padding on both sides, as published weights expect; "SAME" pads a strided convolution on one only.
-        options |= {"padding": ((kernel // 2, kernel // 2),) * 2, "kernel_init": nn.initializers.he_normal()}
-        options |= {"use_bias": self.folded, "dtype": self.dtype}
-        x = nn.Conv(width, (kernel, kernel), (stride, stride), name=name, **options)(x)
+        padding = ((kernel // 2, kernel // 2),) * 2
+        defaults: dict[str, Any] = {"kernel_init": nn.initializers.he_normal(), "use_bias": self.folded}
+        conv = nn.Conv(width, (kernel, kernel), (stride, stride), padding=padding, dtype=self.dtype, name=name,
+                       **defaults | options)  # fmt: skip
+        x = conv(x)
         return x if self.folded else BatchNorm(dtype=self.dtype, name=name.replace("conv", "norm"))(x, self.train)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxdd.nn.batchnorm import BatchNorm
+from jaxdd.nn.batchnorm import ConvNorm
 
 
 class ConvNet(nn.Module):
@@ -22,10 +22,9 @@ class ConvNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        conv_norm = ConvNorm(train, self.dtype, self.folded)
         for i in range(self.depth):
-            x = nn.Conv(self.width, (3, 3), dtype=self.dtype, name=f"conv{i + 1}")(x)
-            if not self.folded:
-                x = BatchNorm(dtype=self.dtype, name=f"norm{i + 1}")(x, train)
+            x = conv_norm(x, f"conv{i + 1}", self.width, 3, kernel_init=nn.initializers.lecun_normal(), use_bias=True)
             x = checkpoint_name(average_pool_2x2(nn.relu(x)), "block")
         features = x.reshape(x.shape[0], -1).astype(jnp.float32)
         return nn.Dense(self.num_classes, name="head")(features), features

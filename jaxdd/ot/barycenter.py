@@ -10,7 +10,7 @@ import numpy as np
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.measure import Array, Measure, are_masses, check_measure, standardise
 from jaxdd.ot import coordinates, semidual
-from jaxdd.ot.distance import cell_masses, distortion, rounded, squared_distances
+from jaxdd.ot.distance import cell_masses, cell_means, distortion, rounded, squared_distances
 from jaxdd.ot.quantization import KMeansSettings, iterations, quantize
 from jaxdd.ot.semidual import NewtonSettings
 from jaxdd.ot.summary import Summary, check_size
@@ -115,17 +115,14 @@ def _searched(
     n, d = mu.points.shape
     k_means = settings.k_means if held is None else _brief(settings.k_means)
     # A start may lie outside of the span of the points, which the shorter coordinates cannot represent.
-    short = start is None and coordinates.pay(n, d, m, iterations(k_means) + settings.rounds)
-    searched = Measure(coordinates.shorten(mu.points), mu.weights) if short else mu
+    shorter = start is None and coordinates.pay(n, d, m, iterations(k_means) + settings.rounds)
+    searched, lengthen = coordinates.searched(mu, shorter)
     if start is None:
         start = quantize(key, searched, m, settings=k_means).atoms
         if held is not None:
             start = fitted(key, start, held)
     search = _alternate(searched, start if held is None else start._replace(weights=held), held, settings)
-    if short:
-        points = coordinates.lengthen(search.best.points, searched.points, mu.points)
-        search = search._replace(best=search.best._replace(points=points))
-    return search
+    return search._replace(best=search.best._replace(points=lengthen(search.best.points)))
 
 
 def _brief(settings: KMeansSettings) -> KMeansSettings:
@@ -206,19 +203,10 @@ class _State(NamedTuple):
 
 def _projected(x: Array, atoms: Measure, plan: jax.Array, cost: jax.Array) -> tuple[Measure, jax.Array]:
     """The atoms at the barycentric projections of a plan [n, m] of that cost, and what the plan costs then."""
-    mass = plan.sum(axis=0)[:, None]
-    projection = jnp.matmul(plan.T, x, precision="highest") / jnp.where(mass > 0, mass, 1.0)
-    projection = jnp.where(mass > 0, projection, atoms.points)
+    mass, projection = plan.sum(axis=0)[:, None], cell_means(plan, x, atoms.points)
     # Moving an atom to the mean of its mass lowers the cost by the mass times the squared distance moved.
     after = jnp.maximum(cost - jnp.sum(mass * (projection - atoms.points) ** 2), 0.0)
     return atoms._replace(points=projection), after
-
-
-def _epsilons(cost: jax.Array, a: Array, spread: jax.Array, settings: BarycenterSettings) -> jax.Array:
-    """Those of the annealing, for the costs of the first atoms, [n, m]; none if all rounds have exact plans."""
-    annealed = max(settings.rounds - 2 * settings.polish, 0)
-    epsilons = jnp.asarray(np.geomspace(settings.start, settings.end, annealed), cost.dtype)
-    return epsilons * _margin(cost, a, spread) if annealed else epsilons
 
 
 def _alternate(mu: Measure, start: Measure, held: jax.Array | None, settings: BarycenterSettings) -> _State:
@@ -226,8 +214,7 @@ def _alternate(mu: Measure, start: Measure, held: jax.Array | None, settings: Ba
     x, a = mu
     first = squared_distances(x, start.points)
     spread = semidual.spread(first, a, start.weights)
-    epsilons = _epsilons(first, a, spread, settings) if held is not None else np.empty(0)
-    loose = replace(settings.newton, tolerance=1e-2)
+    annealed = 0 if held is None else max(settings.rounds - 2 * settings.polish, 0)
 
     def exact_plan(cost, weights, potential):
         return semidual.certified(cost, a, weights, potential, spread, settings.newton)
@@ -256,7 +243,7 @@ def _alternate(mu: Measure, start: Measure, held: jax.Array | None, settings: Ba
 
     def annealing_round(state, epsilon):
         def plan_for(cost, weights, potential):
-            solution = semidual.solve(cost, a, weights, potential, epsilon, loose)
+            solution = semidual.solve(cost, a, weights, potential, epsilon, replace(settings.newton, tolerance=1e-2))
             plan = rounded(solution.plan, a, weights)
             return plan, jnp.sum(plan * cost), solution.potential
 
@@ -275,7 +262,10 @@ def _alternate(mu: Measure, start: Measure, held: jax.Array | None, settings: Ba
     cost = _quantizer_cost(mu, start) if held is None else jnp.inf
     costs = jnp.full(settings.rounds + 1, jnp.inf, x.dtype).at[0].set(cost)
     state = _State(0, start, jnp.zeros_like(start.weights), start, costs, 0)
-    if len(epsilons):
+    if annealed:
+        epsilons = jnp.asarray(np.geomspace(settings.start, settings.end, annealed), x.dtype) * _margin(
+            first, a, spread
+        )
         state = jax.lax.while_loop(lambda state: state.rounds < settings.polish, exact_round, state)
         state, _ = jax.lax.scan(annealing_round, state, epsilons)
     return jax.lax.while_loop(unfinished, exact_round, state)

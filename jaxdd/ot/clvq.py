@@ -96,7 +96,7 @@ def step(
     .. math:: z_j \leftarrow z_j + \frac{1}{v_j} \sum_{i \in j} a_i (x_i - z_j)
 
     The sum is over the samples :math:`x_i` of the batch, of weight :math:`a_i`, in the Voronoi cell of atom j, and
-    :math:`v_j` are the visits of the atom including this batch. It is a step along the gradient of
+    :math:`v_j` are the visits of the atom including this batch. It is a step against the gradient of
     :math:`\frac12 E \min_j \|x - z_j\|^2` (Pages 2015, section 3; MacQueen 1967; for batches, Sculley 2010). An atom
     without visits for too long is moved to a sample, drawn by weight times squared distance as in k-means++.
 

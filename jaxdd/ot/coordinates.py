@@ -1,9 +1,11 @@
 """Shorter coordinates for n < d points in d dimensions, such as the latents of a class."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from jaxdd.ground.measure import Array
+from jaxdd.ground.measure import Array, Measure
 
 
 def pay(n: int, d: int, m: int, iterations: int) -> bool:
@@ -26,3 +28,11 @@ def lengthen(z: Array, y: Array, x: Array) -> jax.Array:
     """The atoms z [m, n], in the coordinates y = `shorten`(x), in the coordinates of the points x [n, d]: [m, d]."""
     shares = jax.scipy.linalg.solve_triangular(y, z.T, lower=True, trans=1)  # the coefficients of the points, [n, m]
     return jnp.matmul(shares.T, x, precision="highest")
+
+
+def searched(mu: Measure, shorter: bool) -> tuple[Measure, Callable[[Array], jax.Array]]:
+    """The measure among whose points to search for atoms, and the way of the atoms back to the coordinates of mu."""
+    if not shorter:
+        return mu, jnp.asarray
+    points = shorten(mu.points)
+    return Measure(points, mu.weights), lambda atoms: lengthen(atoms, points, mu.points)

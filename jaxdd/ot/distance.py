@@ -123,10 +123,25 @@ def cell_masses(mu: Measure, z: Array) -> jax.Array:
       InputError: see `ground.measure.check_measure`.
     """
     check_measure(mu)
-    nearest = jnp.argmin(squared_distances(real_points(mu), z), axis=1)
-    # A product with a one-hot matrix is faster than a scatter, and its order of summation is fixed.
-    cells = jax.nn.one_hot(nearest, z.shape[0], dtype=z.dtype)
-    return mu.weights @ cells  # type: ignore[return-value]  # NumPy's stubs miss that ndarray @ jax.Array is a jax.Array
+    members = memberships(nearest_atoms(real_points(mu), z), z.shape[0], z.dtype)
+    return mu.weights @ members  # type: ignore[return-value]  # NumPy's stubs miss that ndarray @ jax.Array is a jax.Array
+
+
+def nearest_atoms(x: Array, z: Array) -> jax.Array:
+    """The index of the nearest atom z [m, d] of each point x [n, d], [n]."""
+    return jnp.argmin(squared_distances(x, z), axis=1)
+
+
+def memberships(cell: jax.Array, m: int, dtype) -> jax.Array:
+    """Membership as a matrix [n, m]. A product with it sums over cells faster than a scatter, in a fixed order."""
+    return (cell[:, None] == jnp.arange(m)).astype(dtype)
+
+
+def cell_means(members: Array, x: Array, empty: Array) -> jax.Array:
+    """The mean of x [n, d] in each cell, with weights ``members`` [n, m], or ``empty`` [m, d] in cells without mass."""
+    masses = members.sum(axis=0)[:, None]
+    sums = jnp.matmul(members.T, x, precision="highest")
+    return jnp.where(masses > 0, sums / jnp.where(masses > 0, masses, 1.0), empty)
 
 
 def transport(cost: Array, a: Array, b: Array, settings: SinkhornSettings) -> Transport:

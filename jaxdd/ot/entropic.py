@@ -15,10 +15,18 @@ from ott.solvers.linear.continuous_barycenter import FreeBarycenterState
 from ott.solvers.linear.sinkhorn import Sinkhorn
 
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.measure import Measure, standardise
+from jaxdd.ground.measure import Array, Measure, check_measure, standardise
 from jaxdd.ot import coordinates, semidual
 from jaxdd.ot.barycenter import fitted, prescribed
-from jaxdd.ot.distance import cell_masses, distortion, rounded, squared_distances
+from jaxdd.ot.distance import (
+    cell_masses,
+    cell_means,
+    distortion,
+    memberships,
+    nearest_atoms,
+    rounded,
+    squared_distances,
+)
 from jaxdd.ot.quantization import quantize
 from jaxdd.ot.seeding import seeds
 from jaxdd.ot.summary import Summary, check_size
@@ -34,7 +42,7 @@ class EntropicSettings:
     `EntropicSettings(stages=1, rounds=10, weight_steps=100, init="normal", damping=0.2, settle=False)`.
 
     The unit of epsilon is twice the variance of the data along the direction where that is largest: above one, all
-    atoms melt into the mean (Rose 1998), which the total variance, of many directions, could not tell.
+    atoms melt into the mean (Rose 1998). The total variance, a sum over many directions, would be no such threshold.
 
     Attributes:
       epsilon: the entropic regularisation of the last stage.
@@ -43,10 +51,10 @@ class EntropicSettings:
       rounds: position steps of a stage, each from the atoms and potentials of the one before.
       weight_steps: mirror-descent steps before each position step, where the weights are learned.
       weight_rate: step t of round r takes weight_rate (t + 1) / (2 sqrt(r)), over the variance of the data.
-      settle: whether learned weights end with one exact round: the masses of the cells, which the steps tend to, and
-        atoms at the means of the cells; or as the steps left them.
+      settle: whether learned weights end with one exact round, which moves the atoms to the means of their cells and
+        sets the weights to the masses of the cells. The steps tend to both.
       threshold: the L1 error of the marginals at which a plan of Sinkhorn is good enough.
-      max_iterations: its most iterations.
+      max_iterations: the limit of its iterations.
       relaxation: its over-relaxation, in [1, 2).
       init: the first atoms: "k-means++" seeds, or "normal", drawn from N(0, I) in the unit of the data, as WMDD does.
       damping: the part of the way to its barycentric projection that an atom moves; WMDD moves 0.2 of it.
@@ -71,7 +79,7 @@ def entropic_barycenter(
     mu: Measure,
     m: int,
     *,
-    weights: str | jax.Array = "free",
+    weights: str | Array = "free",
     settings: EntropicSettings = EntropicSettings(),  # noqa: B008
 ) -> Summary:
     r"""The free-support barycenter by entropic plans: :math:`W_2^2(\mu, \sum_j w_j \delta(z_j))` over z, or z and w.
@@ -95,22 +103,23 @@ def entropic_barycenter(
       key: a PRNG key, for the first atoms.
       mu: one measure, points x [n, d], weights [n]; zero-weight points change nothing.
       m: the number of atoms.
-      weights: "free" learns w, "uniform" holds w = 1/m, an array [m] that sums to one holds w at that.
+      weights: "free" learns w, "uniform" fixes w = 1/m, and an array [m] that sums to one fixes w to its values.
       settings: of the alternation.
 
     Returns:
       A Summary; costs has stages x rounds + 2 entries: the first atoms, the rounds, the best atoms at the end.
 
     Raises:
-      InputError: an unknown kind of weights or of first atoms, an array of another shape or, outside of `jit`, that
-        is no probability; fewer than m points (see `check` for padded classes).
+      InputError: see `ground.measure.check_measure` and `prescribed`; an unknown kind of first atoms; fewer than m
+        points (`check` counts those of positive weight).
     """
+    check_measure(mu)
     check_size(mu.points.shape[0], m)
     held = prescribed(weights, m, "entropic_barycenter")
     if settings.init not in INITS:
         raise InputError(f"entropic_barycenter: init={settings.init!r}; choose {' or '.join(map(repr, INITS))}")
     if m == 1:
-        return quantize(key, mu, m)  # one atom weighs one, whatever was asked for
+        return quantize(key, mu, m)  # the weight of a single atom is one in any case
     standard, shift, scale = standardise(mu)
     search = _searched(key, standard, shift, scale, held, m, settings)
     closed = _settled(standard, search) if held is None and settings.settle else _certified(standard, search)
@@ -129,18 +138,15 @@ def _searched(
     """The best atoms of the rounds among the standardised points, (x - shift) / scale."""
     n, d = standard.points.shape
     # Normal atoms lie outside of the span of the points, where their few coordinates end; a round has three products.
-    short = settings.init != "normal" and coordinates.pay(n, d, m, 3 * settings.stages * settings.rounds)
-    searched = Measure(coordinates.shorten(standard.points), standard.weights) if short else standard
+    shorter = settings.init != "normal" and coordinates.pay(n, d, m, 3 * settings.stages * settings.rounds)
+    searched, lengthen = coordinates.searched(standard, shorter)
     if settings.init == "normal":
         points = (jax.random.normal(key, (m, d), shift.dtype) - shift) / scale
         start = Measure(points, jnp.full(m, 1.0 / m) if held is None else held)
     else:
         start = _seeded(key, searched, m, held)
     search = _anneal(searched, start, held is None, settings)
-    if short:
-        points = coordinates.lengthen(search.best.points, searched.points, standard.points)
-        search = search._replace(best=search.best._replace(points=points))
-    return search
+    return search._replace(best=search.best._replace(points=lengthen(search.best.points)))
 
 
 def _seeded(key: jax.Array, mu: Measure, m: int, held: jax.Array | None) -> Measure:
@@ -257,11 +263,9 @@ def _settled(mu: Measure, search: _Search) -> Summary:
 
     Each point goes to its nearest atom, so W2^2 is exact.
     """
-    nearest = jnp.argmin(squared_distances(mu.points, search.best.points), axis=1)
-    members = mu.weights[:, None] * jax.nn.one_hot(nearest, len(search.best.points))
-    total = members.sum(axis=0)[:, None]
-    means = jnp.matmul(members.T, mu.points, precision="highest") / jnp.where(total > 0, total, 1.0)
-    points = jnp.where(total > 0, means, search.best.points)
+    best = search.best.points
+    members = mu.weights[:, None] * memberships(nearest_atoms(mu.points, best), len(best), best.dtype)
+    points = cell_means(members, mu.points, best)
     masses, final = cell_masses(mu, points), distortion(mu, points)
     atoms = Measure(points, masses / masses.sum())
     return Summary(atoms, jnp.append(jnp.maximum(search.costs, final), final), final, search.converged)

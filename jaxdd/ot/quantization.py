@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdd.ground.measure import Array, Measure, check_measure, real_points, standardise
+from jaxdd.ground.measure import Measure, check_measure, real_points, standardise
 from jaxdd.ot import coordinates
-from jaxdd.ot.distance import cell_masses, distortion, squared_distances
+from jaxdd.ot.distance import cell_masses, cell_means, distortion, memberships, nearest_atoms, squared_distances
 from jaxdd.ot.seeding import seeds
 from jaxdd.ot.summary import Summary, check_size
 
@@ -71,8 +71,8 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
         return Summary(Measure(mean[None], jnp.ones(1, mean.dtype)), variance[None], variance, jnp.bool_(True))
 
     standard, shift, scale = standardise(mu)
-    short = coordinates.pay(n, mu.points.shape[1], m, iterations(settings))
-    searched = Measure(coordinates.shorten(standard.points), standard.weights) if short else standard
+    shorter = coordinates.pay(n, mu.points.shape[1], m, iterations(settings))
+    searched, lengthen = coordinates.searched(standard, shorter)
 
     def start(key):
         return _lloyd(searched, seeds(key, searched, m), settings)
@@ -82,11 +82,10 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
     search = jax.tree.map(lambda leaf: leaf[best], search)
     if settings.exchanges:
         search = _exchange(searched, search, settings)
-    if short:
-        search = search._replace(points=coordinates.lengthen(search.points, searched.points, standard.points))
-    final, masses = distortion(standard, search.points), cell_masses(standard, search.points)
+    points = lengthen(search.points)
+    final, masses = distortion(standard, points), cell_masses(standard, points)
     costs = jnp.append(jnp.where(jnp.isinf(search.costs), final, search.costs), final)
-    atoms = Measure(search.points, masses / masses.sum())
+    atoms = Measure(points, masses / masses.sum())
     return Summary(atoms, costs, costs.min(), search.converged).rescaled(shift, scale)
 
 
@@ -113,9 +112,9 @@ def _lloyd(mu: Measure, start: jax.Array, settings: KMeansSettings) -> _Search:
         # |x|^2 is added to the minimum only, which saves a pass over [n, m].
         distances = jnp.sum(z**2, axis=1) - 2 * jnp.matmul(x, z.T, precision="highest")
         cost = jnp.sum(a * jnp.maximum(norms + jnp.min(distances, axis=1), 0.0))
-        members = a[:, None] * _cells(jnp.argmin(distances, axis=1), m, x.dtype)
+        members = a[:, None] * memberships(jnp.argmin(distances, axis=1), m, x.dtype)
         last = jnp.where(index > 0, costs[index - 1], jnp.inf)
-        z = _means(members, x, z)
+        z = cell_means(members, x, z)
         return index + 1, z, costs.at[index].set(cost), last - cost <= tolerance * cost
 
     def unfinished(state):
@@ -142,11 +141,11 @@ def _exchange(mu: Measure, start: _Search, settings: KMeansSettings) -> _Search:
     rows = jnp.arange(x.shape[0])
 
     def atoms_of(cell):
-        cells = _cells(cell, m, x.dtype)
+        cells = memberships(cell, m, x.dtype)
         members = a[:, None] * cells
         # The atom of an empty cell keeps its position. Entering the cell costs nothing, so it gets the point that gains
         # most.
-        return cells, members.sum(axis=0), _means(members, x, start.points)
+        return cells, members.sum(axis=0), cell_means(members, x, start.points)
 
     def body(state):
         cells, masses, z = atoms_of(state.cell)
@@ -167,7 +166,7 @@ def _exchange(mu: Measure, start: _Search, settings: KMeansSettings) -> _Search:
 
         def best_of_each_pair():
             # The moves of largest gain in both of their cells.
-            touched = jnp.maximum(cells, _cells(target, m, x.dtype))
+            touched = jnp.maximum(cells, memberships(target, m, x.dtype))
             best = jnp.argmax(touched * gain[:, None], axis=0)
             return (best[state.cell] == rows) & (best[target] == rows)
 
@@ -188,27 +187,10 @@ def _exchange(mu: Measure, start: _Search, settings: KMeansSettings) -> _Search:
     def unfinished(state):
         return (state.rounds < settings.exchanges) & ~state.done
 
-    cell = _nearest(x, start.points)
+    cell = nearest_atoms(x, start.points)
     costs = jnp.full(settings.exchanges, jnp.inf, x.dtype)
     state = _Exchange(0, cell, cell, jnp.asarray(jnp.inf, x.dtype), jnp.bool_(True), jnp.bool_(False), costs)
     state = jax.lax.while_loop(unfinished, body, state)
     # If the rounds ran out, the cost of the last moves is unknown, but that of `before` is known.
     _, _, z = atoms_of(state.before)
     return _Search(z, jnp.append(start.costs, state.costs), state.done)
-
-
-def _nearest(x: Array, z: Array) -> jax.Array:
-    """The index of the nearest atom z [m, d] of each point x [n, d]: [n]."""
-    return jnp.argmin(squared_distances(x, z), axis=1)
-
-
-def _means(members: jax.Array, x: jax.Array, empty: jax.Array) -> jax.Array:
-    """The mean of x [n, d] in each cell, with weights ``members`` [n, m], or ``empty`` [m, d] in cells without mass."""
-    masses = members.sum(axis=0)[:, None]
-    sums = jnp.matmul(members.T, x, precision="highest")
-    return jnp.where(masses > 0, sums / jnp.where(masses > 0, masses, 1.0), empty)
-
-
-def _cells(cell: jax.Array, m: int, dtype) -> jax.Array:
-    """Membership as a matrix [n, m]. A product with it sums over cells faster than a scatter, in a fixed order."""
-    return (cell[:, None] == jnp.arange(m)).astype(dtype)

@@ -25,7 +25,6 @@ class Accuracies:
     """The accuracies of a grid, by method, IPC, student and protocol."""
 
     def __init__(self, rows: list[dict]):
-        self.rows = rows
         self.at = {(row["method"], row["ipc"], row["student"], row["labels"]): row["accuracies"] for row in rows}
         one_of_each = lambda name: list(dict.fromkeys(row[name] for row in rows))
         self.methods, self.students, self.kinds = (one_of_each(name) for name in ("method", "student", "labels"))
@@ -61,15 +60,17 @@ def _scores(base: str, accuracies: Accuracies, group: str, ipc: int, student: st
     """Label- and augmentation-robust scores in percent, from means over the seeds."""
     mean = lambda method, kind: _mean(accuracies.get(method, ipc, student, kind))
     full = _mean(accuracies.get("full", None, student, "hard"))
+
+    def over_random(method: str, kind: str) -> float | None:
+        ours, random = mean(method, kind), mean(BASELINE, kind)
+        return None if ours is None or random is None else scores.improvement_over_random(ours, random)
+
     cells: dict[str, dict[str, str]] = {name: {} for name in ("HLR", "IOR", "LRS", "ARS")}
     for method in accuracies.methods:
-        pairs = [full, mean(method, "hard")]
-        pairs += [mean(name, kind) for kind in (base, f"{base}:plain") for name in (method, BASELINE)]
-        known = [value for value in pairs if value is not None]
-        if method == "full" or len(known) < len(pairs):
+        hard, gained, plain = mean(method, "hard"), over_random(method, base), over_random(method, f"{base}:plain")
+        if method == "full" or full is None or hard is None or gained is None or plain is None:
             continue
-        lost = scores.hard_label_recovery(*known[:2])
-        gained, plain = scores.improvement_over_random(*known[2:4]), scores.improvement_over_random(*known[4:])
+        lost = scores.hard_label_recovery(full, hard)
         values = (lost, gained, scores.label_robust(gained, lost), scores.augmentation_robust(gained, plain))
         for name, value in zip(cells, values):
             cells[name][method] = f"{100 * value:.1f}"

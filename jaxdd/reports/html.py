@@ -304,11 +304,11 @@ def curve(
     """
     positions = np.asarray(x, float)
     curves = {name: np.asarray(values, float) for name, values in lines.items()}
-    there = {name: np.isfinite(values) & ((values > 0) | (not log)) for name, values in curves.items()}
-    curves = {name: values for name, values in curves.items() if there[name].any()}
+    drawable = {name: np.isfinite(values) & ((values > 0) | (not log)) for name, values in curves.items()}
+    curves = {name: values for name, values in curves.items() if drawable[name].any()}
     if not curves:
         return paragraph(f"There is no {up} to show.", note=True)
-    every = np.concatenate([values[there[name]] for name, values in curves.items()])
+    every = np.concatenate([values[drawable[name]] for name, values in curves.items()])
     scale = (lambda value: float(np.log10(value))) if log else float
     low, high = (scale(value) for value in (every.min(), every.max()))
     flat = high - low <= 1e-6 * abs(high)
@@ -326,7 +326,7 @@ def curve(
     for tick, text in zip(_ticks(left, right), _alike(_ticks(left, right))):
         labels.append(f'<span class="x" style="left:{place_x(tick):.2f}%">{text}</span>')
     for k, (name, values) in enumerate(curves.items()):
-        points = [(place_x(a), 100 - place_y(b)) for a, b, ok in zip(positions, values, there[name]) if ok]
+        points = [(place_x(a), 100 - place_y(b)) for a, b, ok in zip(positions, values, drawable[name]) if ok]
         # A stroke of zero length with round ends is drawn as a dot.
         path = "L".join(f"{a:.2f} {b:.2f}" for a, b in (points if len(points) > 1 else 2 * points))
         drawn.append(f'<path class="line c{k % 6}{"" if len(points) > 1 else " dot"}" d="M{path}"/>')
@@ -334,7 +334,8 @@ def curve(
         mark = f'<svg class="mark" aria-hidden="true" viewBox="0 0 28 10">{mark}</svg>'
         legend.append(f"<li>{mark}{escape(name)}</li>")
     ends = "; ".join(
-        f"{name} from {values[there[name]][0]:.3g} to {values[there[name]][-1]:.3g}" for name, values in curves.items()
+        f"{name} from {values[drawable[name]][0]:.3g} to {values[drawable[name]][-1]:.3g}"
+        for name, values in curves.items()
     )
     label = f"{up} over {across}: {ends}"
     note = ", logarithmic" if log else ""

@@ -48,6 +48,10 @@ class OtConfig(TeacherConfig):
     out: Path = Path("runs/tables")
 
 
+def _uniform(points: np.ndarray) -> Measure:
+    return Measure(points, np.full(len(points), 1 / len(points), np.float32))
+
+
 def ot_rows(points: np.ndarray, labels: np.ndarray, counts: tuple[int, ...], exact: int) -> list[dict]:
     """One row per number of atoms; squared distances are means over the classes.
 
@@ -55,22 +59,16 @@ def ot_rows(points: np.ndarray, labels: np.ndarray, counts: tuple[int, ...], exa
     weights on atoms optimised for them. held_out: quantize one half of the points, and measure the distortion of the
     other half.
     """
-    classes = int(labels.max()) + 1
-    members = [np.flatnonzero(labels == c) for c in range(classes)]
-    halves = [np.concatenate([rows[side::2] for rows in members]) for side in (0, 1)]
+    members = [np.flatnonzero(labels == c) for c in range(int(labels.max()) + 1)]
+    first_half = np.concatenate([rows[::2] for rows in members])
+    whole, second_half = ([_uniform(points[rows[one]]) for rows in members] for one in (slice(None), slice(1, None, 2)))
     rows = []
     for m in progress(counts, "atoms"):
         free = summarize(points, labels, m)
         uniform = summarize(points, labels, m, weights="uniform")
-        half = summarize(points[halves[0]], labels[halves[0]], m)
-        same, held_out = [], []
-        for c in range(classes):
-            other = points[halves[1][labels[halves[1]] == c]]
-            measure = Measure(other, np.full(len(other), 1 / len(other), np.float32))
-            held_out.append(float(ot.distortion(measure, half.atoms.points[c])))
-            if c < exact:
-                whole = Measure(points[members[c]], np.full(len(members[c]), 1 / len(members[c])))
-                same.append(ot.exact(whole, Measure(free.atoms.points[c], np.full(m, 1 / m))))
+        half = summarize(points[first_half], labels[first_half], m)
+        held_out = [float(ot.distortion(mu, z)) for mu, z in zip(second_half, half.atoms.points)]
+        same = [ot.exact(mu, _uniform(z)) for mu, z in zip(whole[:exact], free.atoms.points)]
         weights = np.asarray(free.atoms.weights)
         some = slice(0, exact)
         rows.append({

@@ -53,7 +53,7 @@ def student_trainer(
       labels: stored labels of the same form and length as those that the students will learn from.
     """
     n, image_shape = len(dataset.labels), dataset.images.shape[1:]
-    asks = protocol.labels.asks_teacher and labels is None
+    needs_teacher = protocol.labels.asks_teacher and labels is None
     if labels is not None:
         criterion = protocol.labels.stored_criterion(partial(decode, num_classes=labels.num_classes))
     else:
@@ -63,10 +63,9 @@ def student_trainer(
     trainer = train.trainer(model, settings, settings.steps(n), criterion, dataset.norm, cycle)
 
     def prepare(variables):
-        if not asks:
+        if not needs_teacher:
             return None
-        # Only the logits are needed. They are faster to compute with BatchNorm folded into the convolutions.
-        return jax.jit(nn.fold)(variables) if nn.foldable(teacher_apply, variables, image_shape) else variables
+        return nn.folded(teacher_apply, variables, image_shape)
 
     return trainer._replace(prepare=prepare)
 
@@ -209,8 +208,8 @@ def _counting(apply: Apply, local: Mesh):
 
     def count(variables, norm, so_far, images, labels, valid):
         logits = apply(jax.tree.map(lambda x: x[0], variables), normalise(norm, images)).logits
-        there = valid > 0
-        return so_far + jnp.stack([(there & (logits.argmax(-1) == labels)).sum(), there.sum()])
+        real = valid > 0
+        return so_far + jnp.stack([(real & (logits.argmax(-1) == labels)).sum(), real.sum()])
 
     specs = (parallel.EACH, parallel.SAME, parallel.EACH, *[parallel.SAME] * 3)
     return jax.jit(parallel.sharded(count, local, specs))

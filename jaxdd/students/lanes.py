@@ -155,7 +155,7 @@ class _Feed:
         self.distinct = min(lanes.steps, cycle)
         self.streams = self.seeds if self.stored is None else [self.stored[d].seed for d in self.which]
         order = partial(_order, self.images, lanes.batch_size, self.distinct)
-        self.orders = {seed: order(seed) for seed in self.streams}
+        self.orders = {seed: order(seed) for seed in set(self.streams)}
         size = sum(x.nbytes for part in pool[:3] for x in part) + len(self.seeds) * self.distinct * lanes.batch_size * 4
         self.resident = size <= limits.resident_bytes
         label_bytes = sum(labels.nbytes for labels in self.stored or ())
@@ -186,9 +186,9 @@ class _Feed:
         # Each lane gets its batch as a small dataset whose rows are in the right order already.
         lane = np.arange(len(rows), dtype=np.int32) % size
         batch_size = self.lanes.batch_size
-        there = np.broadcast_to(np.arange(batch_size, dtype=np.int32), (len(rows), 1, batch_size))
+        every_row = np.broadcast_to(np.arange(batch_size, dtype=np.int32), (len(rows), 1, batch_size))
         batches = ahead(_batches(self.pool, self.which[rows], order, self.lanes.steps), self.local)
-        return state, batches, parallel.put((key, lane, there), self.local)
+        return state, batches, parallel.put((key, lane, every_row), self.local)
 
     def _resident(self) -> Iterator[Pool]:
         """The pool on the devices for each launch, with stored labels that are sent in parts if they do not fit."""

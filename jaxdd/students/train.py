@@ -47,7 +47,9 @@ class TrainSettings:
           InputError: no epochs, or empty batches.
         """
         if self.epochs < 1 or self.batch_size < 1:
-            raise InputError(f"`epochs` {self.epochs} and `batch_size` {self.batch_size}: use 1 or more of both")
+            raise InputError(
+                f"`train.epochs` {self.epochs} and `train.batch_size` {self.batch_size}: use 1 or more of both"
+            )
         return -(-self.epochs * images // min(self.batch_size, images))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jaxdd.ground import hosts, parallel, settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import read_json
 from jaxdd.ground.progress import log
-from jaxdd.methods import RECIPES
+from jaxdd.methods import RECIPES, Recipe
 from jaxdd.nn import Classifier
 from jaxdd.stages.relabel.stored import Labels, check_fits, open_labels
 from jaxdd.students.evaluation import Lane, accuracies, accuracy, side_by_side, student_trainer
@@ -140,31 +140,30 @@ def full_accuracies(comparison: Comparison, student: str) -> list[float]:
     teacher, real = workspace.teacher, workspace.real
     training = teachers.with_flip(comparison.full_train or teachers.training_of(teacher), real.flip)
 
+    trainer = teachers.full_trainer(real, model, training)
+
     def full(seed: int) -> str:
-        variables, *_ = teachers.fit_full(real, model, training, seed)
+        variables, *_ = teachers.fit_full(real, trainer, training, seed)
         return str(accuracy(model.apply, variables, teacher.norm, test_batches(real.source)))
 
     scores = [teacher.info["accuracy"]] if model.apply is teacher.apply else []
     return scores + [float(str(hosts.first(partial(full, seed)))) for seed in range(len(scores), comparison.full)]
 
 
+def once(recipe: Recipe, made: Callable[[int], DistilledDataset]) -> Maker:
+    """What a recipe makes for each seed: random real images are drawn again, all others are the same for all seeds."""
+    cached = cache(made)
+    return lambda seed: cached(seed if recipe.is_redrawn else 0)
+
+
 def makers_for(
     datasets: dict[str, DistilledDataset], baselines: tuple[str, ...], ipc: int, workspace: Workspace
 ) -> dict[str, Maker]:
     """The baselines, then the distilled datasets, each as a function of the seed."""
-    memory: dict[tuple, DistilledDataset] = {}
 
     def baseline(name: str) -> Maker:
         recipe = RECIPES.find(name)
-
-        def maker(seed: int) -> DistilledDataset:
-            draw = seed if recipe.is_redrawn else 0
-            if (name, draw) not in memory:
-                dataset, _ = make(name, recipe, ipc, draw, workspace)
-                memory[name, draw] = dataset
-            return memory[name, draw]
-
-        return maker
+        return once(recipe, lambda seed: make(name, recipe, ipc, seed, workspace)[0])
 
     def finished(dataset: DistilledDataset) -> Maker:
         return lambda seed: dataset

@@ -21,7 +21,6 @@ from jaxdd.methods import RECIPES, Recipe, Result
 from jaxdd.students.evaluation import recognised
 from jaxdd.workspace import runs, teachers
 from jaxdd.workspace.latent_models import LatentConfig
-from jaxdd.workspace.real_data import content
 from jaxdd.workspace.runs import PARTS
 from jaxdd.workspace.teachers import TeacherConfig
 from jaxdd.workspace.workspace import Workspace, open_workspace
@@ -68,20 +67,23 @@ def distill(config: DistillConfig, source: Source | None = None) -> DistilledDat
     """
     if source is not None:
         config = dataclasses.replace(config, dataset=source.name)
-    with runs.run_folder(config.out, request(config, source)):
-        workspace = open_workspace(config, config.out.parent, config.teacher, config.latent, source)
+    workspace = open_workspace(config, config.out.parent, config.teacher, config.latent, source)
+    with runs.run_folder(config.out, request(config, workspace.real.content)):
         methods.check(config.recipe, workspace.problem(config.method, config.ipc))
         # A teacher from a folder determines the architecture, and the size and normalisation of the images.
-        seen = {item.name: getattr(workspace.config, item.name) for item in dataclasses.fields(TeacherConfig)}
-        return fill(dataclasses.replace(config, **seen), workspace)
+        return fill(dataclasses.replace(config, **teachers.fields_of(workspace.config)), workspace)
 
 
-def request(config: DistillConfig, source: Source | None = None) -> dict:
-    """Everything that determines the bytes of a class; finished classes are reused only if all of it is equal."""
+def request(config: DistillConfig, content: str = "") -> dict:
+    """Everything that determines the bytes of a class; finished classes are reused only if all of it is equal.
+
+    Args:
+      content: that of images in memory, see `RealData`.
+    """
     parts = record(config)
     del parts["memory_gib"]
-    if source is not None:
-        parts["images"] = {split: content(source, split) for split in source.labels}
+    if content:
+        parts["images"] = content
     info = config.teacher / "teacher.json" if config.teacher else None
     return parts | machine(config) | {"given teacher": read_json(info) if info and info.is_file() else None}
 

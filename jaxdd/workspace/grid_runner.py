@@ -1,7 +1,6 @@
 """Run the missing cells of a grid of methods, sizes, students and protocols, and keep the finished ones."""
 
 import contextlib
-import dataclasses
 import fcntl
 import hashlib
 import json
@@ -22,10 +21,9 @@ from jaxdd.ground.files import read_json, write_json
 from jaxdd.students.protocol import Protocol
 from jaxdd.students.rows import row
 from jaxdd.workspace import latent_models, runs, teachers
-from jaxdd.workspace.comparison import Comparison, Maker, full_accuracies, measured
+from jaxdd.workspace.comparison import Comparison, Maker, full_accuracies, measured, once
 from jaxdd.workspace.distillation import DistillConfig, fill, machine
 from jaxdd.workspace.grid_file import BASELINE, Entry, Grid, GridConfig
-from jaxdd.workspace.teachers import TeacherConfig
 from jaxdd.workspace.workspace import Workspace, open_workspace
 
 
@@ -122,8 +120,8 @@ class _Rows:
 
     def table(self) -> list[dict]:
         """The rows that exist so far, with the names that they have in this table."""
-        there = [one for one in self.order if one[-1] in self.known]
-        return [self.known[key] | {"method": method, "labels": kind} for method, kind, key in there]
+        measured = [one for one in self.order if one[-1] in self.known]
+        return [self.known[key] | {"method": method, "labels": kind} for method, kind, key in measured]
 
 
 def run(work: Work, keep: Callable[[list[dict]], None]) -> list[dict]:
@@ -194,25 +192,20 @@ def folder(work: Work, entry: Entry, ipc: int, seed: int = 0) -> Path:
 
 def _maker(work: Work, entry: Entry, ipc: int) -> Maker:
     """A function from a seed to the dataset of a method, which is distilled if it does not exist yet."""
-    memory: dict[int, DistilledDataset] = {}
 
-    def maker(seed: int) -> DistilledDataset:
-        # Random real images are drawn again for each student. All other methods make one dataset for all students.
-        seed = seed if entry.recipe.is_redrawn else 0
-        if seed not in memory:
-            place = folder(work, entry, ipc, seed)
-            if not runs.is_finished(place):
-                _distil(work, entry, ipc, seed, place)
-            memory[seed] = distilled.load(place)
-        return memory[seed]
+    def made(seed: int) -> DistilledDataset:
+        place = folder(work, entry, ipc, seed)
+        if not runs.is_finished(place):
+            _distil(work, entry, ipc, seed, place)
+        return distilled.load(place)
 
-    return maker
+    return once(entry.recipe, made)
 
 
 def _distil(work: Work, entry: Entry, ipc: int, seed: int, place: Path) -> None:
     """Distil a method into the run folder ``place``."""
     workspace = work.workspace
-    same = {item.name: getattr(workspace.config, item.name) for item in dataclasses.fields(TeacherConfig)}
+    same = teachers.fields_of(workspace.config)
     stages = {"recipe": entry.recipe, "latent": work.config.latent, "teacher": workspace.teacher_folder}
     config = DistillConfig(**same | stages | {"seed": seed}, method=entry.method, ipc=ipc, out=place)
     # The name of the folder identifies the method, but an unfinished run may come from another machine or precision.

@@ -199,7 +199,7 @@ def _train_dit(latent: LatentConfig, config: TeacherConfig, real: RealData, out:
     seen = open_for(model, config, real)._replace(flip=real.flip)
     sizes = dit_sizes(latent, seen, model)
     count, shape = len(seen.source.labels["train"]), list(latent_shape(model))
-    log(f"training {latent.dit} on {count} latents {shape}, {latent.dit_train.images} with repetitions")
+    log(f"training {latent.dit} on {count} latents {shape}, {latent.dit_train.images} draws")
     info = latent_training.train_dit(latent.dit_train, sizes, model, seen, config.seed, out)
     return info | {"name": latent.dit}
 

@@ -34,7 +34,7 @@ def train_vae(settings: VAETraining, channels: int, real: RealData, seed: int, o
     source = real.source
     config = vae.small(source.image_shape, channels)
     model = vae.autoencoder(config)
-    log(f"training an autoencoder on {len(source.labels['train'])} images, {settings.images} with repetitions")
+    log(f"training an autoencoder on {len(source.labels['train'])} images, {settings.images} draws")
     trainer = training.vae_trainer(model, settings, source.image_shape, real.flip)
     stream = ((images, labels, None) for images, labels in data.shuffled(source, "train", settings.batch_size, seed))
     variables, info = _fit(trainer, stream, settings, seed, "train autoencoder")

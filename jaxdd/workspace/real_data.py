@@ -82,15 +82,17 @@ class RealData(NamedTuple):
 def open_data(config: DataConfig, source: Source | None = None) -> RealData:
     """Open the dataset that a config names, or prepare ``source`` in the same way.
 
-    Images are kept in memory if they fit. In a run of several processes, each reads only the images that it needs.
+    Images are kept in memory if they fit. In a run of several processes, each reads only the images of a named dataset
+    that it needs.
 
     Raises:
       InputError: no such dataset, damaged images, or a mean or std that does not fit.
     """
-    contents = "" if source is None else " ".join(content(source, split) for split in sorted(source.labels))
+    passed = source is not None
     source = source or data.load(config.dataset, config.image_size, config.channels, config.data_dir)
     if hosts.count() == 1:
         source = data.in_memory(source, config.memory_bytes)
+    contents = " ".join(content(source, split) for split in sorted(source.labels)) if passed else ""
     if config.holdout:
         source = data.hold_out(source, config.holdout)
     for split, labels in source.labels.items():
@@ -102,7 +104,10 @@ def open_data(config: DataConfig, source: Source | None = None) -> RealData:
 
 
 def content(source: Source, split: str) -> str:
-    """The SHA-256 of the labels and images of a split; if the images take more than 1 GiB, of 16 of them."""
+    """The SHA-256 of the labels and images of a split, the class names and the image shape.
+
+    If the images take more than 1 GiB, 16 of them stand for all.
+    """
     labels = source.labels[split]
     digest = hashlib.sha256(f"{source.class_names} {source.image_shape} ".encode() + labels.tobytes())
     rows = np.arange(len(labels))

@@ -1,4 +1,4 @@
-"""Run folders: no failed run leaves a folder behind, and an interrupted run resumes from its finished classes."""
+"""Run folders: a refused request leaves no folder behind, and an interrupted run resumes from its finished classes."""
 
 import contextlib
 import json

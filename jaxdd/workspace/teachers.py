@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -28,7 +28,7 @@ from jaxdd.workspace.real_data import DataConfig, RealData, open_data, test_batc
 
 @dataclass(frozen=True)
 class TeacherConfig(DataConfig):
-    """The architecture and training of the teacher; settings are ignored where an existing teacher is used."""
+    """The architecture and training of the teacher; a teacher from a folder replaces them."""
 
     model: str = "convnet3"
     """convnet3|4|5|6, resnet18|34|50|101, any other architecture of the students, or package.module:function."""
@@ -103,14 +103,24 @@ def dtype_of(compute: str) -> str | None:
     return None if compute == "float32" else compute
 
 
+def fields_of(config: TeacherConfig) -> dict[str, Any]:
+    """The settings of the data and the teacher in a config that may have more."""
+    return {item.name: getattr(config, item.name) for item in dataclasses.fields(TeacherConfig)}
+
+
+def full_trainer(real: RealData, model: Classifier, training: train.TrainSettings) -> train.Trainer:
+    """The training on all real images with hard labels; one for all seeds, so that it is compiled once."""
+    steps = training.steps(len(real.source.labels["train"]))
+    return train.trainer(model, training, steps, HardLabels().criterion(), real.norm)
+
+
 def fit_full(
-    real: RealData, model: Classifier, training: train.TrainSettings, seed: int
+    real: RealData, trainer: train.Trainer, training: train.TrainSettings, seed: int
 ) -> tuple[Variables, np.ndarray, float]:
-    """Train on all real images with hard labels; returns (variables, losses [steps], seconds)."""
+    """Train on all real images with a `full_trainer`; returns (variables, losses [steps], seconds)."""
     source, labels = real.source, real.source.labels["train"]
     steps = training.steps(len(labels))
     batch_size = min(training.batch_size, len(labels))
-    trainer = train.trainer(model, training, steps, HardLabels().criterion(), real.norm)
     key = jax.random.fold_in(jax.random.key(seed), 1)
     state = trainer.init(jax.random.key(seed), source.image_shape)
     ones = np.ones(batch_size, np.float32)
@@ -129,7 +139,7 @@ def train_teacher(config: TeacherConfig, real: RealData) -> Teacher:
     model = build(info, config.compute)
     training = with_flip(config.teacher_train, real.flip)
     log(f"training {config.model} on {len(real.source.labels['train'])} images, {training.epochs} epochs")
-    variables, losses, seconds = fit_full(real, model, training, config.seed)
+    variables, losses, seconds = fit_full(real, full_trainer(real, model, training), training, config.seed)
     score = accuracy(model.apply, variables, real.norm, test_batches(real.source))
     info |= {"accuracy": score, "seconds": seconds, "train": dataclasses.asdict(training), "jax": jax.__version__}
     info["loss"] = [float(chunk.mean()) for chunk in np.array_split(losses, min(50, len(losses)))]
@@ -176,7 +186,7 @@ def load_teacher(path: Path, compute: str = "auto") -> Teacher:
     """
     record = path / "teacher.json"
     if not record.is_file():
-        raise InputError(f"no teacher at {path}; train one with: python -m experiments.train --out {path}")
+        raise InputError(f"no teacher at {path}; train one with experiments.train")
     info = read_json(record)
     model = build(info, compute)
     like = jax.eval_shape(lambda key: model.init(key, tuple(info["image_shape"])), jax.random.key(0))

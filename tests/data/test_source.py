@@ -260,4 +260,4 @@ def test_a_registered_dataset_is_opened_by_its_name_and_nothing_is_imported(monk
     assert len(data.load("mine", 8).labels["train"]) == 5 and requests == [(8, None)]
     monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"imported {name}"))
     text = message(lambda: data.load("somebody.elses:dataset"))
-    assert "'somebody.elses:dataset' is not registered" in text and "--plugin" in text
+    assert "'somebody.elses:dataset' is not registered" in text and "`plugin` somebody.elses:dataset" in text

@@ -186,8 +186,8 @@ def fresh(key, size):
     k_centre, k_noise = jax.random.split(key)
     centres = 3 * jax.random.normal(jax.random.key(7), (CENTRES, 5))
     logits = jnp.log(jnp.arange(1.0, CENTRES + 1))
-    members = jax.random.categorical(k_centre, logits, shape=(size,))
-    return centres[members] + (0.3 + 0.1 * members)[:, None] * jax.random.normal(k_noise, (size, 5))
+    centre = jax.random.categorical(k_centre, logits, shape=(size,))
+    return centres[centre] + (0.3 + 0.1 * centre)[:, None] * jax.random.normal(k_noise, (size, 5))
 
 
 @pytest.fixture(scope="module")

@@ -239,14 +239,14 @@ def test_exchanges_never_harm_and_help_in_high_dimension(gaussians):
 def test_no_single_move_is_left_to_make(gaussians):
     mu, without, full = gaussians
 
-    def scatter(x, members):
-        return sum(((x[members == j] - x[members == j].mean(0)) ** 2).sum() for j in np.unique(members))
+    def scatter(x, cell):
+        return sum(((x[cell == j] - x[cell == j].mean(0)) ** 2).sum() for j in np.unique(cell))
 
     def best_move(x, z):
-        members = distances(x, z).argmin(1)
-        moves = np.repeat(members[None], len(x) * 12, axis=0)
+        cell = distances(x, z).argmin(1)
+        moves = np.repeat(cell[None], len(x) * 12, axis=0)
         moves[np.arange(len(moves)), np.repeat(np.arange(len(x)), 12)] = np.tile(np.arange(12), len(x))
-        return min(scatter(x, move) for move in moves) / scatter(x, members)
+        return min(scatter(x, move) for move in moves) / scatter(x, cell)
 
     x = mu.points.astype(np.float64)
     for c in range(2):

@@ -10,6 +10,7 @@ from helpers import message
 from jaxdd import ot
 from jaxdd.ground.measure import Measure, check_measure, standardise
 from jaxdd.ot import (
+    BarycenterSettings,
     ClvqSettings,
     EntropicSettings,
     KMeansSettings,
@@ -21,6 +22,7 @@ from jaxdd.ot import (
 KEY = jax.random.key(0)
 N, D, M = 12, 3, 2
 K_MEANS = KMeansSettings(restarts=2, max_iterations=5, exchanges=5)
+BRIEF = BarycenterSettings(rounds=3, polish=1, k_means=K_MEANS)
 
 
 def two_clusters(seed, n, d=D):
@@ -56,6 +58,7 @@ FUNCTIONS = {
     "w2_squared": lambda mu, nu: ot.w2_squared(mu, nu, SinkhornSettings(epsilon=1e-2)),
     "sinkhorn_divergence": lambda mu, nu: ot.sinkhorn_divergence(mu, nu),
     "quantize": lambda mu, nu: ot.quantize(KEY, mu, M, settings=K_MEANS),
+    "barycenter": lambda mu, nu: ot.barycenter(KEY, mu, M, weights="uniform", settings=BRIEF),
     "entropic_barycenter": lambda mu, nu: ot.entropic_barycenter(
         KEY, mu, M, settings=EntropicSettings(stages=2, rounds=1, weight_steps=1)
     ),
@@ -84,13 +87,22 @@ def test_compiled_from_arrays_of_jax_is_the_same_as_eager_from_arrays_of_numpy(n
 )
 def test_what_is_no_measure_is_refused_in_one_line(points, weights, words):
     mu = Measure(points, weights)
-    for call in (
+    calls = [
         lambda: check_measure(mu),
+        lambda: standardise(mu),
+        lambda: ot.distortion(mu, NU.points),
+        lambda: distance.cell_masses(mu, NU.points),
+        lambda: ot.quantization_loss(mu, NU.points),
+        lambda: ot.w2_squared(mu, NU),
+        lambda: ot.w2_squared(NU, mu),
+        lambda: ot.sinkhorn_divergence(mu, NU),
+        lambda: ot.sinkhorn_divergence(NU, mu),
         lambda: ot.quantize(KEY, mu, M),
         lambda: ot.barycenter(KEY, mu, M),
-        lambda: ot.distortion(mu, NU.points),
+        lambda: ot.entropic_barycenter(KEY, mu, M),
         lambda: clvq.init(KEY, mu, M),
-        lambda: ot.w2_squared(mu, NU),
-        lambda: ot.sinkhorn_divergence(NU, mu),
-    ):
+        lambda: clvq.step(KEY, clvq.init(KEY, NU, M), mu),
+        lambda: clvq.fit(KEY, mu, M),
+    ]
+    for call in calls:
         assert words in message(call)

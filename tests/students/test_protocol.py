@@ -51,9 +51,9 @@ def test_names_that_do_not_exist(name, words):
     ("change", "words"),
     [
         ({"weights": "heavy"}, "'heavy'"),
-        ({"labels": SoftLabels(temperature=0.0)}, "temperature 0.0"),
-        ({"labels": HardLabels(smoothing=1.0)}, "smoothing 1.0"),
-        ({"labels": HardLabels(smoothing=-0.1)}, "smoothing -0.1"),
+        ({"labels": SoftLabels(temperature=0.0)}, "`temperature` 0.0"),
+        ({"labels": HardLabels(smoothing=1.0)}, "`smoothing` 1.0"),
+        ({"labels": HardLabels(smoothing=-0.1)}, "`smoothing` -0.1"),
     ],
 )
 def test_settings_that_do_not_exist(change, words):

@@ -144,13 +144,11 @@ def _scores(
     """A function of a class, its images and their boxes [n, K, 2] -> the scores of all crops, [n, K]; low is good."""
     local = resources.mesh
     devices = local.devices.size
-    # Only the logits are needed. They are faster to compute with BatchNorm folded into the convolutions.
-    foldable = nn.foldable(teacher.apply, teacher.variables, image_shape)
-    folded = jax.jit(nn.fold)(teacher.variables) if foldable else teacher.variables
-    replicated = parallel.put(folded, local, parallel.SAME)
+    variables = nn.folded(teacher.apply, teacher.variables, image_shape)
+    replicated = parallel.put(variables, local, parallel.SAME)
     score = _scorer(teacher.apply, shape, local)
     logits = lambda variables, image: teacher.apply(variables, image).logits
-    bytes_each = forward_bytes(logits, folded, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    bytes_each = forward_bytes(logits, variables, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
 
     def scores(c, images, boxes):
         boxes_each = boxes[0].shape[1]

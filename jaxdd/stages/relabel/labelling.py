@@ -59,7 +59,7 @@ class HardLabels(Labelling):
     def check(self) -> None:
         """See `Labelling.check`."""
         if not 0 <= self.smoothing < 1:
-            raise InputError(f"label smoothing {self.smoothing} is out of range; use a share in [0, 1)")
+            raise InputError(f"`smoothing` {self.smoothing} is out of range; use a share in [0, 1)")
 
     def criterion(self, teacher_apply: Apply | None = None) -> Criterion:
         """The context is unused."""
@@ -84,7 +84,7 @@ class SoftLabels(Labelling):
     def check(self) -> None:
         """See `Labelling.check`."""
         if self.temperature <= 0:
-            raise InputError(f"temperature {self.temperature} is out of range; use a positive one")
+            raise InputError(f"`temperature` {self.temperature} is out of range; use a positive one")
 
     def criterion(self, teacher_apply: Apply | None) -> Criterion:
         """The context is the teacher's variables.

@@ -76,7 +76,7 @@ def record(settings: LabelSettings, num_classes: int) -> np.dtype:
                          f"{', '.join(FORMS)}, and 1 epoch or more")  # fmt: skip
     if settings.form == "topk":
         if not 1 <= settings.top <= num_classes:
-            raise InputError(f"top {settings.top} of {num_classes} classes cannot be stored; use 1 to {num_classes}")
+            raise InputError(f"`top` {settings.top} of {num_classes} classes cannot be stored; use 1 to {num_classes}")
         place = np.min_scalar_type(num_classes - 1).newbyteorder("<")
         return np.dtype([("above", "<f2", (settings.top,)), ("classes", place, (settings.top,))])
     if settings.form == "int8":
@@ -231,9 +231,7 @@ def _answers(
     dataset: DistilledDataset, stream: Stream, teacher: Teacher, settings: LabelSettings, seed: int, steps: list[int]
 ) -> Iterator[tuple[int, dict]]:
     """Yield each of these steps (ascending) with its encoded labels, and compute one batch ahead."""
-    variables = teacher.variables
-    if nn.foldable(teacher.apply, variables, dataset.images.shape[1:]):
-        variables = jax.jit(nn.fold)(variables)
+    variables = nn.folded(teacher.apply, teacher.variables, dataset.images.shape[1:])
     answer = _answering(teacher.apply, stream.augment, settings, stream.temperature)
     shared = variables, dataset.norm, jax.random.fold_in(jax.random.key(seed), 1)
     previous = None
@@ -257,7 +255,7 @@ def _records(answers: list[dict], kind: np.dtype, form: str, step: int) -> np.nd
     for name in _fields(kind):
         records[name] = np.stack([part[name] for part in answers])
         if not np.isfinite(records[name]).all():
-            raise InputError(f"labels of steps up to {step} are no numbers as {form}; check the teacher, or use `form` "
+            raise InputError(f"labels of steps up to {step} are not finite as {form}; check the teacher, or use `form` "
                              "float32 if its logits are huge")  # fmt: skip
     return records
 

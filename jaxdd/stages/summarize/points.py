@@ -83,7 +83,7 @@ def _check(weights: str | np.ndarray, solver: Solver | str | None, few: str) -> 
     if few not in ("error", "zero"):
         raise InputError(f"unknown `few` {few!r}; use 'error' or 'zero'")
     if few == "zero" and not isinstance(weights, str):
-        raise InputError("few='zero' cannot change prescribed weights; use `weights` 'free' or 'uniform'")
+        raise InputError("`few` 'zero' cannot change prescribed weights; use `weights` 'free' or 'uniform'")
     return chosen
 
 

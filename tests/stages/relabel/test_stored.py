@@ -110,7 +110,7 @@ def test_a_record_takes_what_is_said_of_it():
     assert [size(form) for form in ("float32", "float16", "int8")] == [4000, 2000, 1002]
     assert size("topk", 50) == 200 and size("topk", 50, classes=256) == 150
     assert "'int4'" in message(lambda: size("int4")) and "0 epochs" in message(lambda: size("int8", 1, 0))
-    assert "top 11 of 10" in message(lambda: size("topk", 11, classes=10))
+    assert "`top` 11 of 10" in message(lambda: size("topk", 11, classes=10))
 
 
 # Students
@@ -319,7 +319,7 @@ def test_a_folder_keeps_its_labels(tmp_path):
     assert "holds no labels" in message(lambda: make(place=tmp_path / "other"))
     broken = changed(lambda x: x * jnp.nan)
     for form in ("topk", "int8"):
-        assert f"no numbers as {form}" in message(partial(make, form=form, teacher=broken, place=tmp_path / form))
+        assert f"not finite as {form}" in message(partial(make, form=form, teacher=broken, place=tmp_path / form))
         assert not (tmp_path / form).exists()
 
 

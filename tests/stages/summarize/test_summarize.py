@@ -253,7 +253,7 @@ def test_points_that_are_not_finite_name_the_class(value):
         ({"weights": HALF, "solver": "clvq"}, "clvq finds its own weights"),
         ({"weights": "uniform", "solver": Quantization()}, "quantization finds its own weights"),
         ({"few": "ignore"}, "'ignore'"),
-        ({"few": "zero", "weights": HALF}, "few='zero'"),
+        ({"few": "zero", "weights": HALF}, "`few` 'zero'"),
         ({"num_classes": 5}, "class 4 has no points"),
         ({"num_classes": 3}, "label 3"),
     ],
