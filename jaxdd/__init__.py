@@ -24,6 +24,7 @@ from jaxdd.stages.relabel.labelling import LABELLINGS, HardLabels, Labelling, So
 from jaxdd.stages.relabel.stored import Labels, LabelSettings, materialise, open_labels
 from jaxdd.stages.summarize import (
     SUMMARIZERS,
+    AtMost,
     Barycenter,
     Clvq,
     Coreset,
@@ -53,6 +54,7 @@ __all__ = [
     "SOFT",
     "SOURCES",
     "SUMMARIZERS",
+    "AtMost",
     "Barycenter",
     "Classes",
     "Clvq",

@@ -123,11 +123,11 @@ class Groups(NamedTuple):
             num_classes = int(labels.max(initial=-1)) + 1
         stray = labels[(labels < 0) | (labels >= num_classes)]
         if stray.size:
-            raise InputError(f"label {stray[0]} outside [0, {num_classes}); raise num_classes")
+            raise InputError(f"label {stray[0]} is outside [0, {num_classes}), the range of the classes")
         counts = np.bincount(labels, minlength=num_classes)
         if num_classes < 1 or not counts.all():
             empty = int(np.argmin(counts)) if num_classes else 0
-            raise InputError(f"class {empty} has no points; lower num_classes or add some")
+            raise InputError(f"class {empty} has no points; number the classes without gaps, or add some")
         for first in range(0, len(labels), 2**16):
             finite = np.isfinite(np.asarray(points[first : first + 2**16])).all(axis=1)
             if not finite.all():

@@ -7,7 +7,7 @@ from jaxdd.stages.summarize.coreset import Coreset
 from jaxdd.stages.summarize.herding import Herding, herding
 from jaxdd.stages.summarize.kcenter import KCenter, kcenter
 from jaxdd.stages.summarize.none import NoAtoms
-from jaxdd.stages.summarize.points import summarize
+from jaxdd.stages.summarize.points import AtMost, summarize
 from jaxdd.stages.summarize.quantization import Quantization
 from jaxdd.stages.summarize.random import Random
 from jaxdd.stages.summarize.sinkhorn import Sinkhorn
@@ -15,6 +15,7 @@ from jaxdd.stages.summarize.solver import Solver
 
 __all__ = [
     "SUMMARIZERS",
+    "AtMost",
     "Barycenter",
     "Clvq",
     "Coreset",

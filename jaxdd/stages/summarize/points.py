@@ -1,6 +1,6 @@
 """The summarize stage for arbitrary points, without images or a teacher."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -14,16 +14,24 @@ from jaxdd.stages.summarize.base import SUMMARIZERS
 from jaxdd.stages.summarize.solver import Clouds, Solver, class_keys, solve_classes
 
 
+class AtMost(NamedTuple):
+    """A limit on the number of atoms per class, for data in which some classes have fewer points than that.
+
+    Such a class gets one atom on each of its points, with free or equal weights, and W2^2 = 0. Its remaining atoms have
+    zero weight.
+    """
+
+    atoms: int
+
+
 def summarize(
     points: np.ndarray,
     labels: np.ndarray,
-    ipc: int,
+    ipc: int | AtMost,
     *,
     weights: Literal["free", "uniform"] | np.ndarray = "free",
     solver: Solver | str | None = None,
     key: jax.Array | None = None,
-    few: Literal["error", "zero"] = "error",
-    num_classes: int | None = None,
     resources: Resources = Resources(2**30),  # noqa: B008
 ) -> ot.Summary:
     r"""A few weighted points that represent each class: minimise :math:`W_2^2(\mu_c, \sum_j w_j \delta(z_j))`.
@@ -39,15 +47,12 @@ def summarize(
 
     Args:
       points: the data x, finite, [n, d]; read as float32.
-      labels: integer classes, [n].
-      ipc: the number of atoms per class, m.
+      labels: integer classes 0 to C - 1, each with at least one point, [n].
+      ipc: the number of atoms per class, m. With ``AtMost(m)`` classes may have fewer points than that.
       weights: "free", "uniform", or the weights themselves, [m] or [C, m].
       solver: a settings object such as ``Quantization(restarts=8)``, or a name. "quantization" and "clvq" optimise the
         weights; "barycenter" takes any weights. Default: quantization for free weights, otherwise barycenter.
       key: a PRNG key; default `jax.random.key(0)`.
-      few: what to do with a class that has fewer points than atoms. "error" raises InputError. "zero" places one atom
-        on each point, with free or equal weights, and gives the remaining atoms zero weight.
-      num_classes: default: the largest label plus one.
       resources: the devices, and the memory that one chunk may take on all of them, not counting ``points``.
 
     Returns:
@@ -57,17 +62,17 @@ def summarize(
       InputError: shapes that disagree, invalid labels, NaN or infinite points, too few points, weights that do not sum
         to one, or a solver that cannot take them; messages name classes by index.
     """
-    chosen = _check(weights, solver, few)
-    groups = Groups.of(points, labels, num_classes)
+    chosen = _check(weights, solver)
+    groups = Groups.of(points, labels)
     classes = np.arange(len(groups.counts))
-    check_counts(groups.counts if few == "error" else np.full(len(classes), max(ipc, 0)), ipc)
-    held = _fixed_weights(weights, groups.counts, ipc)
+    m = _number_of_atoms(ipc, weights, groups.counts)
+    held = _fixed_weights(weights, groups.counts, m)
     keys = class_keys(jax.random.key(0) if key is None else key, classes)
     clouds = Clouds(points, groups, classes, int(groups.counts.max()))
-    return solve_classes(chosen, keys, clouds, ipc, held, resources)
+    return solve_classes(chosen, keys, clouds, m, held, resources)
 
 
-def _check(weights: str | np.ndarray, solver: Solver | str | None, few: str) -> Solver:
+def _check(weights: str | np.ndarray, solver: Solver | str | None) -> Solver:
     """The solver to use; InputError if the arguments contradict each other."""
     if isinstance(weights, str) and weights not in ("free", "uniform"):
         raise InputError(f"unknown `weights` {weights!r}; use 'free', 'uniform' or an array")
@@ -80,11 +85,18 @@ def _check(weights: str | np.ndarray, solver: Solver | str | None, few: str) -> 
     if not chosen.prescribes_weights and not free:
         kind = SUMMARIZERS.name_of(chosen)
         raise InputError(f"`solver` {kind} finds its own weights; use `weights` 'free' or `solver` 'barycenter'")
-    if few not in ("error", "zero"):
-        raise InputError(f"unknown `few` {few!r}; use 'error' or 'zero'")
-    if few == "zero" and not isinstance(weights, str):
-        raise InputError("`few` 'zero' cannot change prescribed weights; use `weights` 'free' or 'uniform'")
     return chosen
+
+
+def _number_of_atoms(ipc: int | AtMost, weights: str | np.ndarray, counts: np.ndarray) -> int:
+    """The number of atoms per class, m; InputError if it is not positive, or if a class has too few points for it."""
+    if not isinstance(ipc, AtMost):
+        check_counts(counts, ipc)
+        return ipc
+    if not isinstance(weights, str):
+        raise InputError("`ipc` AtMost cannot change prescribed weights; use `weights` 'free' or 'uniform'")
+    check_counts(np.maximum(counts, ipc.atoms), ipc.atoms)
+    return ipc.atoms
 
 
 def _fixed_weights(weights: str | np.ndarray, counts: np.ndarray, m: int) -> np.ndarray | None:

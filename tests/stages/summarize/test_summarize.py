@@ -14,7 +14,7 @@ from helpers import message
 from ot_helpers import check_summary, clustered, padded, unlabelled
 
 import jaxdd
-from jaxdd import Barycenter, Clvq, Herding, Quantization, Resources
+from jaxdd import AtMost, Barycenter, Clvq, Herding, Quantization, Resources
 from jaxdd.ground.measure import Groups
 from jaxdd.ot import KMeansSettings, barycenter, clvq, quantize
 from jaxdd.stages.summarize import solver as solving
@@ -60,8 +60,8 @@ POINTS, LABELS, CLOUDS = data()
 
 def solve(way, points=POINTS, labels=LABELS, **changes):
     solver, weights = WAYS[way]
-    options = {"weights": weights, "solver": SETTINGS[solver], "key": KEY} | changes
-    return jaxdd.summarize(points, labels, M, **options)
+    options = {"ipc": M, "weights": weights, "solver": SETTINGS[solver], "key": KEY} | changes
+    return jaxdd.summarize(points, labels, **options)
 
 
 def same(result, expected):
@@ -200,7 +200,7 @@ def test_the_key_is_what_chooses_and_has_a_default():
 def test_few_points_stand_for_themselves(way):
     points, labels, clouds = data(((1, 1, 0), (6, 4, 2), (0, 1, 0), (1, 1, 1)))
     assert "class 0 has 2 points, fewer than m=3" in message(lambda: solve(way, points, labels))
-    result = solve(way, points, labels, few="zero")
+    result = solve(way, points, labels, ipc=AtMost(M))
     weights = np.asarray(result.atoms.weights)
     np.testing.assert_allclose(weights.sum(1), 1.0, rtol=1e-6)
     for c in (0, 2, 3):
@@ -218,7 +218,7 @@ def test_few_points_stand_for_themselves(way):
 @pytest.mark.slow
 def test_a_class_with_fewer_points_than_atoms_in_the_largest_class_too():
     # Even the largest class is too small: the rows are padded up to the number of atoms.
-    result = jaxdd.summarize(np.eye(3, 2), np.array([0, 0, 1]), 4, few="zero", key=KEY)
+    result = jaxdd.summarize(np.eye(3, 2), np.array([0, 0, 1]), AtMost(4), key=KEY)
     np.testing.assert_allclose(np.sort(result.atoms.weights, axis=1), [[0, 0, 0.5, 0.5], [0, 0, 0, 1]], atol=1e-6)
     np.testing.assert_allclose(result.cost, 0.0, atol=1e-6)
 
@@ -252,14 +252,11 @@ def test_points_that_are_not_finite_name_the_class(value):
         ({"weights": "uniform", "solver": "quantization"}, "quantization finds its own weights"),
         ({"weights": HALF, "solver": "clvq"}, "clvq finds its own weights"),
         ({"weights": "uniform", "solver": Quantization()}, "quantization finds its own weights"),
-        ({"few": "ignore"}, "'ignore'"),
-        ({"few": "zero", "weights": HALF}, "`few` 'zero'"),
-        ({"num_classes": 5}, "class 4 has no points"),
-        ({"num_classes": 3}, "label 3"),
+        ({"ipc": AtMost(M), "weights": HALF}, "`ipc` AtMost"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_one_line(changes, words):
-    assert words in message(lambda: jaxdd.summarize(POINTS, LABELS, M, **changes))
+    assert words in message(lambda: jaxdd.summarize(POINTS, LABELS, **{"ipc": M} | changes))
 
 
 @pytest.mark.parametrize(
@@ -281,8 +278,8 @@ def test_data_that_is_no_set_of_classes_is_refused_in_one_line(points, labels, i
 
 
 @pytest.mark.parametrize("ipc", [0, -2])
-def test_no_atoms_are_refused_with_few_too(ipc):
-    assert f"m={ipc}" in message(lambda: jaxdd.summarize(POINTS, LABELS, ipc, few="zero"))
+def test_no_atoms_are_refused_as_a_limit_too(ipc):
+    assert f"m={ipc}" in message(lambda: jaxdd.summarize(POINTS, LABELS, AtMost(ipc)))
 
 
 # Devices
