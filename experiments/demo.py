@@ -5,14 +5,14 @@
 Takes less than two minutes on two cores. Expect a hard-label accuracy of more than 90 % for wmdd, well above random.
 """
 
-import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jaxdd import commands
+from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import settings
-from jaxdd.ground.files import write_json
+from jaxdd.ground.files import remove_at_once, write_json
 from jaxdd.reports import preview, run_page, tables
 from jaxdd.students.protocol import named
 from jaxdd.workspace import (
@@ -44,17 +44,15 @@ def distil(name: str, config: DemoConfig, workspace: Workspace) -> DistilledData
     """Distil one image per class with a method, and write its run folder and page."""
     run = config_of(name, **teachers.fields_of(config.teacher), out=config.out / name)
     run = replace(run, recipe=settings.changed(run.recipe, {"imager.steps": config.steps}, name))
-    dataset, result = distillation.make(name, run.recipe, 1, 0, workspace)
-    run.out.mkdir()
-    distillation.save_run(run, workspace.teacher_folder, dataset, result)
+    distillation.distill_in(workspace, run)
     run_page.write(run.out)
-    return dataset
+    return distilled.load(run.out)
 
 
 def main(config: DemoConfig) -> None:
-    if (config.out / "evaluation.json").is_file():
-        shutil.rmtree(config.out)
-    with runs.run_folder(config.out) as out:
+    if (config.out / "evaluation.json").is_file() and not (config.out / runs.PARTS).exists():
+        remove_at_once(config.out)
+    with runs.run_folder(config.out, settings.record(config)) as out:
         workspace = open_workspace(config.teacher, out)
         datasets = {name: distil(name, config, workspace) for name in config.methods}
         preview.preview(datasets[config.methods[-1]], out / "preview.png")
@@ -64,6 +62,7 @@ def main(config: DemoConfig) -> None:
         )
         makers = makers_for(datasets, ("random", "medoid"), 1, workspace)
         rows = compare(makers, comparison, lambda rows: write_json(out / "evaluation.json", rows))
+        runs.finish(out, ("evaluation.json", "preview.png"))
     print(tables.table(rows))
     print(f"\nthe ten images of {config.methods[-1]}: {config.out / 'preview.png'}")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxdd import commands
+from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
 from jaxdd.workspace import LatentConfig, TeacherConfig, latent_models, open_data, runs, teachers
 
@@ -49,8 +50,12 @@ TRAINED = {
 def main(config: TrainConfig) -> None:
     if config.what not in TRAINED:
         raise InputError(f"unknown `what` {config.what!r}; use {', '.join(TRAINED)}")
-    with runs.run_folder(config.out) as out:
+    with runs.run_folder(config.out, {"train": settings.record(config), **teachers.machine(config)}) as out:
+        if runs.is_finished(out):
+            print(f"{config.out} is finished already")
+            return
         text = TRAINED[config.what](config, out)
+        runs.finish(out, (*teachers.TEACHER, *latent_models.PARTS_OF_MODELS))
     print(f"{text}, in {config.out}")
 
 

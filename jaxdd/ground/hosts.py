@@ -5,13 +5,15 @@ are exchanged through JAX's coordination service. The only other communication i
 (`jaxdd.stages.encode`).
 """
 
+import contextlib
 import io
 import itertools
 import os
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ def join() -> None:
     The processes are read from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID if these are set, else
     from SLURM, Open MPI or a Cloud TPU of several hosts, as `jax.distributed.initialize` detects them. Call this before
     any other function of JAX. From then on, if a process dies, each of the others prints one line and ends with status
-    1 within half a minute. If the first process dies, JAX ends the others at once, with its own message.
+    1 within half a minute.
 
     Raises:
       InputError: the environment names no complete set of processes.
@@ -52,7 +54,8 @@ def join() -> None:
             ) from error
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(**settings)
+        with _outliving_service():
+            jax.distributed.initialize(**settings)
     except (ValueError, RuntimeError) as error:
         raise InputError(
             f"cannot join the other processes ({str(error).splitlines()[0]}); check JAX_COORDINATOR_ADDRESS, "
@@ -61,6 +64,53 @@ def join() -> None:
         ) from error
     if count() > 1:
         threading.Thread(target=_watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _outliving_service() -> Iterator[None]:
+    """JAX's coordination service, if it is started meanwhile, runs in a process of its own.
+
+    In the first process it would end together with that, and JAX then aborts all others with a stack trace, before
+    `_watch` can end them with a line. JAX has no public setting for this.
+    """
+    from jax._src.lib import _jax
+
+    start = _jax.get_distributed_runtime_service
+    _jax.get_distributed_runtime_service = _Service
+    try:
+        yield
+    finally:
+        _jax.get_distributed_runtime_service = start
+
+
+class _Service:
+    """The coordination service, in a process that ends when it is told to, or some time after this one."""
+
+    def __init__(self, *address: Any, recoverable: bool = False, **timeouts: int):
+        code = (
+            "import os, sys, time\n"
+            "from jax._src.lib import _jax\n"
+            f"service = _jax.get_distributed_runtime_service(*{address!r}, **{timeouts!r})\n"
+            "print('ready', flush=True)\n"
+            f"if not sys.stdin.read(): time.sleep({_PATIENCE + 5})\n"
+            "os._exit(0)\n"
+        )
+        # That of an earlier run which was killed may still have the address.
+        for _ in range(10):
+            # A session of its own, so that Ctrl-C does not end it before the processes of the run.
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code], start_new_session=True, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            assert self.process.stdout
+            if self.process.stdout.readline():
+                return
+            time.sleep(2.0)
+        raise RuntimeError(f"the address {address[0]} is in use")
+
+    def shutdown(self) -> None:
+        """End the service at once."""
+        self.process.communicate("end")
 
 
 def _several(environment: os._Environ | dict[str, str]) -> bool:
@@ -131,28 +181,24 @@ def meet() -> None:
 def part() -> None:
     """End this process with status 0, once all of several processes have called this; the first ends last.
 
-    The first process runs the coordination service. JAX aborts every process whose connection is still open when the
-    service ends, even if only Python's cleanup is left.
+    The first process ends the coordination service. JAX aborts every process whose connection is still open then, even
+    if only Python's cleanup is left.
     """
     meet()
     if is_first():
         for i in range(1, count()):
             _wait_for(f"jaxdd/parted/{i}")
+        time.sleep(1.0)
+        _state().service.shutdown()
     else:
         _publish(f"jaxdd/parted/{jax.process_index()}", b"")
-    leave(0, 1.0)
+    leave(0)
 
 
-def leave(status: int, after: float = 3.0) -> None:
-    """End this process at once, without waiting for the others at exit.
-
-    after: seconds that the first process waits before it ends.
-    """
+def leave(status: int) -> None:
+    """End this process at once, without waiting for the others at exit."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if is_first():
-        # The coordination service ends with this process, and JAX then aborts the others; they may still be printing.
-        time.sleep(after)
     os._exit(status)
 
 
@@ -173,10 +219,14 @@ def _wait_for(name: str) -> bytes:
 
 
 def _client():
+    return _state().client
+
+
+def _state():
     # JAX has no public interface to the key-value store of its coordination service; Orbax uses this one, too.
     from jax._src import distributed
 
-    return distributed.global_state.client
+    return distributed.global_state
 
 
 def _watch() -> None:

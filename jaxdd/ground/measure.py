@@ -1,5 +1,6 @@
 """Weighted point clouds, the type that the stages exchange."""
 
+import contextlib
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ class Measure(NamedTuple):
     weights: Array
 
 
-def check_measure(mu: Measure) -> None:
+def check_shapes(mu: Measure) -> None:
     """Check that mu is one measure, points float [n, d] and weights float [n].
 
     Only shapes and dtypes are read. Under `jax.jit` this costs nothing at run time; under `jax.vmap` the shapes are
@@ -42,9 +43,69 @@ def check_measure(mu: Measure) -> None:
         chex.assert_rank(mu, (2, 1))
         chex.assert_equal_shape_prefix(mu, 1)
         chex.assert_type(mu, float)
-    except AssertionError as error:
-        points, weights = (f"{getattr(leaf, 'dtype', type(leaf).__name__)} {list(np.shape(leaf))}" for leaf in mu)
+    except (AssertionError, AttributeError, TypeError, ValueError) as error:
+        points, weights = (f"{getattr(leaf, 'dtype', type(leaf).__name__)} {_shape(leaf)}" for leaf in mu)
         raise InputError(f"measure of points {points} and weights {weights}; give float [n, d] and [n]") from error
+
+
+def _shape(leaf: Any) -> list[int] | str:
+    try:
+        return list(np.shape(leaf))
+    except ValueError:
+        return "of no shape"
+
+
+def check_measure(mu: Measure) -> None:
+    """`check_shapes`, and the values: a probability measure on points that float32 can tell apart.
+
+    The values are checked outside of `jax.jit` and `jax.vmap` only. Inside, they are not known yet.
+
+    Raises:
+      InputError: see `check_shapes`; weights that are not `are_masses`; or see `check_points`.
+    """
+    check_shapes(mu)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in mu):
+        return
+    weights = np.asarray(mu.weights)
+    if not are_masses(weights):
+        raise InputError(f"measure of weights with sum {weights.sum():g}; give non-negative ones that sum to one")
+    rows = np.flatnonzero(weights)
+    check_points(np.asarray(mu.points)[rows], "the measure", rows)
+
+
+def check_points(points: np.ndarray, what: str, rows: np.ndarray) -> None:
+    """Check that float32 holds points [n, d] of any dtype, their differences, and the squares of these.
+
+    Raises:
+      InputError: NaN or infinite points; points so far apart, or so near each other, that squared distances overflow or
+        vanish; or points so far from the origin that rounding them to float32 moves them by a tenth of their spread.
+        The spread is the root mean square distance from their mean. The message names ``what`` and the row.
+
+    Args:
+      rows: where the points come from, for the message, [n].
+    """
+    if not len(points):
+        return
+    largest = float(max(points.max(), -points.min()))
+    if not np.isfinite(largest) or not np.isfinite(np.sum(points, dtype=np.float64)):
+        row = rows[np.argmin(np.isfinite(points).all(axis=1))]
+        raise InputError(f"{what} has NaN or inf in row {row}; drop that row")
+    mean, squares = points.mean(0, dtype=np.float64), 0.0
+    for first in range(0, len(points), _ROWS):
+        squares += np.square(points[first : first + _ROWS] - mean).sum()
+    spread = float(np.sqrt(squares / len(points)))
+    if spread > 1e18 or largest > 1e30 or 0 < spread < 1e-16:
+        raise InputError(f"{what} has points {spread:.2g} apart, whose squares float32 cannot hold; rescale the points")
+    rounded = largest * np.finfo(np.float32).eps * points.shape[1] ** 0.5
+    wider = points.dtype != np.float32 and points.dtype.itemsize >= 4
+    if wider and 1e-12 * largest < spread < rounded:
+        raise InputError(
+            f"{what} has points {spread:.2g} apart around {largest:.2g}, which float32 cannot tell apart; subtract "
+            "their mean"
+        )
+
+
+_ROWS = 2**12  # of points in float64 at a time
 
 
 def are_masses(weights: np.ndarray) -> np.ndarray:
@@ -112,28 +173,19 @@ class Groups(NamedTuple):
 
         Raises:
           InputError: shapes that disagree, labels that are not integers in [0, num_classes), or a class with no points,
-            or with NaN or infinite ones. The default of num_classes is the largest label plus one.
+            or with points that float32 cannot hold, see `check_points`. The default of num_classes is the largest label
+            plus one.
         """
         labels = np.asarray(labels)
+        labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
         if np.ndim(points) != 2 or labels.shape != np.shape(points)[:1]:
             raise InputError(f"points {np.shape(points)} and labels {labels.shape}; give [n, d] and [n]")
-        if not np.issubdtype(labels.dtype, np.integer):
-            raise InputError(f"labels have dtype {labels.dtype}; give integer class indices")
-        if num_classes is None:
-            num_classes = int(labels.max(initial=-1)) + 1
-        stray = labels[(labels < 0) | (labels >= num_classes)]
-        if stray.size:
-            raise InputError(f"label {stray[0]} is outside [0, {num_classes}), the range of the classes")
-        counts = np.bincount(labels, minlength=num_classes)
-        if num_classes < 1 or not counts.all():
-            empty = int(np.argmin(counts)) if num_classes else 0
-            raise InputError(f"class {empty} has no points; number the classes without gaps, or add some")
-        for first in range(0, len(labels), 2**16):
-            finite = np.isfinite(np.asarray(points[first : first + 2**16])).all(axis=1)
-            if not finite.all():
-                row = first + int(np.argmin(finite))
-                raise InputError(f"class {labels[row]} has NaN or inf in row {row}; drop that row")
-        return cls.by_label(labels, num_classes)
+        num_classes = checked_classes(labels, num_classes)
+        groups = cls.by_label(labels.astype(np.int64), num_classes)  # bincount refuses uint64
+        for c in range(len(groups.counts)):
+            rows = groups.rows(c)
+            check_points(points[rows], f"class {c}", rows)
+        return groups
 
     def padded(self, points: np.ndarray, classes: np.ndarray, rows: int) -> Measure:
         """The empirical measures of some classes [k]: points float32 [k, rows, d], weights float32 [k, rows]."""
@@ -146,23 +198,67 @@ class Groups(NamedTuple):
         return Measure(padded, weights)
 
 
+def checked_classes(labels: np.ndarray, num_classes: int | None = None) -> int:
+    """The number of classes C of labels [n]: integers of any dtype in [0, C), and each class occurs.
+
+    Nothing of the size of a label is allocated, so a stray label costs no memory.
+
+    Raises:
+      InputError: labels of another dtype or range, or a class without labels.
+    """
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"labels have dtype {labels.dtype}; give integer class indices")
+    least, largest = (int(labels.min()), int(labels.max())) if labels.size else (0, -1)
+    count = largest + 1 if num_classes is None else num_classes
+    if least < 0 or largest >= count:
+        raise InputError(f"label {least if least < 0 else largest} is outside [0, {count}), the range of the classes")
+    present = np.unique(labels)
+    if count < 1 or len(present) < count:
+        # The smallest class without a label.
+        empty = int(np.argmin(np.append(present == np.arange(len(present), dtype=present.dtype), False)))
+        raise InputError(f"class {empty} has no points; number the classes without gaps, or add some")
+    return count
+
+
+def as_points(points: Any) -> np.ndarray:
+    """Points of any container that NumPy reads, as a real array [n, d]; a memory-mapped array stays one.
+
+    Raises:
+      InputError: they are no numbers, or not [n, d].
+    """
+    try:
+        array = np.asarray(points)
+    except ValueError:
+        raise InputError("points have rows of different lengths; give [n, d]") from None
+    if array.dtype == object:
+        with contextlib.suppress(TypeError, ValueError):
+            array = array.astype(np.float64)
+    if not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_ or array.dtype.name == "bfloat16"):
+        raise InputError(f"points have dtype {array.dtype}; give real numbers [n, d]")
+    if np.iscomplexobj(array):
+        raise InputError(f"points have dtype {array.dtype}; give real numbers [n, d]")
+    if array.ndim != 2:
+        raise InputError(f"points have shape {list(array.shape)}; give [n, d]")
+    return array
+
+
 def from_labels(points: np.ndarray, labels: np.ndarray, num_classes: int | None = None) -> Measure:
     r"""The empirical measure of each class, :math:`\mu_c = \frac{1}{n_c} \sum_{i : y_i = c} \delta(x_i)`.
 
     Runs on the host. Points keep their order; shorter classes end in zero-weight points at the origin.
 
     Args:
-      points: the data x, finite, [n, d].
-      labels: integer classes y in [0, num_classes), [n].
+      points: the data x, finite, [n, d]: an array, or lists or a table that NumPy reads.
+      labels: integer classes y in [0, num_classes), [n] or [n, 1].
       num_classes: the number of classes C; default: the largest label plus one.
 
     Returns:
       A Measure with points float32 [C, n_max, d] and weights float32 [C, n_max].
 
     Raises:
-      InputError: see `Groups.of`.
+      InputError: see `Groups.of` and `as_points`.
     """
-    points = np.asarray(points, np.float32)
+    points = as_points(points)
     groups = Groups.of(points, labels, num_classes)
     padded = groups.padded(points, np.arange(len(groups.counts)), int(groups.counts.max()))
     return jax.tree.map(jnp.asarray, padded)
@@ -173,11 +269,24 @@ def real_points(mu: Measure) -> jax.Array:
     return jnp.where(mu.weights[:, None] > 0, mu.points, 0.0)
 
 
-def standardise(mu: Measure) -> tuple[Measure, jax.Array, jax.Array]:
-    r"""Transform a measure to mean zero and total variance one: :math:`x \mapsto (x - b) / s`.
+def centred(points: Array, weights: Array) -> tuple[jax.Array, jax.Array]:
+    """Points [n, d] minus their weighted mean, and the mean as far as the dtype can represent it, [d].
 
-    Tolerances then have the same meaning on any data, and squared distances lose no digits to a distant mean.
-    Zero-weight points are moved to the weighted point nearest the mean, so that none is a farthest point or NaN.
+    A sum in float32 loses digits where the mean is large. The second sum, of what remains, restores them.
+    """
+    total = jnp.sum(weights)
+    shares = weights[:, None] / jnp.where(total > 0, total, 1.0)
+    rough = jnp.sum(shares * points, axis=0)
+    mean = rough + jnp.sum(shares * (points - rough), axis=0)
+    return jnp.asarray(points) - mean, mean
+
+
+def standardise(mu: Measure) -> tuple[Measure, jax.Array, jax.Array]:
+    r"""Transform a measure to total variance one about a point b near most of its mass: :math:`x \mapsto (x - b) / s`.
+
+    Tolerances then have the same meaning on any data, and squared distances lose no digits to a distant origin. b is
+    the mean, unless a few points are so far away that they move the mean out of the rest; then b is the point nearest
+    to it. Zero-weight points are moved to a weighted point, so that none is a farthest point or NaN.
 
     Args:
       mu: one measure, points [n, d], weights [n].
@@ -186,15 +295,27 @@ def standardise(mu: Measure) -> tuple[Measure, jax.Array, jax.Array]:
       The standardised measure, the shift b, [d], and the scale s, a positive scalar (1 for constant data).
 
     Raises:
-      InputError: see `check_measure`.
+      InputError: see `check_shapes`.
     """
-    check_measure(mu)
+    check_shapes(mu)
     real = mu.weights > 0
-    points = real_points(mu)
-    shift = jnp.einsum("n,nd->d", mu.weights, points, precision="highest")
-    points = points - shift
+    points, shift = centred(real_points(mu), mu.weights)
+    peak = jnp.max(jnp.where(real[:, None], jnp.abs(points), 0.0))
+    # Points that differ by less than one rounding are equal; what remains is the rounding of their mean.
+    peak = jnp.where(peak > jnp.finfo(peak.dtype).eps ** 1.5 * jnp.max(jnp.abs(shift)), peak, 0.0)
+    unit = power_of_two(peak)
+    points = jnp.where(peak > 0, points / unit, 0.0)
     norms = jnp.sum(points**2, axis=1)
     variance = jnp.sum(jnp.where(real, mu.weights * norms, 0.0))
-    scale = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 1.0)
+    spread = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 1.0)
     central = points[jnp.argmin(jnp.where(real, norms, jnp.inf))]
-    return Measure(jnp.where(real[:, None], points, central) / scale, mu.weights), shift, scale
+    among = jnp.sum((points - central) ** 2, axis=1)
+    is_apart = jnp.sum(central**2) > 1e2 * jnp.nanmedian(jnp.where(real, among, jnp.nan))
+    moved = jnp.where(is_apart, central, 0.0)
+    points = jnp.where(real[:, None], points, central) - moved
+    return Measure(points / spread, mu.weights), shift + moved * unit, spread * unit
+
+
+def power_of_two(size: jax.Array) -> jax.Array:
+    """The power of two above a positive scalar, by which division is exact; 1 for zero."""
+    return jnp.where(size > 0, jnp.ldexp(jnp.ones_like(size), jnp.frexp(size)[1]), 1.0)

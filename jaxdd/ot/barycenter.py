@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.keys import as_key
 from jaxdd.ground.measure import Array, Measure, are_masses, check_measure, standardise
 from jaxdd.ot import coordinates, semidual
-from jaxdd.ot.distance import cell_masses, cell_means, distortion, rounded, squared_distances
-from jaxdd.ot.quantization import KMeansSettings, iterations, quantize
+from jaxdd.ot.distance import cell_masses, cell_means, distortion, expanded, near_distances, rounded
+from jaxdd.ot.quantization import KMeansSettings, iterations, quantize, raised
 from jaxdd.ot.semidual import NewtonSettings
-from jaxdd.ot.summary import Summary, check_size
+from jaxdd.ot.summary import Closing, Summary, check_size
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def barycenter(
     classes [C, n, d] and weights [C, m] works.
 
     Args:
-      key: a PRNG key, for k-means++.
+      key: a PRNG key or an integer seed, for k-means++.
       mu: one measure, points x [n, d], weights [n]; zero-weight points change nothing.
       m: the number of atoms.
       weights: "free" optimises w, "uniform" fixes w = 1/m, and an array [m] that sums to one fixes w to its values.
@@ -92,9 +93,10 @@ def barycenter(
       InputError: see `ground.measure.check_measure` and `prescribed`; a start of other shapes; fewer than m points
         (`check` counts those of positive weight).
     """
+    key = as_key(key)
     check_measure(mu)
     check_size(mu.points.shape[0], m)
-    held = prescribed(weights, m, "barycenter")
+    held = prescribed(weights, m, "barycenter", mu.points.dtype)
     if m == 1:
         return quantize(key, mu, m)  # the weight of a single atom is one in any case
     d = mu.points.shape[1]
@@ -103,9 +105,11 @@ def barycenter(
         raise InputError(f"barycenter: start of shapes {shapes}; give [{m}, {d}] and [{m}]")
     standard, shift, scale = standardise(mu)
     if start is not None:
-        start = start._replace(points=(start.points - shift) / scale)
+        points, masses = (jnp.asarray(leaf, shift.dtype) for leaf in start)
+        start = Measure((points - shift) / scale, masses)
     search = _searched(key, standard, m, start, held, settings)
-    return _closed(standard, search, held is None, settings.newton).rescaled(shift, scale)
+    close = Closing.of(mu, search.best.points, shift, scale)
+    return _closed(close, search, held is None, settings.newton).rescaled(shift, close.unit)
 
 
 def _searched(
@@ -130,21 +134,21 @@ def _brief(settings: KMeansSettings) -> KMeansSettings:
     return replace(settings, restarts=1, exchanges=0, max_iterations=min(settings.max_iterations, 5))
 
 
-def _closed(mu: Measure, search: "_State", free: bool, newton: NewtonSettings) -> Summary:
+def _closed(close: Closing, search: "_State", free: bool, newton: NewtonSettings) -> Summary:
     """The best atoms of the rounds under a plan that is exact but for a known gap, and all costs."""
-    best = search.best
-    cost = squared_distances(mu.points, best.points)
+    mu, best = close.mu, search.best._replace(points=close.points)
+    cost = near_distances(mu.points, best.points)
     unit = semidual.spread(cost, mu.weights, best.weights)
-    closing = semidual.certified(cost, mu.weights, best.weights, search.potential, unit, newton)
-    least = jnp.minimum(closing.cost, search.costs.min())
+    closing = semidual.certified(cost, mu.weights, best.weights, search.potential * close.ratio, unit, newton)
+    least = closing.cost
     if free:
         least = jnp.minimum(least, _quantizer_cost(mu, best))
-    costs = jnp.append(jnp.where(jnp.isinf(search.costs), least, search.costs), least)
+    costs = jnp.append(raised(search.costs * close.ratio, least), least)
     return Summary(best, costs, jnp.minimum(closing.lower, least), search.stale > 0)
 
 
-def prescribed(weights: str | Array, m: int, solver: str) -> jax.Array | None:
-    """The prescribed weights, float32 [m], or None for free ones; ``solver`` is named in errors.
+def prescribed(weights: str | Array, m: int, solver: str, dtype: Any) -> jax.Array | None:
+    """The prescribed weights, [m] of that dtype, or None for free ones; ``solver`` is named in errors.
 
     Raises:
       InputError: an unknown kind, another shape, or, outside of `jit`, negative weights or another sum than one.
@@ -152,14 +156,14 @@ def prescribed(weights: str | Array, m: int, solver: str) -> jax.Array | None:
     if isinstance(weights, str):
         if weights not in ("free", "uniform"):
             raise InputError(f"{solver}: weights={weights!r}; choose 'free', 'uniform' or an array [m]")
-        return jnp.full(m, 1.0 / m) if weights == "uniform" else None
+        return jnp.full(m, 1.0 / m, dtype) if weights == "uniform" else None
     if np.shape(weights) != (m,):
         raise InputError(f"{solver}: weights of shape {np.shape(weights)} for m={m} atoms; give [{m}]")
     if not isinstance(weights, jax.core.Tracer):
         values = np.asarray(weights)
         if not are_masses(values):
             raise InputError(f"{solver}: weights sum to {values.sum():g}; give non-negative ones that sum to one")
-    return jnp.asarray(weights, jnp.float32)
+    return jnp.asarray(weights, dtype)
 
 
 def fitted(key: jax.Array, start: Measure, held: jax.Array) -> Measure:
@@ -167,7 +171,7 @@ def fitted(key: jax.Array, start: Measure, held: jax.Array) -> Measure:
     rank = jnp.argsort(jnp.argsort(held))
     points, masses = (leaf[jnp.argsort(start.weights)][rank] for leaf in start)
     # An atom without a cell coincides with another. Under an entropic plan both would always move together.
-    noise = 0.3 * jax.random.normal(jax.random.fold_in(key, 1), points.shape) / points.shape[1] ** 0.5
+    noise = 0.3 * jax.random.normal(jax.random.fold_in(key, 1), points.shape, points.dtype) / points.shape[1] ** 0.5
     shared = (masses == 0) & (held > 0)
     return Measure(points + jnp.where(shared[:, None], noise, 0.0), masses)
 
@@ -212,7 +216,7 @@ def _projected(x: Array, atoms: Measure, plan: jax.Array, cost: jax.Array) -> tu
 def _alternate(mu: Measure, start: Measure, held: jax.Array | None, settings: BarycenterSettings) -> _State:
     """The rounds of `barycenter` on standardised mu."""
     x, a = mu
-    first = squared_distances(x, start.points)
+    first = expanded(x, start.points)
     spread = semidual.spread(first, a, start.weights)
     annealed = 0 if held is None else max(settings.rounds - 2 * settings.polish, 0)
 
@@ -223,14 +227,15 @@ def _alternate(mu: Measure, start: Measure, held: jax.Array | None, settings: Ba
         atoms, potential, cost = carry
         g = exact_plan(cost, atoms.weights, potential).potential
         rate = settings.weight_rate / jnp.sqrt(step) / spread
-        weights = jax.nn.softmax(jnp.log(atoms.weights) - rate * (g - atoms.weights @ g))
+        weights = jax.nn.softmax(jnp.log(atoms.weights) - rate * (g - jnp.sum(atoms.weights * g)))
         return (atoms._replace(weights=weights), g, cost), None
 
     def advance(state, plan_for):
         atoms, potential = state.atoms, state.potential
-        cost = squared_distances(x, atoms.points)
+        cost = expanded(x, atoms.points)
         if held is None and settings.weight_steps:
-            steps = state.rounds * settings.weight_steps + 1.0 + jnp.arange(settings.weight_steps)
+            first = jnp.asarray(state.rounds, x.dtype) * settings.weight_steps + 1
+            steps = first + jnp.arange(settings.weight_steps, dtype=x.dtype)
             (atoms, potential, _), _ = jax.lax.scan(weight_step, (atoms, potential, cost), steps)
         plan, before, potential = plan_for(cost, atoms.weights, potential)
         atoms, after = _projected(x, atoms, plan, before)

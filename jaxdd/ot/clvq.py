@@ -15,10 +15,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdd.ground.measure import Measure, check_measure, real_points
-from jaxdd.ot.distance import cell_masses, distortion, squared_distances
+from jaxdd.ground.keys import as_key
+from jaxdd.ground.measure import Measure, check_measure, check_shapes, real_points, standardise
+from jaxdd.ot.distance import memberships, near_distances
+from jaxdd.ot.quantization import settled
 from jaxdd.ot.seeding import seeds
-from jaxdd.ot.summary import Summary, check_size
+from jaxdd.ot.summary import Closing, Summary, check_size, slack
 
 
 @dataclass(frozen=True)
@@ -68,19 +70,20 @@ def init(key: jax.Array, batch: Measure, m: int) -> ClvqState:
     The steps may fold their numbers into the same key, because the seeds use an independent stream.
 
     Args:
-      key: a PRNG key.
+      key: a PRNG key or an integer seed.
       batch: points [N, d], weights [N], with N >= m.
       m: the number of atoms.
 
     Raises:
-      InputError: fewer rows than atoms, or see `ground.measure.check_measure`.
+      InputError: fewer rows than atoms, or see `ground.measure.check_shapes`.
     """
-    check_measure(batch)
+    key = as_key(key)
+    check_shapes(batch)
     check_size(batch.points.shape[0], m)
     points, weights = real_points(batch), batch.weights
-    shift = weights @ points / jnp.maximum(weights.sum(), 1e-30)
+    standard, shift, scale = standardise(Measure(points, weights / jnp.maximum(weights.sum(), 1e-30)))
     # The seeds split their key. In JAX the i-th of these keys is fold_in(key, i), which is also the key of step i.
-    start = seeds(jax.random.fold_in(key, _SEEDS), Measure(points - shift, weights), m) + shift
+    start = seeds(jax.random.fold_in(key, _SEEDS), standard, m) * scale + shift
     zero = jnp.zeros((), points.dtype)
     return ClvqState(start, jnp.zeros(m, points.dtype), zero, jnp.zeros(m, points.dtype), jnp.zeros((), jnp.int32))
 
@@ -107,22 +110,25 @@ def step(
       settings: forgetting and patience.
 
     Raises:
-      InputError: see `ground.measure.check_measure`.
+      InputError: see `ground.measure.check_shapes`.
     """
-    check_measure(batch)
+    check_shapes(batch)
     x, a = real_points(batch), batch.weights
     m = state.points.shape[0]
-    distances = squared_distances(x, state.points)
-    nearest = jnp.min(distances, axis=1)
-    members = a[:, None] * (jnp.argmin(distances, axis=1)[:, None] == jnp.arange(m))
+    cell = jnp.argmin(near_distances(x, state.points), axis=1)
+    rest = x - jnp.asarray(state.points)[cell]
+    nearest = jnp.sum(rest**2, axis=1)
+    members = a[:, None] * memberships(cell, m, a.dtype)
     counts, total = members.sum(axis=0), a.sum()
-    steps = state.steps + (total > 0)
-    keep = jnp.where(total > 0, state.steps / jnp.maximum(state.steps + settings.forgetting, 1.0), 1.0)
+    steps = state.steps + (total > 0).astype(jnp.int32)
+    before = jnp.asarray(state.steps, x.dtype)
+    keep = jnp.where(total > 0, before / jnp.maximum(before + settings.forgetting, 1.0), 1.0)
     visits = keep * state.visits + counts
-    sums = jnp.matmul(members.T, x, precision="highest")
-    points = state.points + (sums - counts[:, None] * state.points) / jnp.maximum(visits, 1e-30)[:, None]
+    # Sums of differences lose no digits far from the origin.
+    sums = jnp.matmul(members.T, rest, precision="highest")
+    points = state.points + sums / jnp.maximum(visits, 1e-30)[:, None]
     seen = keep * state.visits.sum() + total
-    drift = (a @ nearest - total * state.distortion) / jnp.maximum(seen, 1e-30)
+    drift = (jnp.sum(a * nearest) - total * state.distortion) / jnp.maximum(seen, 1e-30)
 
     idle = jnp.where(counts > 0, 0.0, state.idle + total)
     drawn = jax.random.categorical(key, jnp.log(a * nearest), shape=(m,))
@@ -134,11 +140,11 @@ def step(
 def summary(state: ClvqState) -> Summary:
     """The atoms, weighted by their shares of the visits.
 
-    Cost and lower bound are both the running estimate of the distortion.
+    The cost is the running estimate of the distortion. An estimate bounds nothing, so the lower bound is zero.
     """
     weights = state.visits / jnp.maximum(state.visits.sum(), 1e-30)
     atoms = Measure(state.points, weights)
-    return Summary(atoms, state.distortion[None], state.distortion, jnp.bool_(False))
+    return Summary(atoms, state.distortion[None], jnp.zeros_like(state.distortion), jnp.bool_(False))
 
 
 def fit(key: jax.Array, mu: Measure, m: int, *, settings: ClvqSettings = ClvqSettings()) -> Summary:  # noqa: B008
@@ -148,7 +154,7 @@ def fit(key: jax.Array, mu: Measure, m: int, *, settings: ClvqSettings = ClvqSet
     distortion are computed exactly, from all of mu.
 
     Args:
-      key: a PRNG key.
+      key: a PRNG key or an integer seed.
       mu: one measure, points [n, d], weights [n].
       m: the number of atoms.
       settings: the batches and the steps.
@@ -159,18 +165,20 @@ def fit(key: jax.Array, mu: Measure, m: int, *, settings: ClvqSettings = ClvqSet
     Raises:
       InputError: fewer than m points, or see `ground.measure.check_measure`.
     """
+    key = as_key(key)
     check_measure(mu)
     n = mu.points.shape[0]
     check_size(n, m)
-    points, weights = real_points(mu), mu.weights
+    standard, shift, scale = standardise(mu)
+    points, weights = standard
     size = settings.batch_size
-    real = jnp.sum(weights > 0)
+    real = jnp.sum(weights > 0, dtype=jnp.int32)
     rising = jnp.cumsum(weights)
-    last = n - 1 - jnp.argmax(weights[::-1] > 0)  # so that rounding reaches no padding
+    last = n - 1 - jnp.argmax(weights[::-1] > 0).astype(jnp.int32)  # so that rounding reaches no padding
 
     def draw(key):
         # Stratified sampling, which is closer to a pass through the data than independent draws.
-        where = (jnp.arange(size) + jax.random.uniform(key, (size,))) / size
+        where = (jnp.arange(size, dtype=points.dtype) + jax.random.uniform(key, (size,), points.dtype)) / size
         return points[jnp.searchsorted(rising, where * rising[-1], side="right").clip(0, last)]
 
     def unfinished(state):
@@ -182,6 +190,6 @@ def fit(key: jax.Array, mu: Measure, m: int, *, settings: ClvqSettings = ClvqSet
 
     state = init(key, Measure(points, weights), m)
     state = jax.lax.while_loop(unfinished, body, state)
-    masses = cell_masses(mu, state.points)
-    final = distortion(mu, state.points)
-    return Summary(Measure(state.points, masses / masses.sum()), final[None], final, jnp.bool_(False))
+    close = Closing.of(mu, state.points, shift, scale)
+    atoms, final = settled(close.mu, close.points)
+    return Summary(atoms, final[None], final - slack(final), jnp.bool_(False)).rescaled(shift, close.unit)

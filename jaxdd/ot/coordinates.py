@@ -21,7 +21,7 @@ def shorten(x: Array) -> jax.Array:
     """
     gram = jnp.matmul(x, x.T, precision="highest")
     n = x.shape[0]
-    return jnp.linalg.cholesky(gram + jnp.eye(n) * (1e-4 * jnp.trace(gram) / n + 1e-30))
+    return jnp.linalg.cholesky(gram + jnp.eye(n, dtype=gram.dtype) * (1e-4 * jnp.trace(gram) / n + 1e-30))
 
 
 def lengthen(z: Array, y: Array, x: Array) -> jax.Array:

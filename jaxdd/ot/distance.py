@@ -6,15 +6,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ott.geometry.epsilon_scheduler import Epsilon
 from ott.geometry.geometry import Geometry
-from ott.geometry.pointcloud import PointCloud
 from ott.problems.linear.linear_problem import LinearProblem
 from ott.solvers.linear.acceleration import Momentum
 from ott.solvers.linear.sinkhorn import Sinkhorn
 from ott.tools.sinkhorn_divergence import sinkhorn_divergence as ott_divergence
 
-from jaxdd.ground.measure import Array, Measure, check_measure, real_points
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.measure import Array, Measure, centred, check_measure, power_of_two, real_points
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,29 @@ def squared_distances(x: Array, y: Array) -> jax.Array:
     Both clouds are first shifted by the mean of y, because the expanded square loses digits far from the origin.
     """
     centre = jnp.mean(y, axis=0)
-    x, y = x - centre, y - centre
+    return expanded(x - centre, y - centre)
+
+
+def expanded(x: Array, y: Array) -> jax.Array:
+    """`squared_distances` of clouds that lie about the origin already, as those of `standardise` do."""
     products = jnp.matmul(x, y.T, precision="highest")  # by default tensor cores round the factors to ten bits
     return jnp.maximum(jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1) - 2 * products, 0.0)
+
+
+def near_distances(x: Array, z: Array) -> jax.Array:
+    r"""`squared_distances` of x [n, d] to atoms z [m, d], with all digits also in clusters far from each other: [n, m].
+
+    With z_c the nearest atom of x and r = x - z_c, it is :math:`|r|^2 + 2 r \cdot (z_c - z) + |z_c - z|^2`. The error
+    grows with the distance of a point from its own atom, and not with that from the other clusters.
+    """
+    z = jnp.asarray(z)
+    cell = jax.lax.stop_gradient(nearest_atoms(x, z))
+    own = z[cell]
+    rest = x - own
+    gaps = jax.lax.map(lambda atom: jnp.sum((atom - z) ** 2, axis=1), z)
+    centre = jnp.mean(jax.lax.stop_gradient(z), axis=0)
+    across = jnp.sum(rest * (own - centre), axis=1)[:, None] - jnp.matmul(rest, (z - centre).T, precision="highest")
+    return jnp.maximum(jnp.sum(rest**2, axis=1)[:, None] + 2 * across + gaps[cell], 0.0)
 
 
 def distortion(mu: Measure, z: Array) -> jax.Array:
@@ -81,7 +102,15 @@ def distortion(mu: Measure, z: Array) -> jax.Array:
       InputError: see `ground.measure.check_measure`.
     """
     check_measure(mu)
-    return jnp.sum(mu.weights * jnp.min(squared_distances(real_points(mu), z), axis=1))
+    return attained(mu, z, jnp.argmin(jax.lax.stop_gradient(near_distances(real_points(mu), z)), axis=1))
+
+
+def attained(mu: Measure, z: Array, cell: Array) -> jax.Array:
+    r"""What it costs to move every point to the atom of its cell [n], :math:`\sum_i a_i \|x_i - z_{c(i)}\|^2`.
+
+    The differences are squared themselves, so that rounding cannot make the cost too small.
+    """
+    return jnp.sum(mu.weights * jnp.sum((real_points(mu) - jnp.asarray(z)[cell]) ** 2, axis=1))
 
 
 def quantization_loss(mu: Measure, z: jax.Array, *, epsilon: float = 0.01) -> jax.Array:
@@ -110,7 +139,7 @@ def quantization_loss(mu: Measure, z: jax.Array, *, epsilon: float = 0.01) -> ja
     """
     check_measure(mu)
     cost = squared_distances(real_points(mu), z)
-    mean = jax.lax.stop_gradient(mu.weights @ jnp.mean(cost, axis=1))
+    mean = jax.lax.stop_gradient(jnp.sum(mu.weights * jnp.mean(cost, axis=1)))
     unit = epsilon * jnp.where(mean > 0, mean, 1.0)
     soft = math.log(z.shape[0]) - jax.nn.logsumexp(-cost / unit, axis=1)
     return unit * jnp.sum(mu.weights * soft)
@@ -123,8 +152,12 @@ def cell_masses(mu: Measure, z: Array) -> jax.Array:
       InputError: see `ground.measure.check_measure`.
     """
     check_measure(mu)
-    members = memberships(nearest_atoms(real_points(mu), z), z.shape[0], z.dtype)
-    return mu.weights @ members  # type: ignore[return-value]  # NumPy's stubs miss that ndarray @ jax.Array is a jax.Array
+    return masses_of(mu.weights, jnp.argmin(near_distances(real_points(mu), z), axis=1), z.shape[0])
+
+
+def masses_of(a: Array, cell: jax.Array, m: int) -> jax.Array:
+    """The sum of the weights a [n] in each of m cells, [m]; a product with a vector would add up in one long chain."""
+    return jnp.sum(a[:, None] * memberships(cell, m, a.dtype), axis=0)
 
 
 def nearest_atoms(x: Array, z: Array) -> jax.Array:
@@ -144,6 +177,11 @@ def cell_means(members: Array, x: Array, empty: Array) -> jax.Array:
     return jnp.where(masses > 0, sums / jnp.where(masses > 0, masses, 1.0), empty)
 
 
+def mean_cost(cost: Array, a: Array, b: Array) -> jax.Array:
+    """The mean of cost [n, m] under the product of the masses a [n] and b [m], scalar."""
+    return jnp.sum(a * jnp.sum(cost * b, axis=1))
+
+
 def transport(cost: Array, a: Array, b: Array, settings: SinkhornSettings) -> Transport:
     r"""A nearly optimal plan of :math:`\min_{P \ge 0} \langle P, C \rangle` with :math:`P 1 = a, P^T 1 = b`.
 
@@ -156,7 +194,7 @@ def transport(cost: Array, a: Array, b: Array, settings: SinkhornSettings) -> Tr
       b: column masses, [m], of the same sum. Columns of mass zero are zero in the plan and have potential zero.
       settings: the schedule.
     """
-    mean = a @ cost @ b
+    mean = mean_cost(cost, a, b)
     mean = jnp.where(mean > 0, mean, 1.0)
     annealing = Epsilon(settings.epsilon, init=settings.start / settings.epsilon, decay=settings.decay)
     solver = Sinkhorn(
@@ -166,8 +204,10 @@ def transport(cost: Array, a: Array, b: Array, settings: SinkhornSettings) -> Tr
         momentum=Momentum(value=settings.relaxation),  # type: ignore[call-arg]  # a dataclass, which mypy does not see
     )
     geometry = Geometry(cost_matrix=cost / mean, epsilon=annealing)  # type: ignore[arg-type]  # OTT takes NumPy, too
-    out = solver(LinearProblem(geometry, a=a, b=b))  # type: ignore[arg-type]
-    plan, potential = rounded(out.matrix, a, b), jnp.where(b > 0, out.g * mean, 0.0)
+    with jax.numpy_dtype_promotion("standard"):  # which OTT-JAX relies on
+        out = solver(LinearProblem(geometry, a=a, b=b))  # type: ignore[arg-type]
+        matrix = out.matrix
+    plan, potential = rounded(matrix, a, b), jnp.where(b > 0, out.g * mean, 0.0)
     return Transport(plan, potential, out.converged)  # type: ignore[arg-type]  # OTT declares bool | None
 
 
@@ -196,13 +236,37 @@ def w2_squared(mu: Measure, nu: Measure, settings: SinkhornSettings = SinkhornSe
       A scalar, in the squared unit of the points.
 
     Raises:
-      InputError: see `ground.measure.check_measure`.
+      InputError: see `ground.measure.check_measure`; measures of different dimensions, or, outside of `jit`, a distance
+        beyond the range of the dtype.
+    """
+    x, y, unit = _common(mu, nu)
+    cost = squared_distances(x, y)
+    solution = transport(*jax.lax.stop_gradient((cost, mu.weights, nu.weights)), settings)
+    return _held(jnp.sum(jax.lax.stop_gradient(solution.plan) * cost) * unit * unit, "w2_squared")
+
+
+def _common(mu: Measure, nu: Measure) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The points of two checked measures in a common unit, a power of two, around their common mean; and the unit.
+
+    No digits are lost to a distant origin, and none to squares beyond the range of the dtype.
     """
     check_measure(mu)
     check_measure(nu)
-    cost = squared_distances(real_points(mu), real_points(nu))
-    solution = transport(*jax.lax.stop_gradient((cost, mu.weights, nu.weights)), settings)
-    return jnp.sum(jax.lax.stop_gradient(solution.plan) * cost)
+    if mu.points.shape[1] != nu.points.shape[1]:
+        raise InputError(f"measures of {mu.points.shape[1]} and {nu.points.shape[1]} dimensions; give equal ones")
+    x, y = real_points(mu), real_points(nu)
+    inner = jax.lax.stop_gradient((x, y))
+    centre = (centred(inner[0], mu.weights)[1] + centred(inner[1], nu.weights)[1]) / 2
+    peaks = [jnp.max(jnp.where(w[:, None] > 0, jnp.abs(p - centre), 0.0)) for p, w in zip(inner, (mu[1], nu[1]))]
+    unit = power_of_two(jnp.maximum(*peaks))
+    return (x - centre) / unit, (y - centre) / unit, unit
+
+
+def _held(value: jax.Array, name: str) -> jax.Array:
+    """The value of a distance; outside of `jit` InputError if the dtype cannot hold it."""
+    if not isinstance(value, jax.core.Tracer) and not np.isfinite(value):
+        raise InputError(f"{name}: the squared distance is beyond the range of {value.dtype}; rescale the points")
+    return value
 
 
 def sinkhorn_divergence(mu: Measure, nu: Measure, *, epsilon: float = 0.05) -> jax.Array:
@@ -222,23 +286,24 @@ def sinkhorn_divergence(mu: Measure, nu: Measure, *, epsilon: float = 0.05) -> j
       A scalar, in the squared unit of the points.
 
     Raises:
-      InputError: see `ground.measure.check_measure`.
+      InputError: see `ground.measure.check_measure`; measures of different dimensions, or, outside of `jit`, a distance
+        beyond the range of the dtype.
     """
-    check_measure(mu)
-    check_measure(nu)
-    x, y = real_points(mu), real_points(nu)
-    mean = mu.weights @ squared_distances(x, y) @ nu.weights
-    unit = jnp.where(mean > 0, mean, 1.0)
-    divergence, _ = ott_divergence(
-        PointCloud,
-        x / jnp.sqrt(unit),
-        y / jnp.sqrt(unit),
-        a=_positive(mu.weights),
-        b=_positive(nu.weights),
-        epsilon=epsilon,
-        solve_kwargs={"threshold": 1e-5, "max_iterations": 2000},
-    )
-    return divergence * unit
+    x, y, unit = _common(mu, nu)
+    # Matrices, as a cloud of points would compute their products in less precision on an accelerator.
+    costs = tuple(squared_distances(p, q) for p, q in ((x, y), (x, x), (y, y)))
+    mean = mean_cost(costs[0], mu.weights, nu.weights)
+    mean = jnp.where(mean > 0, mean, 1.0)
+    with jax.numpy_dtype_promotion("standard"):  # which OTT-JAX relies on
+        divergence, _ = ott_divergence(
+            Geometry,
+            cost_matrix=tuple(cost / mean for cost in costs),
+            a=_positive(mu.weights),
+            b=_positive(nu.weights),
+            epsilon=epsilon,
+            solve_kwargs={"threshold": 1e-5, "max_iterations": 2000},
+        )
+    return _held(divergence * mean * unit * unit, "sinkhorn_divergence")
 
 
 def _positive(weights: Array) -> jax.Array:

@@ -15,21 +15,22 @@ from ott.solvers.linear.continuous_barycenter import FreeBarycenterState
 from ott.solvers.linear.sinkhorn import Sinkhorn
 
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.measure import Array, Measure, check_measure, standardise
+from jaxdd.ground.keys import as_key
+from jaxdd.ground.measure import Array, Measure, centred, check_measure, standardise
 from jaxdd.ot import coordinates, semidual
 from jaxdd.ot.barycenter import fitted, prescribed
 from jaxdd.ot.distance import (
     cell_masses,
     cell_means,
-    distortion,
+    expanded,
     memberships,
+    near_distances,
     nearest_atoms,
     rounded,
-    squared_distances,
 )
-from jaxdd.ot.quantization import quantize
+from jaxdd.ot.quantization import quantize, raised, settled
 from jaxdd.ot.seeding import seeds
-from jaxdd.ot.summary import Summary, check_size
+from jaxdd.ot.summary import Closing, Summary, check_size, slack
 
 INITS = ("k-means++", "normal")
 
@@ -100,7 +101,7 @@ def entropic_barycenter(
     Costs n m exponentials an iteration and n m d operations a round. `vmap` over keys, classes and weights works.
 
     Args:
-      key: a PRNG key, for the first atoms.
+      key: a PRNG key or an integer seed, for the first atoms.
       mu: one measure, points x [n, d], weights [n]; zero-weight points change nothing.
       m: the number of atoms.
       weights: "free" learns w, "uniform" fixes w = 1/m, and an array [m] that sums to one fixes w to its values.
@@ -113,17 +114,19 @@ def entropic_barycenter(
       InputError: see `ground.measure.check_measure` and `prescribed`; an unknown kind of first atoms; fewer than m
         points (`check` counts those of positive weight).
     """
+    key = as_key(key)
     check_measure(mu)
     check_size(mu.points.shape[0], m)
-    held = prescribed(weights, m, "entropic_barycenter")
+    held = prescribed(weights, m, "entropic_barycenter", mu.points.dtype)
     if settings.init not in INITS:
         raise InputError(f"entropic_barycenter: init={settings.init!r}; choose {' or '.join(map(repr, INITS))}")
     if m == 1:
         return quantize(key, mu, m)  # the weight of a single atom is one in any case
     standard, shift, scale = standardise(mu)
     search = _searched(key, standard, shift, scale, held, m, settings)
-    closed = _settled(standard, search) if held is None and settings.settle else _certified(standard, search)
-    return closed.rescaled(shift, scale)
+    close = Closing.of(mu, search.best.points, shift, scale)
+    closed = _settled(close, search) if held is None and settings.settle else _certified(close, search)
+    return closed.rescaled(shift, close.unit)
 
 
 def _searched(
@@ -142,10 +145,11 @@ def _searched(
     searched, lengthen = coordinates.searched(standard, shorter)
     if settings.init == "normal":
         points = (jax.random.normal(key, (m, d), shift.dtype) - shift) / scale
-        start = Measure(points, jnp.full(m, 1.0 / m) if held is None else held)
+        start = Measure(points, jnp.full(m, 1.0 / m, shift.dtype) if held is None else held)
     else:
         start = _seeded(key, searched, m, held)
-    search = _anneal(searched, start, held is None, settings)
+    with jax.numpy_dtype_promotion("standard"):  # which OTT-JAX relies on
+        search = _anneal(searched, start, held is None, settings)
     return search._replace(best=search.best._replace(points=lengthen(search.best.points)))
 
 
@@ -159,8 +163,8 @@ def _seeded(key: jax.Array, mu: Measure, m: int, held: jax.Array | None) -> Meas
 
 
 def _widest(mu: Measure) -> jax.Array:
-    """Twice the largest variance of centred mu along any direction, by the power method; one where there is none."""
-    x, a = mu
+    """Twice the largest variance of mu along any direction, by the power method; one where there is none."""
+    x, a = centred(*mu)[0], mu.weights
     norms = jnp.sum(x**2, axis=1)
     farthest = x[jnp.argmax(jnp.where(a > 0, norms, -1.0))]
 
@@ -203,12 +207,12 @@ def _anneal(mu: Measure, start: Measure, learned: bool, settings: EntropicSettin
     solver = Sinkhorn(threshold=settings.threshold, max_iterations=settings.max_iterations, momentum=momentum)
     epsilons = np.repeat(np.geomspace(settings.epsilon, settings.start, settings.stages)[::-1], settings.rounds)
     problem = FreeBarycenterProblem(jnp.asarray(x)[None], jnp.asarray(a)[None], cost_fn=_Products())
-    unread = jnp.zeros(1, x.dtype)
+    unread = jnp.zeros(1, jnp.result_type(float))
 
     def advance(state, inputs):
         epsilon, rate = inputs
         atoms, potentials = state.atoms, state.potentials
-        cost = squared_distances(x, atoms.points)
+        cost = expanded(x, atoms.points)
         # A matrix for Sinkhorn: the problem's own cloud of points would round products on an accelerator.
         geometry = Geometry(cost_matrix=cost.T, epsilon=epsilon)
 
@@ -224,14 +228,14 @@ def _anneal(mu: Measure, start: Measure, learned: bool, settings: EntropicSettin
         step = step.update(0, problem, lambda _: solve(atoms.weights, potentials), store_errors=False)
         out = jax.tree.map(lambda leaf: leaf[0], step.linear_outputs)
         plan = rounded(out.matrix.T, a, atoms.weights)
-        way = jnp.where(atoms.weights[:, None] > 0, step.x - atoms.points, 0.0)
+        way = jnp.where(atoms.weights[:, None] > 0, step.x.astype(x.dtype) - atoms.points, 0.0)
         moved = atoms._replace(points=atoms.points + settings.damping * way)
-        before, after = (jnp.sum(plan * c) for c in (cost, squared_distances(x, moved.points)))
+        before, after = (jnp.sum(plan * c) for c in (cost, expanded(x, moved.points)))
         best = jax.tree.map(lambda new, old: jnp.where(after < state.least, new, old), moved, state.best)
         state = _State(moved, out.potentials, best, jnp.minimum(after, state.least))
         return state, (before, after)
 
-    zero = lambda masses: jnp.where(masses > 0, 0.0, -jnp.inf)
+    zero = lambda masses: jnp.where(masses > 0, jnp.zeros_like(masses), -jnp.inf)
     zeros = zero(start.weights), zero(a)
     rates = settings.weight_rate / np.sqrt(1 + np.arange(len(epsilons)))
     inputs = (jnp.asarray(epsilons, x.dtype) * _widest(mu), jnp.asarray(rates, x.dtype))
@@ -250,31 +254,33 @@ def _mirror_steps(solve, weights: jax.Array, potentials, rate: jax.Array, steps:
         middle = (1 - 1 / beta) * slow + fast / beta
         potentials = solve(middle, potentials).potentials
         f = jnp.where(middle > 0, potentials[0], 0.0)
-        way = jnp.clip(rate * beta * (f - middle @ f), -30.0, 30.0)
+        way = jnp.clip(rate * beta * (f - jnp.sum(middle * f)), -30.0, 30.0)
         fast = jax.nn.softmax(jnp.log(fast) - way)
         return ((1 - 1 / beta) * slow + fast / beta, fast, potentials), None
 
-    (slow, _, potentials), _ = jax.lax.scan(step, (weights, weights, potentials), (2.0 + jnp.arange(steps)) / 2)
+    (slow, _, potentials), _ = jax.lax.scan(
+        step, (weights, weights, potentials), (2 + jnp.arange(steps, dtype=weights.dtype)) / 2
+    )
     return slow / slow.sum(), potentials
 
 
-def _settled(mu: Measure, search: _Search) -> Summary:
+def _settled(close: Closing, search: _Search) -> Summary:
     """The best atoms moved to the means of their cells, with the masses of these: one round with an exact plan.
 
     Each point goes to its nearest atom, so W2^2 is exact.
     """
-    best = search.best.points
+    mu, best = close.mu, close.points
     members = mu.weights[:, None] * memberships(nearest_atoms(mu.points, best), len(best), best.dtype)
-    points = cell_means(members, mu.points, best)
-    masses, final = cell_masses(mu, points), distortion(mu, points)
-    atoms = Measure(points, masses / masses.sum())
-    return Summary(atoms, jnp.append(jnp.maximum(search.costs, final), final), final, search.converged)
+    atoms, final = settled(mu, cell_means(members, mu.points, best))
+    return Summary(atoms, jnp.append(raised(search.costs * close.ratio, final), final), final - slack(final),
+                   search.converged)  # fmt: skip
 
 
-def _certified(mu: Measure, search: _Search) -> Summary:
+def _certified(close: Closing, search: _Search) -> Summary:
     """The best atoms with the weights they have, under a plan that is exact but for a known gap."""
-    cost = squared_distances(mu.points, search.best.points)
-    unit = semidual.spread(cost, mu.weights, search.best.weights)
-    closing = semidual.certified(cost, mu.weights, search.best.weights, search.potential, unit)
-    costs = jnp.append(search.costs, jnp.minimum(closing.cost, search.costs.min()))
-    return Summary(search.best, costs, jnp.minimum(closing.lower, costs.min()), search.converged)
+    mu, best = close.mu, search.best._replace(points=close.points)
+    cost = near_distances(mu.points, best.points)
+    unit = semidual.spread(cost, mu.weights, best.weights)
+    closing = semidual.certified(cost, mu.weights, best.weights, search.potential * close.ratio, unit)
+    costs = jnp.append(raised(search.costs * close.ratio, closing.cost), closing.cost)
+    return Summary(best, costs, jnp.minimum(closing.lower, closing.cost), search.converged)

@@ -25,6 +25,8 @@ def exact(mu: Measure, nu: Measure) -> float:
       RuntimeError: the linear program was not solved.
     """
     (x, a), (y, b) = _real(mu, "mu"), _real(nu, "nu")
+    if x.shape[1] != y.shape[1]:
+        raise InputError(f"exact: measures of {x.shape[1]} and {y.shape[1]} dimensions; give equal ones")
     if len(x) < len(y):
         x, a, y, b = y, b, x, a
     cost = cdist(x, y, "sqeuclidean")
@@ -38,7 +40,7 @@ def exact(mu: Measure, nu: Measure) -> float:
         f, g, value = _simplex(cost[rows, columns], rows, columns, a, b)
         missing = cost - f[:, None] - g < -1e-9
         if not (missing & ~chosen).any():
-            return float(value * unit)
+            return float(value / _TOTAL * unit)
         # Only the three worst pairs of each row: all of them would be most of the matrix.
         reduced = np.where(missing, cost - g, np.inf)
         worst = np.argsort(reduced, axis=1)[:, :3]
@@ -46,14 +48,25 @@ def exact(mu: Measure, nu: Measure) -> float:
         chosen[np.repeat(np.arange(len(x)), worst.shape[1])[keep.ravel()], worst.ravel()[keep.ravel()]] = True
 
 
+# The program is solved with masses of this sum, of which the tolerances of the simplex method are a tiny share. It is a
+# power of two, and all masses are multiples of 2^-27, so that their sums in float64 are exact: a sum that is off by one
+# rounding would make the program infeasible.
+_TOTAL = 2.0**25
+
+
 def _real(measure: Measure, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The points of positive mass, and their masses, which sum to `_TOTAL` exactly."""
     points, weights = (np.asarray(leaf, np.float64) for leaf in measure)
+    if points.ndim != 2 or weights.shape != points.shape[:1]:
+        shapes = f"{list(points.shape)} and weights {list(weights.shape)}"
+        raise InputError(f"exact: {name} has points {shapes}; give [n, d] and [n]")
     if not are_masses(weights):
         raise InputError(f"exact: weights of {name} sum to {weights.sum():g}; give non-negative ones that sum to one")
-    points, weights = points[weights > 0], weights[weights > 0]
-    if not np.isfinite(points).all():
+    if not np.isfinite(points[weights > 0]).all():
         raise InputError(f"exact: {name} has NaN or infinite points; drop them")
-    return points, weights / weights.sum()
+    masses = np.rint(weights / weights.sum() * _TOTAL * 2**27)
+    masses[np.argmax(masses)] += _TOTAL * 2**27 - masses.sum()
+    return points[masses > 0], masses[masses > 0] / 2**27
 
 
 def _staircase(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -6,11 +6,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdd.ground.measure import Measure, check_measure, real_points, standardise
+from jaxdd.ground.keys import as_key
+from jaxdd.ground.measure import Measure, centred, check_measure, standardise
 from jaxdd.ot import coordinates
-from jaxdd.ot.distance import cell_masses, cell_means, distortion, memberships, nearest_atoms, squared_distances
+from jaxdd.ot.distance import (
+    attained,
+    cell_means,
+    expanded,
+    masses_of,
+    memberships,
+    near_distances,
+    nearest_atoms,
+)
 from jaxdd.ot.seeding import seeds
-from jaxdd.ot.summary import Summary, check_size
+from jaxdd.ot.summary import Closing, Summary, check_size, slack
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
     as the slowest class.
 
     Args:
-      key: a PRNG key; the draws do not depend on zero-weight points at the end.
+      key: a PRNG key or an integer seed; the draws do not depend on zero-weight points at the end.
       mu: one measure, points x [n, d], weights a [n].
       m: the number of atoms.
       settings: of the two searches.
@@ -61,16 +70,17 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
     Raises:
       InputError: fewer than m points (`check` counts those of positive weight), or see `ground.measure.check_measure`.
     """
+    key = as_key(key)
     check_measure(mu)
     n = mu.points.shape[0]
     check_size(n, m)
-    if m == 1:
-        x = real_points(mu)
-        mean = jnp.einsum("n,nd->d", mu.weights, x, precision="highest")
-        variance = jnp.sum(mu.weights * jnp.sum((x - mean) ** 2, axis=1))
-        return Summary(Measure(mean[None], jnp.ones(1, mean.dtype)), variance[None], variance, jnp.bool_(True))
-
     standard, shift, scale = standardise(mu)
+    if m == 1:
+        close = Closing.of(mu, centred(*standard)[1][None], shift, scale)
+        variance = attained(close.mu, close.points, jnp.zeros(n, jnp.int32))
+        atoms = Measure(close.points, jnp.ones(1, shift.dtype))
+        return Summary(atoms, variance[None], variance - slack(variance), jnp.bool_(True)).rescaled(shift, close.unit)
+
     shorter = coordinates.pay(n, mu.points.shape[1], m, iterations(settings))
     searched, lengthen = coordinates.searched(standard, shorter)
 
@@ -82,11 +92,25 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
     search = jax.tree.map(lambda leaf: leaf[best], search)
     if settings.exchanges:
         search = _exchange(searched, search, settings)
-    points = lengthen(search.points)
-    final, masses = distortion(standard, points), cell_masses(standard, points)
-    costs = jnp.append(jnp.where(jnp.isinf(search.costs), final, search.costs), final)
-    atoms = Measure(points, masses / masses.sum())
-    return Summary(atoms, costs, costs.min(), search.converged).rescaled(shift, scale)
+    close = Closing.of(mu, lengthen(search.points), shift, scale)
+    atoms, final = settled(close.mu, close.points)
+    costs = jnp.append(raised(search.costs * close.ratio, final), final)
+    return Summary(atoms, costs, final - slack(final), search.converged).rescaled(shift, close.unit)
+
+
+def raised(costs: jax.Array, final: jax.Array) -> jax.Array:
+    """The costs of a search, none of which is below the final one, and which are the final one where they are infinite.
+
+    In the search they are less accurate, and they may not seem better than the atoms that are returned.
+    """
+    return jnp.where(jnp.isinf(costs), final, jnp.maximum(costs, final))
+
+
+def settled(mu: Measure, points: jax.Array) -> tuple[Measure, jax.Array]:
+    """The points [m, d] with the masses of their cells, and the W2^2 between them and mu, which is the distortion."""
+    cell = jnp.argmin(near_distances(mu.points, points), axis=1)
+    masses = masses_of(mu.weights, cell, len(points))
+    return Measure(points, masses / masses.sum()), attained(mu, points, cell)
 
 
 def iterations(settings: KMeansSettings) -> int:
@@ -149,7 +173,7 @@ def _exchange(mu: Measure, start: _Search, settings: KMeansSettings) -> _Search:
 
     def body(state):
         cells, masses, z = atoms_of(state.cell)
-        distances = squared_distances(x, z)
+        distances = expanded(x, z)
         present = jnp.sum(cells * distances, axis=1)
         cost = jnp.sum(a * present)
         worse = cost > state.cost

@@ -30,12 +30,12 @@ def seeds(key: jax.Array, mu: Measure, m: int) -> jax.Array:
         mass = jnp.where(jnp.any(mass > 0), mass, a)  # where all points are seeds, by weight alone
         # The Gumbel trick draws the candidates without replacement. The length of the padding changes neither a
         # one-dimensional draw nor, unlike in a cumulative sum, its rounding.
-        score, drawn = jax.lax.top_k(jnp.log(mass) + jax.random.gumbel(key, mass.shape), trials)
+        score, drawn = jax.lax.top_k(jnp.log(mass) + jax.random.gumbel(key, mass.shape, mass.dtype), trials)
         candidates = x[drawn]
         products = jnp.matmul(x, candidates.T, precision="highest")
         distances = jnp.maximum(norms[:, None] + norms[drawn] - 2 * products, 0.0)
         after = jnp.minimum(nearest[:, None], distances)
-        best = jnp.argmin(jnp.where(score > -jnp.inf, a @ after, jnp.inf))
+        best = jnp.argmin(jnp.where(score > -jnp.inf, jnp.sum(a[:, None] * after, axis=0), jnp.inf))
         # The distance of the seed to itself is set to exactly zero, so that it is not drawn twice.
         return after[:, best].at[drawn[best]].set(0.0), candidates[best]
 

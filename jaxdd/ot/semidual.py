@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxdd.ground.measure import Array
 from jaxdd.ot.distance import rounded
+from jaxdd.ot.summary import slack
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,9 @@ def solve(
       epsilon: the entropic regularisation, positive, in the unit of the cost.
       settings: the stopping criteria.
     """
+    # Settings may come as Python or NumPy numbers of another precision.
+    epsilon = jnp.asarray(epsilon, cost.dtype)
+    a, b, start = (jnp.asarray(x, cost.dtype) for x in (a, b, start))
     live = b > 0
     row_min = jnp.min(jnp.where(live, cost, jnp.inf), axis=1)
     # Subtracting a constant from a row changes no plan, and leaves more digits for the differences.
@@ -114,7 +118,8 @@ def solve(
     state = _State(start, start, nothing, b, jnp.diag(b), nothing, 0)
     state = jax.lax.while_loop(unfinished, body, state)
     shares, top, _ = _softmax(cost, live, state.g, epsilon)
-    lower = jnp.sum(b * state.g) + a @ (row_min - epsilon * top)
+    lower = jnp.sum(b * state.g) + jnp.sum(a * (row_min - epsilon * top))
+    lower -= slack(jnp.sum(b * jnp.abs(state.g)) + jnp.sum(a * (row_min + epsilon * jnp.abs(top))))
     return SemiDual(shares * a[:, None], state.g, lower, error(state.masses), state.evaluations)
 
 
@@ -135,7 +140,7 @@ def _evaluated(
     plan = a[:, None] * shares
     masses = plan.sum(axis=0)
     hessian = jnp.diag(masses) - jnp.matmul(plan.T, shares, precision="highest")
-    return jnp.sum(b * g) - epsilon * (a @ (top + log_total)), masses, hessian
+    return jnp.sum(b * g) - epsilon * jnp.sum(a * (top + log_total)), masses, hessian
 
 
 def _newton_step(masses: Array, hessian: jax.Array, b: Array, damping: jax.Array) -> jax.Array:
@@ -144,7 +149,8 @@ def _newton_step(masses: Array, hessian: jax.Array, b: Array, damping: jax.Array
     # The potential is unique up to a constant. The rank-one term fixes its sum, and the damping the potentials of
     # columns that receive no mass.
     pins = jnp.where(live, damping * jnp.maximum(masses, 1e-3 * b), 1.0)
-    pinned = hessian + jnp.diag(pins) + jnp.outer(live, live) / jnp.sum(live) ** 2
+    ones = live.astype(hessian.dtype)
+    pinned = hessian + jnp.diag(pins) + jnp.outer(ones, ones) / jnp.sum(ones) ** 2
     return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(pinned), jnp.where(live, b - masses, 0.0))
 
 
@@ -182,6 +188,7 @@ def certified(
       unit: the unit of epsilon, see `spread`.
       settings: the stopping criteria.
     """
+    a, b, start, unit = (jnp.asarray(x, cost.dtype) for x in (a, b, start, unit))
 
     def attempt(epsilon, g):
         solution = solve(cost, a, b, g, epsilon, settings)
@@ -190,7 +197,7 @@ def certified(
 
     def body(state):
         level, old = state
-        new = attempt(unit * settings.start * 0.5**level, old.potential)
+        new = attempt(unit * settings.start * jnp.ldexp(jnp.ones_like(unit), -level), old.potential)
         best = jax.tree.map(lambda n, o: jnp.where(new.cost < old.cost, n, o), new, old)
         return level + 1, best._replace(lower=jnp.maximum(new.lower, old.lower), potential=new.potential)
 
@@ -213,6 +220,6 @@ def spread(cost: Array, a: Array, b: Array) -> jax.Array:
     """
     live = b > 0
     nearest = jnp.min(jnp.where(live, cost, jnp.inf), axis=1)
-    average = jnp.sum(jnp.where(live, cost, 0.0), axis=1) / jnp.sum(live)
+    average = jnp.sum(jnp.where(live, cost, 0.0), axis=1) / jnp.sum(live, dtype=cost.dtype)
     excess = jnp.sum(a * (average - nearest))
     return jnp.where(excess > 0, excess, 1.0)

@@ -15,7 +15,7 @@ from jaxdd import methods
 from jaxdd.data import Source, distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import hosts, parallel, settings
-from jaxdd.ground.files import atomic, read_json, write_json, write_text
+from jaxdd.ground.files import atomic, read_json, remove_at_once, write_json, write_text
 from jaxdd.ground.progress import log
 from jaxdd.methods import RECIPES, Recipe, Result
 from jaxdd.students.evaluation import recognised
@@ -56,19 +56,27 @@ def record(config: DistillConfig) -> dict:
 def distill(config: DistillConfig, source: Source | None = None) -> DistilledDataset | None:
     """Distil into ``config.out``; the models that it needs are found in the parent folder, or trained and kept there.
 
-    An interrupted run of the same request is resumed. In a run of several processes all must call this function; the
-    first returns the dataset, the others None.
+    An interrupted run of the same request is resumed, and a finished one is read. In a run of several processes all
+    must call this function; the first returns the dataset, the others None.
 
     Args:
       source: images in memory, used instead of those that ``config.dataset`` names.
 
     Raises:
-      InputError: unknown or conflicting settings, or a folder that is not empty. No half-written files remain.
+      InputError: unknown or conflicting settings, or a folder that holds something else, or in which another process
+        works. No half-written files remain.
     """
     if source is not None:
         config = dataclasses.replace(config, dataset=source.name)
-    workspace = open_workspace(config, config.out.parent, config.teacher, config.latent, source)
+    return distill_in(open_workspace(config, config.out.parent, config.teacher, config.latent, source), config)
+
+
+def distill_in(workspace: Workspace, config: DistillConfig) -> DistilledDataset | None:
+    """`distill` in an open workspace; a finished run of the same request is read instead of made again."""
     with runs.run_folder(config.out, request(config, workspace.real.content)):
+        if runs.is_finished(config.out):
+            log(f"{config.out} is finished already")
+            return distilled.load(config.out) if hosts.is_first() else None
         methods.check(config.recipe, workspace.problem(config.method, config.ipc))
         # A teacher from a folder determines the architecture, and the size and normalisation of the images.
         return fill(dataclasses.replace(config, **teachers.fields_of(workspace.config)), workspace)
@@ -85,13 +93,7 @@ def request(config: DistillConfig, content: str = "") -> dict:
     if content:
         parts["images"] = content
     info = config.teacher / "teacher.json" if config.teacher else None
-    return parts | machine(config) | {"given teacher": read_json(info) if info and info.is_file() else None}
-
-
-def machine(config: TeacherConfig) -> dict:
-    """The properties of the machine that determine how numbers are rounded."""
-    device = jax.devices()[0].device_kind
-    return {"computes in": teachers.dtype_of(config.compute), "device": device, "jax": jax.__version__}
+    return parts | teachers.machine(config) | {"given teacher": read_json(info) if info and info.is_file() else None}
 
 
 def fill(config: DistillConfig, workspace: Workspace) -> DistilledDataset | None:
@@ -101,12 +103,16 @@ def fill(config: DistillConfig, workspace: Workspace) -> DistilledDataset | None
     if dataset_and_result is None:
         return None
     dataset, result = dataset_and_result
-    for name in ("teacher", "distilled"):
+    for name in RESULTS:
         # An earlier attempt may have been interrupted while it wrote these.
-        shutil.rmtree(config.out / name, ignore_errors=True)
+        remove_at_once(config.out / name)
     save_run(config, workspace.teacher_folder, dataset, result)
-    shutil.rmtree(parts, ignore_errors=True)
+    runs.finish(config.out, RESULTS)
     return dataset
+
+
+RESULTS = ("config.json", "teacher", "atoms.npz", "metrics.jsonl", "distilled")
+"""What `save_run` writes."""
 
 
 @overload

@@ -1,10 +1,8 @@
 """Run the missing cells of a grid of methods, sizes, students and protocols, and keep the finished ones."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +15,13 @@ from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import read_json, write_json
+from jaxdd.ground.files import read_json, remove_at_once, sweep, write_json
+from jaxdd.ground.locks import LOCK, locked
 from jaxdd.students.protocol import Protocol
 from jaxdd.students.rows import row
 from jaxdd.workspace import latent_models, runs, teachers
 from jaxdd.workspace.comparison import Comparison, Maker, full_accuracies, measured, once
-from jaxdd.workspace.distillation import DistillConfig, fill, machine
+from jaxdd.workspace.distillation import DistillConfig, fill
 from jaxdd.workspace.grid_file import BASELINE, Entry, Grid, GridConfig
 from jaxdd.workspace.workspace import Workspace, open_workspace
 
@@ -46,14 +45,10 @@ def alone(out: Path) -> Iterator[None]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = open(out / "lock", "w")  # noqa: SIM115  stays open while the table is made
     except OSError as error:
         raise InputError(f"cannot write to {out}: {error.strerror}; give another `out`") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another table is being made in {out}; wait for it, or give another `out`") from None
+    with locked(out / LOCK, f"the folder of tables {out}"):
+        sweep(out, alone=True)
         yield
 
 
@@ -209,11 +204,12 @@ def _distil(work: Work, entry: Entry, ipc: int, seed: int, place: Path) -> None:
     stages = {"recipe": entry.recipe, "latent": work.config.latent, "teacher": workspace.teacher_folder}
     config = DistillConfig(**same | stages | {"seed": seed}, method=entry.method, ipc=ipc, out=place)
     # The name of the folder identifies the method, but an unfinished run may come from another machine or precision.
-    request = machine(config)
+    request = teachers.machine(config)
     if runs.begun_otherwise(place, request):
-        shutil.rmtree(place)
+        remove_at_once(place)
     with runs.run_folder(place, request):
-        fill(config, workspace)
+        if not runs.is_finished(place):
+            fill(config, workspace)
 
 
 def _with_epochs(protocol: Protocol, epochs: int | None) -> Protocol:

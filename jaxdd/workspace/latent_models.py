@@ -14,14 +14,14 @@ import numpy as np
 from jaxdd import pretrained
 from jaxdd.ground import hosts
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import atomic, write_json
+from jaxdd.ground.files import write_json
 from jaxdd.ground.progress import log
 from jaxdd.latent import dit, training, unet, vae
 from jaxdd.latent.decoding import LatentModel, latent_shape
 from jaxdd.latent.training import DiTTraining, VAETraining
-from jaxdd.workspace import latent_training
+from jaxdd.workspace import latent_training, runs
 from jaxdd.workspace.real_data import RealData, open_data
-from jaxdd.workspace.teachers import TeacherConfig
+from jaxdd.workspace.teachers import TeacherConfig, machine
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _kept_vae(latent: LatentConfig, config: TeacherConfig, real: RealData, cache
     sizes = vae.small(real.source.image_shape, latent.channels)
     identity = [_data_of(config, real), dataclasses.asdict(sizes), dataclasses.asdict(latent.vae_train)]
     train = lambda out: {"vae": latent_training.train_vae(latent.vae_train, latent.channels, real, config.seed, out)}
-    return _kept(cache, f"{real.name}-vae", identity, train)
+    return _kept(cache, f"{real.name}-vae", config, identity, train)
 
 
 def _kept_dit(latent: LatentConfig, config: TeacherConfig, real: RealData, cache: Path, place: Path) -> Path:
@@ -222,7 +222,7 @@ def _kept_dit(latent: LatentConfig, config: TeacherConfig, real: RealData, cache
         pretrained.save_vae(out / "vae", *autoencoder)
         return {"dit": _train_dit(latent, config, real, out)}
 
-    return _kept(cache, f"{real.name}-{latent.dit.replace('/', '-')}", identity, train)
+    return _kept(cache, f"{real.name}-{latent.dit.replace('/', '-')}", config, identity, train)
 
 
 def _data_of(config: TeacherConfig, real: RealData) -> list:
@@ -240,15 +240,18 @@ def _digest(loaded: pretrained.Loaded) -> str:
     return digest.hexdigest()
 
 
-def _kept(cache: Path, name: str, identity: list, train: Callable[[Path], dict]) -> Path:
+def _kept(cache: Path, name: str, config: TeacherConfig, identity: list, train: Callable[[Path], dict]) -> Path:
     """The folder in ``cache`` for this name and identity; if it does not exist, ``train`` fills it."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
     place = cache / f"{name}-{digest}"
-    if (place / "latents.json").is_file():
-        log(f"latent model: {place}")
-        return place
-    cache.mkdir(parents=True, exist_ok=True)
-    with atomic(place) as out:
-        out.mkdir()
-        write_json(out / "latents.json", train(out))
+    with runs.cached(place, {"identity": identity, **machine(config)}):
+        if runs.is_finished(place):
+            log(f"latent model: {place}")
+            return place
+        write_json(place / "latents.json", train(place))
+        runs.finish(place, PARTS_OF_MODELS)
     return place
+
+
+PARTS_OF_MODELS = ("vae", "transformer", "scheduler", "latents.json")
+"""What training writes into a folder."""

@@ -1,9 +1,8 @@
-"""Run folders: a refused request leaves no folder behind, and an interrupted run resumes from its finished classes."""
+"""Run folders: a refused request leaves none behind, an interrupted run resumes, and no two processes share one."""
 
 import contextlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,77 +10,144 @@ from typing import Any
 
 import numpy as np
 
-from jaxdd.ground import hosts
+from jaxdd.ground import hosts, manifest
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import atomic, write_text
+from jaxdd.ground.files import atomic, read_json, remove, remove_at_once, sweep, write_text
+from jaxdd.ground.locks import LOCK, locked
 from jaxdd.ground.measure import Measure
 from jaxdd.methods import Result
 
-# The finished classes of an unfinished run, inside its folder.
 PARTS = "parts"
+"""The folder of what is finished of an unfinished run, inside its folder: classes, and checkpoints of models."""
+REQUEST = "request.json"
+"""Everything that determines a run: in `PARTS`, and in the folder of a finished run."""
 
 
 @contextlib.contextmanager
-def run_folder(path: Path, request: dict | None = None) -> Iterator[Path]:
-    """A context manager for a new, empty run folder. An InputError in its block removes the folder; a crash leaves it.
+def run_folder(path: Path, request: dict) -> Iterator[Path]:
+    """A context manager for a run folder, which is locked against other processes while its block is executed.
+
+    The folder is new, or holds a run of the same request. An unfinished run is resumed from what lies in `PARTS`. One
+    that `is_finished` is left to the block, which has nothing to do. An InputError in the block removes a new folder; a
+    crash leaves what there is.
 
     In a run of several processes the first makes the folder, and all must be able to see it.
 
     Args:
-      request: everything that determines the run. If the folder holds an unfinished run of the same request, that run
-        is resumed from its finished classes, which lie in `PARTS`.
+      request: everything that determines the run.
 
     Raises:
-      InputError: the folder exists and is not empty, or cannot be made.
+      InputError: the folder holds something else, or cannot be made, or another process works in it.
     """
     missing = [parent for parent in (path, *path.parents) if not parent.exists()]
-    resumed = hosts.first(lambda: _open(path, request))
-    try:
-        yield path
-    except InputError:
-        if resumed or not hosts.is_first() or any((path / PARTS).glob("*.npz")):
+    with contextlib.ExitStack() as stack:
+        resumed = hosts.first(lambda: _open(path, request, stack))
+        try:
+            yield path
+        except InputError:
+            if resumed or not hosts.is_first() or any((path / PARTS).glob("*.npz")):
+                raise
+            for entry in path.iterdir():
+                remove(entry)
+            for folder in missing:
+                # Keep folders that hold something else by now, such as a teacher that was trained for this run.
+                if not any(folder.iterdir()):
+                    folder.rmdir()
             raise
-        for entry in path.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        for folder in missing:
-            # Keep folders that hold something else by now, such as a teacher that was trained for this run.
-            if not any(folder.iterdir()):
-                folder.rmdir()
-        raise
 
 
-def _open(path: Path, request: dict | None) -> str | None:
-    """Make the folder and return None; if it holds an unfinished run of the same request, return a text."""
-    place = path / PARTS / "request.json"
-    text = None if request is None else json.dumps(request, indent=2, default=str, sort_keys=True)
+def _open(path: Path, request: dict, stack: contextlib.ExitStack) -> str | None:
+    """Make and lock the folder and return None; if it holds a run of the same request, return a text."""
+    text = _as_text(request)
     try:
-        if text and place.is_file():
-            if place.read_text() == text:
-                return "resumed"
-            raise InputError(f"output folder {path} holds an unfinished run of other settings; choose another `out` or "
-                             "remove it")  # fmt: skip
-        if path.is_dir() and any(path.iterdir()):
-            raise InputError(f"output folder {path} exists and is not empty; choose another `out` or remove it")
+        if path.exists() and not path.is_dir():
+            raise InputError(f"output folder {path} is a file; choose another `out`")
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK):
             raise InputError(f"no permission to write to output folder {path}; choose another `out`")
-        if text:
-            place.parent.mkdir()
-            write_text(place, text)
+        stack.enter_context(_alone(path))
+        if is_finished(path) or (path / PARTS / REQUEST).is_file():
+            _check_same(path, text)
+            return "begun"
+        if any(entry.name != LOCK for entry in path.iterdir()):
+            raise InputError(f"output folder {path} exists and is not empty; choose another `out` or remove it")
+        _begin(path, text)
     except OSError as error:
         raise InputError(f"cannot write to output folder {path}: {error.strerror}; choose another `out`") from error
     return None
 
 
+@contextlib.contextmanager
+def _alone(path: Path, wait: bool = False) -> Iterator[None]:
+    """Lock a folder, and remove what processes that died left in it."""
+    with locked(path / LOCK, str(path), wait):
+        for folder in (path, path / PARTS):
+            sweep(folder, alone=True)
+        yield
+
+
+def _begin(path: Path, text: str) -> None:
+    with atomic(path / PARTS) as place:
+        place.mkdir()
+        write_text(place / REQUEST, text)
+
+
+@contextlib.contextmanager
+def cached(path: Path, request: dict) -> Iterator[None]:
+    """A context manager for a model in a folder that several runs share; its name determines what it holds.
+
+    The folder is locked. Another process that needs the model waits, and then finds it. If the folder is not finished,
+    the block makes the model, from the checkpoints in `PARTS` if these are of the same request, and calls `finish`. In
+    a run of several processes only the first may call this.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with _alone(path, wait=True):
+        if not is_finished(path) and (not (path / PARTS / REQUEST).is_file() or begun_otherwise(path, request)):
+            for entry in path.iterdir():
+                if entry.name != LOCK:
+                    remove_at_once(entry)
+            _begin(path, _as_text(request))
+        try:
+            yield
+        except InputError:
+            if not is_finished(path):
+                remove(path)
+            raise
+
+
+def _check_same(path: Path, text: str) -> None:
+    """Raise InputError unless the run in a folder is of the request ``text``."""
+    state, place = ("a finished", path / REQUEST) if is_finished(path) else ("an unfinished", path / PARTS / REQUEST)
+    if not place.is_file():
+        raise InputError(f"output folder {path} exists and is not empty; choose another `out` or remove it")
+    if place.read_text(encoding="utf-8") != text:
+        raise InputError(f"output folder {path} holds {state} run of other settings; choose another `out` or remove it")
+
+
+def _as_text(request: dict) -> str:
+    return json.dumps(request, indent=2, default=str, sort_keys=True)
+
+
+def finish(path: Path, names: tuple[str, ...]) -> None:
+    """Mark the run in a folder as finished: record its request and the manifest of its results, remove its parts."""
+    write_text(path / REQUEST, (path / PARTS / REQUEST).read_text(encoding="utf-8"))
+    manifest.write(path, (*names, REQUEST))
+    remove_at_once(path / PARTS)
+
+
 def begun_otherwise(path: Path, request: dict) -> bool:
     """Whether a folder holds an unfinished run of another request."""
-    place = path / PARTS / "request.json"
-    return place.is_file() and json.loads(place.read_text()) != json.loads(json.dumps(request, default=str))
+    place = path / PARTS / REQUEST
+    return place.is_file() and read_json(place) != json.loads(_as_text(request))
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a run folder is complete. Removing the parts is the last step of a run."""
-    return (path / "distilled").is_dir() and not (path / PARTS).exists()
+    """Whether a run folder, or that of a model, is complete. Removing the parts is the last step."""
+    return any((path / name).exists() for name in _LAST) and not (path / PARTS).exists()
+
+
+# Folders of earlier versions have no manifest, but one of the others, which was written last.
+_LAST = (manifest.MANIFEST, "distilled", "teacher.json", "latents.json")
 
 
 def missing_classes(parts: Path, classes: np.ndarray, together: int) -> np.ndarray:

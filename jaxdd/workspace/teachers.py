@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxdd import data, nn, pretrained
 from jaxdd.data.augment import Augment
-from jaxdd.ground import checkpoint, hosts, settings
+from jaxdd.ground import checkpoint, hosts, manifest, settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import read_json, write_json
 from jaxdd.ground.normalise import Normalisation
@@ -23,6 +23,7 @@ from jaxdd.stages.context import Teacher
 from jaxdd.stages.relabel.labelling import HardLabels
 from jaxdd.students import train
 from jaxdd.students.evaluation import accuracy
+from jaxdd.workspace import runs
 from jaxdd.workspace.real_data import DataConfig, RealData, open_data, test_batches
 
 
@@ -172,21 +173,27 @@ def published(config: TeacherConfig, place: str) -> Teacher:
 
 
 def save_teacher(path: Path, teacher: Teacher) -> None:
-    """Write a folder with the variables (Orbax) and the record of a teacher."""
+    """Write a folder with the variables (Orbax) and the record of a teacher, and their manifest."""
     path.mkdir(parents=True, exist_ok=True)
     checkpoint.save(path / "variables", teacher.variables)
     write_json(path / "teacher.json", teacher.info)
+    manifest.write(path, TEACHER)
+
+
+TEACHER = ("variables", "teacher.json")
+"""What `save_teacher` writes."""
 
 
 def load_teacher(path: Path, compute: str = "auto") -> Teacher:
     """Read a teacher that `save_teacher` wrote; ``compute`` as for `build`.
 
     Raises:
-      InputError: the folder has no teacher, or its model is not registered.
+      InputError: the folder has no teacher or a damaged one, or its model is not registered.
     """
     record = path / "teacher.json"
     if not record.is_file():
         raise InputError(f"no teacher at {path}; train one with experiments.train")
+    manifest.verify(path, *TEACHER)
     info = read_json(record)
     model = build(info, compute)
     like = jax.eval_shape(lambda key: model.init(key, tuple(info["image_shape"])), jax.random.key(0))
@@ -265,9 +272,18 @@ def _find_or_train(config: TeacherConfig, real: RealData, cache: Path) -> tuple[
     identity = [describe(config, real), training, dtype_of(config.compute), *filter(None, [real.content])]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
     place = cache / f"{real.name}-{config.model.replace(':', '-')}-{digest}"
-    if (place / "teacher.json").is_file():
-        log(f"teacher: {place}")
-        return load_teacher(place, config.compute), place
-    teacher = train_teacher(config, real)
-    save_teacher(place, teacher)
+    request = {"identity": identity, **machine(config)}
+    with runs.cached(place, request):
+        if runs.is_finished(place):
+            log(f"teacher: {place}")
+            return load_teacher(place, config.compute), place
+        teacher = train_teacher(config, real)
+        save_teacher(place, teacher)
+        runs.finish(place, TEACHER)
     return teacher, place
+
+
+def machine(config: TeacherConfig) -> dict:
+    """The properties of the machine that determine how numbers are rounded."""
+    device = jax.devices()[0].device_kind
+    return {"computes in": dtype_of(config.compute), "device": device, "jax": jax.__version__}

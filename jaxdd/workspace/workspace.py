@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from jaxdd.data import Source
 from jaxdd.ground import parallel
+from jaxdd.ground.files import sweep
 from jaxdd.ground.memory import Resources
 from jaxdd.ground.normalise import normalise
 from jaxdd.latent.decoding import LatentModel
@@ -140,6 +141,8 @@ def open_workspace(
     Raises:
       InputError: no such data, unknown settings, or a teacher of other data.
     """
+    for name in ("", "teachers", "latents", "encoded"):
+        sweep(Path(root) / name)
     given_teacher = None
     if source is not None:
         config = replace(config, dataset=source.name)

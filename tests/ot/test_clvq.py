@@ -144,7 +144,7 @@ def test_a_lost_atom_comes_back():
     waiting = run(stream, ClvqSettings(patience=1e6), state=state)
     assert waiting.visits[1] == 0 and (waiting.points[1] == 1e4).all()
     np.testing.assert_allclose(waiting.idle[1], 12 * BATCH)
-    result = run(stream, ClvqSettings(patience=3.0), state=state)
+    result = run(stream[:4], ClvqSettings(patience=3.0), state=state)
     assert result.visits[1] > 0 and np.abs(result.points).max() < 10 and np.isfinite(result.points).all()
     # It is moved the moment that it has been idle for too long, not before, and to a sample.
     short = [run(stream[:i], ClvqSettings(patience=3.0), state=state) for i in (1, 2)]
@@ -268,7 +268,7 @@ def test_padding_changes_no_fit():
 def test_fit_draws_no_point_without_weight_however_the_dice_fall(monkeypatch):
     # The largest number that uniform draws can be: rounding must not carry the last stratum past the last point.
     high = np.nextafter(np.float32(1), np.float32(0))
-    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, high))
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, high, dtype))
     x = 1000 + random_points(0, 9)
     result = clvq.fit(KEY, padded(x, size=12), M, settings=ClvqSettings(epochs=3))
     assert float(result.costs.max()) < 100

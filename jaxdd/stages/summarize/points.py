@@ -7,7 +7,8 @@ import numpy as np
 
 from jaxdd import ot
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.measure import Groups, are_masses
+from jaxdd.ground.keys import as_key
+from jaxdd.ground.measure import Groups, are_masses, as_points
 from jaxdd.ground.memory import Resources
 from jaxdd.ot.summary import check_counts
 from jaxdd.stages.summarize.base import SUMMARIZERS
@@ -31,7 +32,7 @@ def summarize(
     *,
     weights: Literal["free", "uniform"] | np.ndarray = "free",
     solver: Solver | str | None = None,
-    key: jax.Array | None = None,
+    key: jax.Array | int | None = None,
     resources: Resources = Resources(2**30),  # noqa: B008
 ) -> ot.Summary:
     r"""A few weighted points that represent each class: minimise :math:`W_2^2(\mu_c, \sum_j w_j \delta(z_j))`.
@@ -46,28 +47,29 @@ def summarize(
         summary.cost  # [C], the W2^2 attained
 
     Args:
-      points: the data x, finite, [n, d]; read as float32.
-      labels: integer classes 0 to C - 1, each with at least one point, [n].
+      points: the data x, finite, [n, d]: an array, or lists or a table that NumPy reads; read as float32.
+      labels: integer classes 0 to C - 1, each with at least one point, [n] or [n, 1].
       ipc: the number of atoms per class, m. With ``AtMost(m)`` classes may have fewer points than that.
       weights: "free", "uniform", or the weights themselves, [m] or [C, m].
       solver: a settings object such as ``Quantization(restarts=8)``, or a name. "quantization" and "clvq" optimise the
         weights; "barycenter" takes any weights. Default: quantization for free weights, otherwise barycenter.
-      key: a PRNG key; default `jax.random.key(0)`.
+      key: a PRNG key, or an integer, the seed of one; default 0.
       resources: the devices, and the memory that one chunk may take on all of them, not counting ``points``.
 
     Returns:
       A Summary with a leading class axis on every array.
 
     Raises:
-      InputError: shapes that disagree, invalid labels, NaN or infinite points, too few points, weights that do not sum
-        to one, or a solver that cannot take them; messages name classes by index.
+      InputError: shapes that disagree, invalid labels, points that float32 cannot hold, too few points, weights that do
+        not sum to one, or a solver that cannot take them; messages name classes by index.
     """
     chosen = _check(weights, solver)
+    points = as_points(points)
     groups = Groups.of(points, labels)
     classes = np.arange(len(groups.counts))
     m = _number_of_atoms(ipc, weights, groups.counts)
     held = _fixed_weights(weights, groups.counts, m)
-    keys = class_keys(jax.random.key(0) if key is None else key, classes)
+    keys = class_keys(as_key(0 if key is None else key), classes)
     clouds = Clouds(points, groups, classes, int(groups.counts.max()))
     return solve_classes(chosen, keys, clouds, m, held, resources)
 
@@ -82,6 +84,8 @@ def _check(weights: str | np.ndarray, solver: Solver | str | None) -> Solver:
     if not isinstance(chosen, Solver):
         solvers = ", ".join(name for name, kind in SUMMARIZERS.items() if issubclass(kind, Solver))
         raise InputError(f"`solver` {solver!r} solves nothing; choose {solvers}")
+    if chosen.weights != Solver.weights:
+        raise InputError(f"`solver` has weights {chosen.weights!r}, which are not used here; give `weights` instead")
     if not chosen.prescribes_weights and not free:
         kind = SUMMARIZERS.name_of(chosen)
         raise InputError(f"`solver` {kind} finds its own weights; use `weights` 'free' or `solver` 'barycenter'")
@@ -92,7 +96,7 @@ def _number_of_atoms(ipc: int | AtMost, weights: str | np.ndarray, counts: np.nd
     """The number of atoms per class, m; InputError if it is not positive, or if a class has too few points for it."""
     if not isinstance(ipc, AtMost):
         check_counts(counts, ipc)
-        return ipc
+        return int(ipc)
     if not isinstance(weights, str):
         raise InputError("`ipc` AtMost cannot change prescribed weights; use `weights` 'free' or 'uniform'")
     check_counts(np.maximum(counts, ipc.atoms), ipc.atoms)

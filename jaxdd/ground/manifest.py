@@ -1,0 +1,75 @@
+"""The manifest of a folder: the sizes and checksums of its files, so that damage is noticed before it is used."""
+
+import hashlib
+import re
+from pathlib import Path
+
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import read_json, write_json
+
+MANIFEST = "manifest.json"
+
+
+def write(folder: Path, names: tuple[str, ...] = ()) -> None:
+    """Write the manifest of a folder: bytes and SHA-256 of all its files, or of some of its entries only.
+
+    A subfolder that has a manifest of its own is represented by that. Hidden files are not part of it.
+    """
+    tops = [folder / name for name in names] if names else list(folder.iterdir())
+    files = sorted(file for top in tops if not top.name.startswith(".") for file in _files(top))
+    entries = {
+        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": _digest(file)}
+        for file in files
+        if file != folder / MANIFEST
+    }
+    write_json(folder / MANIFEST, {"files": entries})
+
+
+def verify(folder: Path, *names: str) -> None:
+    """Check files of a folder against its manifest. A folder without one is not checked.
+
+    Args:
+      names: the files or subfolders that are about to be read.
+
+    Raises:
+      InputError: a file of the manifest is missing or has another size or checksum, or the manifest is damaged.
+    """
+    place = folder / MANIFEST
+    if not place.is_file():
+        return
+    known = read_json(place)
+    files = known.get("files") if isinstance(known, dict) else None
+    if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
+        raise InputError(f"{place} is no manifest; make the folder again, or remove the file to use it unchecked")
+    for name, entry in files.items():
+        if not any(name == wanted or name.startswith(f"{wanted}/") for wanted in names):
+            continue
+        file = folder / name
+        if not file.is_file():
+            raise InputError(f"{file} is missing, but {MANIFEST} names it; copy the folder again, or make it again")
+        if file.stat().st_size != entry["bytes"] or _digest(file) != entry["sha256"]:
+            raise InputError(f"{file} is damaged: it is not what {MANIFEST} says; copy or make the folder again")
+
+
+def _is_entry(name: str, entry: object) -> bool:
+    inside = not name.startswith("/") and ".." not in Path(name).parts
+    if not inside or not isinstance(entry, dict) or type(entry.get("bytes")) is not int:
+        return False
+    digest = entry.get("sha256")
+    return isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) is not None
+
+
+def _files(top: Path) -> list[Path]:
+    """The files at or below a place, without links; a folder with a manifest counts as that file."""
+    if top.is_symlink() or not top.exists():
+        return []
+    if top.is_file():
+        return [top]
+    if (top / MANIFEST).is_file():
+        return [top / MANIFEST]
+    return [file for entry in top.iterdir() for file in _files(entry)] if top.is_dir() else []
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
