@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 import struct
+import sys
 import zipfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ _SMALL = 2**26
 _MOST_ARRAYS = 10_000
 _HEADER_BYTES = 10_000
 _CHUNK = 2**20
-_KINDS = "biufcUS"
+_NUMBERS = "biufc"
+_TEXT = "US"
 
 
 @contextlib.contextmanager
@@ -142,11 +144,13 @@ def map_array(path: Path | str) -> np.ndarray:
     """A file in NumPy's npy format as a read-only array in mapped memory; nothing is unpickled.
 
     Raises:
-      InputError: no regular file, or one that is damaged or does not hold one array of booleans, numbers or text.
+      InputError: no regular file, or one that is damaged or does not hold one array of booleans or numbers.
     """
     try:
         with open_regular(path) as file:
             header = _read_header(file, "the array")
+            if header.dtype.kind in _TEXT:
+                raise ValueError("it holds text")
             _check_size(header, os.fstat(file.fileno()).st_size, "the array")
             if not header.nbytes:
                 return np.empty(header.shape, header.dtype)
@@ -189,7 +193,7 @@ def _read_header(file: IO[bytes], name: str) -> _Header:
     if length > _HEADER_BYTES:
         raise ValueError(f"the header of {name} takes {length} bytes")
     shape, fortran, dtype = read(io.BytesIO(prefix + file.read(length)), max_header_size=_HEADER_BYTES)
-    if dtype.kind not in _KINDS or dtype.hasobject or dtype.subdtype:
+    if dtype.kind not in _NUMBERS + _TEXT or dtype.hasobject or dtype.subdtype:
         raise ValueError(f"{name} holds {dtype}, neither numbers nor text")
     if any(type(side) is not int or side < 0 for side in shape):
         raise ValueError(f"{name} has shape {shape}")
@@ -231,4 +235,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, header: _Hea
         if content.read(1):
             raise ValueError(f"{member.filename} goes on after its end")
     array = array.astype(header.dtype.newbyteorder("="), copy=False)
+    # NumPy fails with a SystemError when it makes such letters.
+    if array.dtype.kind == "U" and array.nbytes and array.view(np.uint32).max() > sys.maxunicode:
+        raise ValueError(f"{member.filename} holds numbers that are no letters")
     return array.reshape(header.shape, order="F" if header.fortran else "C")

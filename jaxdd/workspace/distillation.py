@@ -104,6 +104,8 @@ def fill(config: DistillConfig, workspace: Workspace) -> DistilledDataset | None
     for name in ("teacher", "distilled"):
         # An earlier attempt may have been interrupted while it wrote these.
         shutil.rmtree(config.out / name, ignore_errors=True)
+    if skipped := workspace.real.source.skipped:
+        write_text(config.out / "skipped.txt", "".join(f"{damage.line}\n" for damage in skipped))
     save_run(config, workspace.teacher_folder, dataset, result)
     shutil.rmtree(parts, ignore_errors=True)
     return dataset
@@ -175,6 +177,8 @@ def _dataset(method: str, recipe: Recipe, seed: int, workspace: Workspace, resul
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }
+    if real.source.skipped:
+        provenance["skipped"] = len(real.source.skipped)
     if recipe.needs:
         provenance["latents"] = workspace.latent_model("denoiser" in recipe.needs)[1]
     return DistilledDataset(

@@ -63,7 +63,10 @@ def test_what_numpy_writes_is_read(tmp_path_factory, draw, save):
         np.testing.assert_array_equal(read[name], array)
         np.save(path, array)
         os.replace(f"{path}.npy", path)
-        np.testing.assert_array_equal(map_array(path), array)
+        if array.dtype.kind in "US":
+            assert "it holds text" in message(lambda: map_array(path))
+        else:
+            np.testing.assert_array_equal(map_array(path), array)
 
 
 def test_large_arrays_and_their_checksums(tmp_path):
