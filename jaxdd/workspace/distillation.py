@@ -11,7 +11,7 @@ from typing import Any, overload
 import jax
 import numpy as np
 
-from jaxdd import methods
+from jaxdd import data, methods
 from jaxdd.data import Source, distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import hosts, parallel, settings
@@ -66,7 +66,7 @@ def distill(config: DistillConfig, source: Source | None = None) -> DistilledDat
       InputError: unknown or conflicting settings, or a folder that is not empty. No half-written files remain.
     """
     if source is not None:
-        config = dataclasses.replace(config, dataset=source.name)
+        config = dataclasses.replace(config, dataset=data.checked(source, needs_test=False).name)
     workspace = open_workspace(config, config.out.parent, config.teacher, config.latent, source)
     with runs.run_folder(config.out, request(config, workspace.real.content)):
         methods.check(config.recipe, workspace.problem(config.method, config.ipc))
