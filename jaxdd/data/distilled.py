@@ -150,7 +150,7 @@ class DistilledDataset:
 
 
 def _named_classes(labels: np.ndarray, class_names: Sequence[str] | None) -> tuple[str, ...]:
-    """The names of the classes; InputError unless there are equally many labels [n] of each."""
+    """The names of the classes; InputError unless there are equally many labels [n] of each, and names are text."""
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"labels of dtype {labels.dtype}; give class indices from 0 on")
     present, counts = np.unique(labels, return_counts=True)
@@ -163,7 +163,7 @@ def _named_classes(labels: np.ndarray, class_names: Sequence[str] | None) -> tup
             f"{len(present)} of {number} classes have images, from {counts.min()} to {counts.max()} each; give equally "
             "many of each class"
         )
-    return tuple(map(str, range(number) if class_names is None else class_names))
+    return check_class_names(range(number) if class_names is None else class_names, _PLACE)
 
 
 def _check_images(images: np.ndarray) -> None:

@@ -101,7 +101,7 @@ def without_damaged(source: Source) -> Source:
     """
     kept, skipped = {}, list(source.skipped)
     for split, labels in source.labels.items():
-        chunks = np.split(np.arange(len(labels)), np.arange(_CHECK_CHUNK, len(labels), _CHECK_CHUNK))
+        chunks = np.array_split(np.arange(len(labels)), -(-len(labels) // _CHECK_CHUNK)) if len(labels) else []
         damaged = [row for chunk in progress(chunks, f"check {split} images") for row in _damaged(source, split, chunk)]
         kept[split] = np.delete(np.arange(len(labels)), np.array([row for row, _ in damaged], int))
         skipped += [Skipped(split, row, line) for row, line in damaged]

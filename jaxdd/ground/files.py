@@ -174,6 +174,8 @@ def _members(archive: zipfile.ZipFile, names: Collection[str], others: bool) -> 
     members = {entry.filename.removesuffix(".npy"): entry for entry in entries}
     if len(members) < len(entries) or not all(entry.filename.endswith(".npy") for entry in entries):
         raise ValueError("its members are not arrays with names of their own")
+    if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
+        raise ValueError("its arrays are neither stored nor deflated")
     if missing := sorted(set(names) - set(members)):
         raise ValueError(f"array {missing[0]!r} is missing")
     if not others and (foreign := sorted(set(members) - set(names))):

@@ -186,6 +186,18 @@ def test_arrays_of_pytorch_are_told_their_layout():
         )
 
 
+def test_names_are_not_made_from_what_is_no_text():
+    for names in (np.array([b"a", b"b", b"c"]), "abc", ("a", "b", None), ("a", "b", "c\n")):
+        for call in (
+            lambda names=names: DistilledDataset.from_arrays(PIXELS, LABELS, class_names=names),
+            lambda names=names: data.from_arrays(PIXELS, LABELS, PIXELS, LABELS, names),
+        ):
+            assert "class name" in message(call)
+    assert "images.transpose(0, 2, 3, 1)" in message(
+        lambda: data.from_arrays(PIXELS.transpose(0, 3, 1, 2), LABELS, PIXELS, LABELS)
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -157,6 +157,13 @@ def test_memory_is_refused_before_it_is_taken(tmp_path, start):
     assert held < 4 * MIB, text
 
 
+def test_other_compressions_are_refused(tmp_path):
+    """That of LZMA may ask for a dictionary of 4 GiB."""
+    for compression in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+        path = archive(tmp_path / "x.npz", [small()], compression)
+        assert "neither stored nor deflated" in message(lambda path=path: read_arrays(path))
+
+
 def test_a_limit_holds_for_all_arrays_together(tmp_path):
     path = npz(tmp_path / "x.npz", {"a": np.zeros(1000, np.uint8), "b": np.zeros(1000, np.uint8)})
     assert "expand to 2256" in message(lambda: read_arrays(path, limit_bytes=2255))
