@@ -72,10 +72,7 @@ def load_folder(
     splits = {"train": _train_split(os.path.join(root, "train"), left_out)}
     class_names = tuple(splits["train"].files)
     splits["test"] = _test_split(root, class_names, left_out) if needs_test else _Split({})
-    if any(left_out.values()):
-        counted = ", ".join(f"{number} {what}" for what, number in left_out.items() if number)
-        log(f"{printable(root)}: left out {counted}")
-
+    _say(root, left_out)
     files = {name: split.joined(class_names) for name, split in splits.items()}
     labels = {name: split.labels(class_names) for name, split in splits.items()}
 
@@ -257,6 +254,11 @@ def _is_folder(entry: os.DirEntry) -> bool:
     except OSError:
         # A link to itself is no folder; if it is called an image, reading it names it.
         return False
+
+
+def _say(root: str, left_out: Counter[str]) -> None:
+    if counted := ", ".join(f"{number} {what}" for what, number in left_out.items() if number):
+        log(f"{printable(root)}: left out {counted}")
 
 
 def _count(items: Iterable) -> int:
