@@ -1,5 +1,6 @@
 """What several test files check with."""
 
+import numpy as np
 import pytest
 
 from jaxdd.ground.errors import InputError
@@ -12,3 +13,25 @@ def message(call):
     text = str(caught.value)
     assert text and "\n" not in text
     return text
+
+
+def mutants(content, count, seed=0):
+    """Copies of some bytes with a few of them changed, removed, repeated or replaced by extreme numbers."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        changed = bytearray(content)
+        for _ in range(rng.integers(1, 4)):
+            at, end = np.sort(rng.integers(0, max(1, len(changed)), 2))
+            match rng.integers(5):
+                case 0:
+                    changed[at] = rng.integers(256)
+                case 1:
+                    del changed[at : at + rng.integers(1, 9)]
+                case 2:
+                    del changed[end:]
+                case 3:
+                    changed[at : at + 4] = rng.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xff\xff\xff\x7f"])
+                case 4:
+                    changed[at:at] = changed[at : min(end, at + 64)]
+            changed = changed or bytearray(1)
+        yield bytes(changed)

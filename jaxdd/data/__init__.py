@@ -10,12 +10,14 @@ from jaxdd.data.folder import load_folder
 from jaxdd.data.source import (
     Source,
     batches,
+    checked,
     class_indices,
     hold_out,
     in_memory,
     permutations,
     shuffled,
     statistics,
+    without_damaged,
 )
 from jaxdd.data.tfds import is_builder, load_tfds
 from jaxdd.ground.registry import Registry
@@ -24,6 +26,7 @@ __all__ = [
     "SOURCES",
     "Source",
     "batches",
+    "checked",
     "class_indices",
     "from_arrays",
     "hold_out",
@@ -35,6 +38,7 @@ __all__ = [
     "permutations",
     "shuffled",
     "statistics",
+    "without_damaged",
 ]
 
 
@@ -50,6 +54,8 @@ def load(
     image_size: int | None = None,
     channels: int | None = None,
     data_dir: str | None = None,
+    skip_corrupt: bool = False,
+    needs_test: bool = True,
 ) -> Source:
     """Open a dataset by name or path.
 
@@ -61,13 +67,18 @@ def load(
       image_size: the side of the images, uint8 [image_size, image_size, channels]; None is the default of the dataset.
       channels: 1 or 3; None is the default of the dataset.
       data_dir: the folder of the TFDS datasets; None is the default of TFDS.
+      skip_corrupt: decode all images once and leave out the damaged ones, see `without_damaged`.
+      needs_test: whether a folder or TFDS dataset must have test images; otherwise their split "test" is empty, as is
+        enough for `hold_out`.
 
     Raises:
       InputError: an unknown name, or see the function that opens the dataset.
     """
     name = os.fspath(name)
     if name in SOURCES or _IMPORT_PATH.fullmatch(name):
-        return SOURCES.find(name)(image_size, channels)
-    if name.startswith((os.sep, ".", "~")) or os.path.isdir(name) or (os.sep in name and not is_builder(name)):
-        return load_folder(name, image_size, channels)
-    return load_tfds(name, image_size, channels, data_dir)
+        source = SOURCES.find(name)(image_size, channels)
+    elif name.startswith((os.sep, ".", "~")) or os.path.isdir(name) or (os.sep in name and not is_builder(name)):
+        source = load_folder(name, image_size, channels, skip_corrupt, needs_test)
+    else:
+        source = load_tfds(name, image_size, channels, data_dir, skip_corrupt, needs_test)
+    return without_damaged(source) if skip_corrupt else source

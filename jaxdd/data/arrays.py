@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxdd.data.checks import layout
 from jaxdd.data.source import Source, make_source
 from jaxdd.ground.errors import InputError
 
@@ -50,7 +51,7 @@ def from_arrays(
         empty = int(np.argmin(np.append(present == np.arange(len(present)), False)))
         class_name = str(empty if class_names is None else class_names[empty])
         raise InputError(f"class {class_name!r} has no train images; add some, or drop the class")
-    names = tuple(map(str, range(number) if class_names is None else class_names))
+    names = range(number) if class_names is None else class_names
     read = lambda split, rows: pictures[split][rows]
     return make_source(name, names, pictures["train"].shape[1:], classes, read)
 
@@ -59,7 +60,9 @@ def _checked_images(images: np.ndarray, split: str) -> np.ndarray:
     images = np.asarray(images)
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
-        raise InputError(f"{split} images are {images.dtype} {list(images.shape)}; give uint8 [n, H, W, 1 or 3]")
+        raise InputError(
+            f"{split} images are {images.dtype} {list(images.shape)}; give uint8 [n, H, W, 1 or 3]{layout(images)}"
+        )
     if images.shape[1] != images.shape[2]:
         raise InputError(f"{split} images are {images.shape[1]} x {images.shape[2]}; give squares")
     return images

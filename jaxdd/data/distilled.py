@@ -2,22 +2,41 @@
 
 import json
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from jaxdd.data.checks import check_class_names, check_labels, layout
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import atomic
+from jaxdd.ground.files import atomic, read_arrays
 from jaxdd.ground.measure import power
 from jaxdd.ground.normalise import Normalisation, denormalise, normalise
+
+# The arrays of distilled.npz: the kinds of their dtypes, and the numbers of their axes.
+_ARRAYS = {
+    "images": ("f", (4,)),
+    "labels": ("iu", (1,)),
+    "weights": ("f", (1,)),
+    "class_names": ("U", (1,)),
+    "mean": ("f", (0, 1)),
+    "std": ("f", (0, 1)),
+    "provenance": ("U", (0,)),
+}
+_NAME_BYTES = 255  # of a file, on all common file systems
+_ROUNDING = 1e-3  # of the sum of the weights of a class
+_PLACE = "a distilled dataset"
 
 
 @dataclass(frozen=True)
 class DistilledDataset:
     """The training data of students in place of the real data: the pushforward of a small weighted measure.
+
+    The constructor converts arrays of other dtypes: integers of any kind are labels, and uint8 images are pixels, which
+    it normalises.
 
     Attributes:
       images: float32 [n, H, W, ch], normalised by ``norm``.
@@ -26,6 +45,10 @@ class DistilledDataset:
       class_names: one name per class.
       norm: the normalisation of ``images``.
       provenance: JSON-serialisable record of the method and settings.
+
+    Raises:
+      InputError: shapes that disagree, images of other than 1 or 3 channels, values that are not finite, labels that
+        are no classes, negative weights, or a class without images.
     """
 
     images: np.ndarray
@@ -34,6 +57,26 @@ class DistilledDataset:
     class_names: tuple[str, ...]
     norm: Normalisation
     provenance: dict
+
+    def __post_init__(self):
+        names = check_class_names(self.class_names, _PLACE)
+        _check_images(self.images)
+        images = _normalised(self.norm, np.asarray(self.images))
+        labels = check_labels(self.labels, len(names), _PLACE)
+        weights = np.asarray(self.weights)
+        if len(images) != len(labels) or weights.shape != labels.shape:
+            shapes = f"images {list(images.shape)}, labels {list(labels.shape)} and weights {list(weights.shape)}"
+            raise InputError(f"{shapes} of {_PLACE} disagree; give one label and one weight an image")
+        weights = _finite("weights", weights.astype(float) if weights.dtype.kind in "iu" else weights)
+        if (weights < 0).any():
+            raise InputError(f"weight {weights.min()} of {_PLACE} is negative; give non-negative ones")
+        absent = np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)
+        if absent.size:
+            raise InputError(f"class {names[absent[0]]!r} of {_PLACE} has no images; give some, or drop the class")
+        if not isinstance(self.provenance, dict):
+            raise InputError(f"provenance {self.provenance!r} of {_PLACE}; give a dict")
+        for name, value in {"images": images, "labels": labels, "weights": weights, "class_names": names}.items():
+            object.__setattr__(self, name, value)
 
     @property
     def ipc(self) -> int:
@@ -70,6 +113,7 @@ class DistilledDataset:
         images = images[..., None] if images.ndim == 3 else images
         if images.ndim != 4 or labels.shape != images.shape[:1] or not len(labels):
             raise InputError(f"images {images.shape} and labels {labels.shape}; give [n, H, W, ch] and [n]")
+        _check_images(images)
         names = _named_classes(labels, class_names)
         order = np.argsort(labels, kind="stable")
         weights = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
@@ -83,13 +127,11 @@ class DistilledDataset:
         if images.dtype != np.uint8 and norm is None:
             raise InputError("floating images have no meaning without their normalisation; give norm, or uint8")
         norm = norm or _pixel_statistics(images)
-        channels = {np.size(norm.mean), np.size(norm.std)}
-        if not channels <= {1, images.shape[3]}:
-            raise InputError(f"norm of {max(channels)} channels, but images have {images.shape[3]}; give one a channel")
-        images = np.asarray(normalise(norm, images))
+        images = _normalised(norm, images)
         grouped = (grouped / grouped.sum(1, keepdims=True)).astype(np.float32)
-        pixels = images[order].astype(np.float32)
-        return cls(pixels, labels[order].astype(np.int32), grouped.reshape(-1), names, norm, {"method": "arrays"})
+        return cls(
+            images[order], labels[order].astype(np.int32), grouped.reshape(-1), names, norm, {"method": "arrays"}
+        )
 
     def loss_weights(self, kind: str = "free") -> np.ndarray:
         r"""The weight of the loss of each image, :math:`\propto w^p` with mean 1 over the dataset, float32 [n].
@@ -108,7 +150,7 @@ class DistilledDataset:
 
 
 def _named_classes(labels: np.ndarray, class_names: Sequence[str] | None) -> tuple[str, ...]:
-    """The names of the classes; InputError unless there are equally many labels [n] of each."""
+    """The names of the classes; InputError unless there are equally many labels [n] of each, and names are text."""
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"labels of dtype {labels.dtype}; give class indices from 0 on")
     present, counts = np.unique(labels, return_counts=True)
@@ -121,7 +163,47 @@ def _named_classes(labels: np.ndarray, class_names: Sequence[str] | None) -> tup
             f"{len(present)} of {number} classes have images, from {counts.min()} to {counts.max()} each; give equally "
             "many of each class"
         )
-    return tuple(map(str, range(number) if class_names is None else class_names))
+    return check_class_names(range(number) if class_names is None else class_names, _PLACE)
+
+
+def _check_images(images: np.ndarray) -> None:
+    shape = np.shape(images)
+    if len(shape) != 4 or not all(shape) or shape[3] not in (1, 3):
+        raise InputError(f"images {list(shape)}; give [n, H, W, ch] with 1 or 3 channels{layout(images)}")
+
+
+def _normalised(norm: Normalisation, images: np.ndarray) -> np.ndarray:
+    """Images [n, H, W, ch], pixels or normalised ones, as normalised ones in float32."""
+    if not isinstance(norm, tuple) or len(norm) != 2:
+        raise InputError(f"norm {norm!r} of {_PLACE}; give a Normalisation(mean, std)")
+    for name, values in zip(("mean", "std"), map(np.asarray, norm)):
+        if values.size not in (1, images.shape[3]) or values.ndim > 1:
+            raise InputError(f"norm of {values.size} channels, but images have {images.shape[3]}; give one a channel")
+        if values.dtype.kind not in "fiu" or not np.isfinite(values).all() or (name == "std" and (values <= 0).any()):
+            raise InputError(f"{name} {values.tolist()} of the norm; give finite ones, and a positive std")
+    if images.dtype == np.uint8:
+        levels = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None, None], (256, 1, 1, images.shape[3]))
+        if not np.array_equal(denormalise(norm, normalise(norm, levels)), levels):
+            mean, std = (np.asarray(part).tolist() for part in norm)
+            raise InputError(
+                f"norm of mean {mean} and std {std} does not keep all 256 pixel values apart in float32; give those of "
+                "images in [0, 1]"
+            )
+        images = np.asarray(normalise(norm, images))
+    return _finite("images", images)
+
+
+def _finite(name: str, values: np.ndarray) -> np.ndarray:
+    """Floating-point values as float32."""
+    if not np.issubdtype(values.dtype, np.floating):
+        remedy = "uint8 pixels, or floats and their norm" if name == "images" else "floats"
+        raise InputError(f"{name} of dtype {values.dtype}; give {remedy}")
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32, copy=False)
+    # In parts, as the result for all images would take a quarter of their memory again.
+    if not all(np.isfinite(part).all() for part in np.array_split(values, -(-len(values) // 1024))):
+        raise InputError(f"{name} of {_PLACE} are not finite in float32; give finite ones")
+    return values
 
 
 def _pixel_statistics(images: np.ndarray) -> Normalisation:
@@ -133,62 +215,127 @@ def _pixel_statistics(images: np.ndarray) -> Normalisation:
 def save(dataset: DistilledDataset, folder: Path | str) -> None:
     """Write a folder: an ImageFolder tree train/<class>/<nnn>.png, and distilled.npz with the exact arrays.
 
-    The folder is written atomically, so that it is complete or absent. Nothing in it is pickled.
+    Sorted by name, the class folders are in the order of the labels, see `folder_names`. The folder is written
+    atomically, so that it is complete or absent. Nothing in it is pickled.
 
     Raises:
-      InputError: the folder exists.
+      InputError: the folder exists, the classes do not have equally many images, or weights that do not sum to one in
+        each class.
     """
     folder = Path(folder)
     if folder.exists():
         raise InputError(f"{folder} exists; choose another folder or remove it")
+    _check_measure(dataset)
+    try:
+        provenance = json.dumps(dataset.provenance, sort_keys=True, default=str)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"provenance cannot be written as JSON: {error}; give keys of text, and no circles") from None
     with atomic(folder) as place:
-        _write(dataset, place)
+        _write(dataset, provenance, place)
 
 
-def _write(dataset: DistilledDataset, root: Path) -> None:
-    pixels, seen = dataset.pixels(), [0] * len(dataset.class_names)
-    for picture, label in zip(pixels, dataset.labels):
-        place = root / "train" / folder_name(dataset.class_names, label)
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(
-            place / f"{seen[label]:03d}.png"
+def _check_measure(dataset: DistilledDataset) -> None:
+    """InputError unless there are equally many images of each class, with weights of sum one."""
+    names, labels = dataset.class_names, dataset.labels
+    counts = np.bincount(labels, minlength=len(names))
+    few, many = int(counts.argmin()), int(counts.argmax())
+    if counts[few] < counts[many]:
+        raise InputError(
+            f"class {names[many]!r} has {counts[many]} images, but {names[few]!r} has {counts[few]}; give equally many "
+            "of each class"
         )
+    sums = np.bincount(labels, dataset.weights.astype(np.float64), len(names))
+    furthest = int(np.abs(sums - 1).argmax())
+    if abs(sums[furthest] - 1) > _ROUNDING:
+        raise InputError(
+            f"the weights of class {names[furthest]!r} sum to {sums[furthest]:.6g}; give weights with sum one in each "
+            "class, as DistilledDataset.from_arrays does"
+        )
+
+
+def _write(dataset: DistilledDataset, provenance: str, root: Path) -> None:
+    folders, seen = folder_names(dataset.class_names), [0] * len(dataset.class_names)
+    for name in folders:
+        (root / "train" / name).mkdir(parents=True)
+    digits = max(3, len(str(dataset.ipc - 1)))
+    for picture, label in zip(dataset.pixels(), dataset.labels):
+        place = root / "train" / folders[label] / f"{seen[label]:0{digits}d}.png"
+        Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(place)
         seen[label] += 1
     np.savez(
         root / "distilled.npz",
-        images=dataset.images.astype(np.float32),
-        labels=dataset.labels.astype(np.int32),
-        weights=dataset.weights.astype(np.float32),
+        images=dataset.images,
+        labels=dataset.labels,
+        weights=dataset.weights,
         class_names=np.array(dataset.class_names),
         mean=np.asarray(dataset.norm.mean, np.float32),
         std=np.asarray(dataset.norm.std, np.float32),
-        provenance=np.array(json.dumps(dataset.provenance, sort_keys=True, default=str)),
+        provenance=np.array(provenance),
     )
 
 
 def load(folder: Path | str) -> DistilledDataset:
     """Read a folder written by `save`, or the run folder that contains it.
 
+    The folder may come from anywhere: nothing in it is trusted or run, see `ground.files.read_arrays`.
+
     Raises:
-      InputError: the folder holds no distilled dataset.
+      InputError: the folder holds no distilled dataset, or distilled.npz is damaged or holds anything that `save` does
+        not write.
     """
     for place in (Path(folder) / "distilled.npz", Path(folder) / "distilled" / "distilled.npz"):
         if place.is_file():
             break
     else:
         raise InputError(f"no distilled dataset in {folder}; make one with: python -m experiments.distill")
-    with np.load(place, allow_pickle=False) as file:
-        return DistilledDataset(
-            images=file["images"],
-            labels=file["labels"],
-            weights=file["weights"],
-            class_names=tuple(str(name) for name in file["class_names"]),
-            norm=Normalisation(file["mean"], file["std"]),
-            provenance=json.loads(str(file["provenance"])),
+    arrays = read_arrays(place, _ARRAYS, others=False)
+    try:
+        for name, (kinds, axes) in _ARRAYS.items():
+            array = arrays[name]
+            if array.dtype.kind not in kinds or array.ndim not in axes:
+                raise ValueError(f"array {name} is {array.dtype} {list(array.shape)}")
+        dataset = DistilledDataset(
+            images=arrays["images"],
+            labels=arrays["labels"],
+            weights=arrays["weights"],
+            class_names=tuple(arrays["class_names"].tolist()),
+            norm=Normalisation(arrays["mean"], arrays["std"]),
+            provenance=json.loads(arrays["provenance"].item()),
         )
+        _check_measure(dataset)
+    # ValueError includes InputError, what JSON is not, and numbers in place of letters.
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).partition(";")[0].split())
+        raise InputError(f"{place} is damaged: {reason}; make it again or remove it") from None
+    return dataset
 
 
-def folder_name(class_names: tuple[str, ...], label: int) -> str:
-    """The folder of a class: its name with unsafe characters replaced, after its label if two names would coincide."""
-    safe = [re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "_" for name in class_names]
-    return safe[label] if len(set(safe)) == len(safe) else f"{label}_{safe[label]}"
+def folder_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    """The folders of the classes, in an order that every reader of folders finds again.
+
+    A folder has the name of its class with unsafe characters replaced. If these names do not sort in the order of the
+    labels, by code points, without regard to case and with numbers by value alike, or if they differ in case only or
+    are too long, the label precedes each: "03_Dress".
+    """
+    safe = tuple(re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "_" for name in class_names)
+    if max(len(name.encode()) for name in safe) <= _NAME_BYTES and _are_sorted(safe):
+        return safe
+    digits = len(str(len(safe) - 1))
+    shortened = (name.encode()[: _NAME_BYTES - digits - 1].decode(errors="ignore") for name in safe)
+    return tuple(f"{label:0{digits}d}_{name}" for label, name in enumerate(shortened))
+
+
+def folder_name(class_names: Sequence[str], label: int) -> str:
+    """The folder of one class, see `folder_names`."""
+    return folder_names(class_names)[label]
+
+
+def _are_sorted(names: tuple[str, ...]) -> bool:
+    """Whether names ascend strictly however they are compared."""
+    folded = [unicodedata.normalize("NFC", name).casefold() for name in names]
+    orders: tuple[Iterable, ...] = (names, folded, map(_numbers_by_value, names), map(_numbers_by_value, folded))
+    return all(keys == sorted(set(keys)) for keys in map(list, orders))
+
+
+def _numbers_by_value(name: str) -> tuple:
+    return tuple(int(part) if k % 2 else part for k, part in enumerate(re.split("([0-9]+)", name)))

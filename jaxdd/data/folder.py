@@ -1,12 +1,18 @@
 """A folder of images with a sub-folder per class: train/<class>/*, and val/<class>/* or test/<class>/*."""
 
 import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from jaxdd.data import image
+from jaxdd.data.checks import check_class_names, printable
 from jaxdd.data.source import Source, make_source
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import open_regular
+from jaxdd.ground.progress import log
 
 _EXTENSIONS = (
     ".jpg",
@@ -21,59 +27,65 @@ _EXTENSIONS = (
     ".pgm",
 )
 _LAYOUT = "train/<class>/* and val/<class>/* or test/<class>/*"
+_TEST_SPLITS = ("test", "val", "valid", "validation")
+_ANNOTATIONS = "_annotations.txt"
 
 
-def load_folder(path: str, image_size: int | None = None, channels: int | None = None) -> Source:
+def load_folder(
+    path: str,
+    image_size: int | None = None,
+    channels: int | None = None,
+    skip_corrupt: bool = False,
+    needs_test: bool = True,
+) -> Source:
     """Open an ImageFolder tree. Only file names and up to 64 headers are read before `Source.read` is called.
 
-    The classes are the sub-folders of train/, sorted by name. The split "test" is test/ if that has class folders, else
-    val/. Its classes must be among those of train/, and have the same labels. Names that start with a dot, files
-    without an image extension and deeper folders are ignored. The images of a class are sorted by name. `image.fit`
-    converts each image to the common shape.
+    The classes are the sub-folders of train/, sorted by name. The split "test" is the first of test/, val/, valid/ and
+    validation/ with folders of these classes; they have the same labels as in train/. In place of class folders such a
+    split may have a file <split>_annotations.txt with lines <file> TAB <class>, as Tiny ImageNet has for val/images/*.
+
+    The images of a class are sorted by name. If there are none in its folder itself, those in deeper folders are taken,
+    such as train/<class>/images/*. Names that start with a dot are ignored. Everything else that is left out, such as
+    files without an image extension, is counted in one line on stderr. `image.fit` converts each image to the common
+    shape.
 
     Args:
       path: the folder.
       image_size: the side of the images. Default: that of up to 64 evenly spaced train images if all are equal squares,
         else 224.
       channels: 1 or 3. Default: 1 if all of these images are grey, else 3.
+      skip_corrupt: leave out damaged ones of these images, instead of raising InputError; see `without_damaged` for the
+        rest.
+      needs_test: whether there must be test images; otherwise the split "test" is empty.
 
     Raises:
-      InputError: a missing folder, split or class, or a class folder without images; at `Source.read`, an image that is
-        damaged, which the message names.
+      InputError: a missing folder, split or class, a class folder without images, or one whose name is not UTF-8; at
+        `Source.read`, an image that is damaged or no regular file, which the message names.
     """
     image.check_request(image_size, channels)
     root = os.path.expanduser(os.fspath(path))
     if not os.path.isdir(root):
-        raise InputError(f"folder {root} does not exist: give a folder with {_LAYOUT}")
+        raise InputError(f"folder {printable(root)} does not exist: give a folder with {_LAYOUT}")
     if not os.path.isdir(os.path.join(root, "train")):
-        raise InputError(f"folder {root} has no train folder: it must hold {_LAYOUT}")
-    folders = {"train": os.path.join(root, "train"), "test": _test_folder(root)}
-    class_names = _class_folders(folders["train"])
-    if not class_names:
-        raise InputError(f"folder {folders['train']} has no class folders with images: expected {_LAYOUT}")
-    unknown = sorted(set(_class_folders(folders["test"])) - set(class_names))
-    if unknown:
-        raise InputError(
-            f"class {unknown[0]!r} of {folders['test']} is not in {folders['train']}: add it there or remove it here"
-        )
-
-    files: dict[str, list[str]] = {}
-    labels: dict[str, np.ndarray] = {}
-    for split, folder in folders.items():
-        present = set(_class_folders(folder))
-        per_class = [_images(os.path.join(folder, name)) if name in present else [] for name in class_names]
-        files[split] = [name for names in per_class for name in names]
-        labels[split] = np.repeat(np.arange(len(class_names)), [len(names) for names in per_class])
+        raise InputError(f"folder {printable(root)} has no train folder: it must hold {_LAYOUT}")
+    left_out: Counter[str] = Counter()
+    splits = {"train": _train_split(os.path.join(root, "train"), left_out)}
+    class_names = tuple(splits["train"].files)
+    splits["test"] = _test_split(root, class_names, left_out) if needs_test else _Split({})
+    _say(root, left_out)
+    files = {name: split.joined(class_names) for name, split in splits.items()}
+    labels = {name: split.labels(class_names) for name, split in splits.items()}
 
     def encoded(split: str, index: int) -> image.Encoded:
         # Paths are joined on demand: a million full paths would take several times the memory of the names.
-        file = os.path.join(folders[split], class_names[labels[split][index]], files[split][index])
+        folder = splits[split].folders[class_names[labels[split][index]]]
+        file = os.path.join(folder, files[split][index])
         return file, file
 
     def sample() -> list[image.Encoded]:
         return [encoded("train", index) for index in image.evenly_spaced(len(files["train"]), image.PROBES)]
 
-    shape = image.shape_for(sample, image_size, channels)
+    shape = image.shape_for(sample, image_size, channels, skip_corrupt)
 
     def read(split: str, indices: np.ndarray) -> np.ndarray:
         return image.decode_batch([encoded(split, index) for index in indices], shape)
@@ -81,26 +93,173 @@ def load_folder(path: str, image_size: int | None = None, channels: int | None =
     return make_source(root, class_names, shape, labels, read)
 
 
-def _test_folder(root: str) -> str:
-    for name in ("test", "val"):
+@dataclass(frozen=True)
+class _Split:
+    """The images of a split: their names by class, and the folder of each class in which these names lie."""
+
+    files: dict[str, list[str]]
+    folders: dict[str, str] = field(default_factory=dict)
+
+    def joined(self, class_names: tuple[str, ...]) -> list[str]:
+        return [file for name in class_names for file in self.files.get(name, [])]
+
+    def labels(self, class_names: tuple[str, ...]) -> np.ndarray:
+        return np.repeat(np.arange(len(class_names)), [len(self.files.get(name, [])) for name in class_names])
+
+
+def _train_split(folder: str, left_out: Counter[str]) -> _Split:
+    names = _class_folders(folder)
+    if not names:
+        raise InputError(f"folder {printable(folder)} has no class folders with images: expected {_LAYOUT}")
+    check_class_names(names, folder)
+    return _of_class_folders(folder, names, left_out)
+
+
+def _test_split(root: str, class_names: tuple[str, ...], left_out: Counter[str]) -> _Split:
+    """The first labelled test split; what the others hold is left out."""
+    found, strange = None, None
+    for name in _TEST_SPLITS:
         folder = os.path.join(root, name)
-        if os.path.isdir(folder) and _class_folders(folder):
-            return folder
-    raise InputError(f"folder {root} has no test images: expected val/<class>/* or test/<class>/* beside train")
+        if not os.path.isdir(folder):
+            continue
+        folders, annotations = _class_folders(folder), os.path.join(folder, name + _ANNOTATIONS)
+        known = [name for name in folders if name in set(class_names)]
+        # Emptied folders remain where a script has sorted the images of a split into class folders.
+        unknown = [name for name in folders if name not in known and any(_deep_images(os.path.join(folder, name)))]
+        if found:
+            left_out[f"images in {name}/, as there is another test split"] += _count(_deep_images(folder))
+        elif known and unknown:
+            raise _unknown_class(unknown[0], folder)
+        elif known:
+            found = _of_class_folders(folder, known, left_out)
+        elif os.path.exists(annotations):
+            found = _annotated(folder, annotations, class_names, left_out)
+        else:
+            left_out[f"images without labels in {name}/"] += _count(_deep_images(folder))
+            strange = strange or (_unknown_class(unknown[0], folder) if unknown else None)
+    if found is None:
+        raise strange or InputError(
+            f"folder {printable(root)} has no test images: expected val/<class>/* or test/<class>/* beside train, or "
+            "a `holdout` of train images"
+        )
+    if lacking := sum(not found.files.get(name) for name in class_names):
+        log(f"{printable(root)}: {lacking} of {len(class_names)} classes have no test images")
+    return found
+
+
+def _unknown_class(name: str, folder: str) -> InputError:
+    train = os.path.join(os.path.dirname(folder), "train")
+    return InputError(
+        f"class {name!r} of {printable(folder)} is not in {printable(train)}: add it there or remove it here"
+    )
+
+
+def _of_class_folders(folder: str, names: list[str], left_out: Counter[str]) -> _Split:
+    _, outside, others = _scan(folder)
+    left_out["images outside of class folders"] += len(outside)
+    left_out["files that are no images"] += others
+    folders = {name: os.path.join(folder, name) for name in names}
+    return _Split({name: _images(place, left_out) for name, place in folders.items()}, folders)
+
+
+def _annotated(folder: str, annotations: str, class_names: tuple[str, ...], left_out: Counter[str]) -> _Split:
+    """A split whose labels are in a file with lines <file> TAB <class>, for images in it or in its folder images/."""
+    place = os.path.join(folder, "images")
+    place = place if os.path.isdir(place) else folder
+    present = set(_images(place, left_out))
+    files: dict[str, list[str]] = {}
+    classes = set(class_names)
+    for name, class_name in _annotation_lines(annotations):
+        if class_name not in classes:
+            raise _unknown_class(class_name, folder)
+        if name in present:
+            files.setdefault(class_name, []).append(name)
+            present.remove(name)
+        else:
+            left_out[f"lines of {os.path.basename(annotations)} without an image of their own"] += 1
+    left_out[f"images without labels in {os.path.basename(folder)}/"] += len(present)
+    return _Split({name: sorted(names) for name, names in files.items()}, dict.fromkeys(class_names, place))
+
+
+def _annotation_lines(path: str) -> Iterator[tuple[str, str]]:
+    try:
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{printable(path)} cannot be read: {error}; repair it or remove it") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        columns = line.split("\t")
+        if len(columns) > 1:
+            yield columns[0], columns[1]
+        elif line.strip():
+            raise InputError(f"line {number} of {printable(path)} is not <file> TAB <class>: repair it or remove it")
 
 
 def _class_folders(folder: str) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    return sorted(_scan(folder)[0])
 
 
-def _images(folder: str) -> list[str]:
-    with os.scandir(folder) as entries:
-        names = sorted(
-            entry.name
-            for entry in entries
-            if not entry.name.startswith(".") and entry.name.lower().endswith(_EXTENSIONS)
-        )
+def _images(folder: str, left_out: Counter[str]) -> list[str]:
+    """The images of a class folder, sorted; those in deeper folders if it holds none itself."""
+    deeper, names, others = _scan(folder)
+    if names:
+        # Deeper folders may hold crops or thumbnails of the images above them.
+        below = (name for sub in deeper for name in _deep_images(os.path.join(folder, sub)))
+        left_out["images in deeper folders, below others"] += _count(below)
+    else:
+        names = list(_deep_images(folder))
     if not names:
-        raise InputError(f"class folder {folder} holds no images: add some ({' '.join(_EXTENSIONS)}) or remove it")
-    return names
+        raise InputError(
+            f"class folder {printable(folder)} holds no images: add some ({' '.join(_EXTENSIONS)}) or remove it"
+        )
+    left_out["files that are no images"] += others
+    return sorted(names)
+
+
+def _deep_images(folder: str, below: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """The images in a folder and its sub-folders, as paths below it; links that lead back up are not followed."""
+    here = os.path.join(folder, below)
+    if (place := os.path.realpath(here)) in above:
+        return
+    deeper, names, _ = _scan(here)
+    yield from (os.path.join(below, name) for name in names)
+    for sub in sorted(deeper):
+        yield from _deep_images(folder, os.path.join(below, sub), (*above, place))
+
+
+def _scan(folder: str) -> tuple[list[str], list[str], int]:
+    """The sub-folders of a folder, its images, and the number of other files; without names that start with a dot."""
+    folders, names, others = [], [], 0
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    folders.append(entry.name)
+                elif entry.name.lower().endswith(_EXTENSIONS):
+                    names.append(entry.name)
+                else:
+                    others += 1
+    except OSError as error:
+        raise InputError(
+            f"folder {printable(folder)} cannot be read: {error.strerror}; repair it or remove it"
+        ) from error
+    return folders, names, others
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to itself is no folder; if it is called an image, reading it names it.
+        return False
+
+
+def _say(root: str, left_out: Counter[str]) -> None:
+    if counted := ", ".join(f"{number} {what}" for what, number in left_out.items() if number):
+        log(f"{printable(root)}: left out {counted}")
+
+
+def _count(items: Iterable) -> int:
+    return sum(1 for _ in items)

@@ -1,16 +1,20 @@
 """Decoding of image files to uint8 [S, S, C]: upright, composited over white, resized and centre-cropped."""
 
+import contextlib
 import io
+import logging
 import os
-import struct
-import zlib
-from collections.abc import Callable, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
 
+from jaxdd.data.checks import printable
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import open_regular
 
 PROBES = 64
 DEFAULT_SIZE = 224
@@ -27,19 +31,15 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# The exceptions of Pillow's decoders for damaged files.
-_DAMAGE = (
-    OSError,
-    EOFError,
-    SyntaxError,
-    ValueError,
-    IndexError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+_PILLOW = re.compile(r"PIL\.")
+# Without a handler of the program, Python would print the log of a damaged file to stderr.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 Encoded = tuple[str, str | bytes]  # the name in error messages; a file path or the encoded bytes
+
+
+class DamagedImage(InputError):
+    """An image that cannot be read. The message names it and the reason."""
 
 
 def check_request(image_size: int | None, channels: int | None) -> None:
@@ -53,18 +53,16 @@ def check_request(image_size: int | None, channels: int | None) -> None:
 def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:
     """Convert an image to uint8 [size, size, channels].
 
-    EXIF rotation is applied, transparency is composited over white, and 16-bit grey v becomes round(v / 257). The
-    largest centred square is resampled with an antialiased triangle ("bilinear") filter; this equals resizing the
-    shorter side to ``size`` and cropping the centre. If the shorter side is ``size``, pixels are unchanged. RGB is
-    converted to grey by ITU-R 601 luma, and grey to RGB by repetition.
+    The image is turned upright as by `PIL.ImageOps.exif_transpose`; EXIF data that cannot be parsed turn nothing.
+    Transparency is composited over white, and 16-bit grey v becomes round(v / 257). The largest centred square is
+    resampled with an antialiased triangle ("bilinear") filter; this equals resizing the shorter side to ``size`` and
+    cropping the centre. If the shorter side is ``size``, pixels are unchanged. RGB is converted to grey by ITU-R 601
+    luma, and grey to RGB by repetition. Of several frames the first is taken.
 
     Raises:
       ValueError: pixels without a fixed range, which are floating point or integers of more than 16 bits.
     """
-    orientation = image.getexif().get(_ORIENTATION)
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-    image = _eight_bits(image).convert("L" if channels == 1 else "RGB")
+    image = _eight_bits(_upright(image)).convert("L" if channels == 1 else "RGB")
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
@@ -77,6 +75,17 @@ def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:
     return np.array(image, np.uint8).reshape(size, size, channels)
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    # Pillow's TIFF reader turns the image while it loads the pixels, and drops the tag then.
+    image.load()
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    # The pixels are sound, and the parser of their EXIF data raises many types.
+    except Exception:
+        return image
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range, save it with 8 or 16 bits")
@@ -84,7 +93,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("pixels need more than 16 bits, save it with 8 or 16 bits")
-        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+        grey = np.rint(values / 257).astype(np.uint8)
+        clear = image.info.get("transparency")
+        return Image.fromarray(grey if clear is None else np.where(values == clear, np.uint8(255), grey))
     if image.mode in _ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -95,21 +106,17 @@ def decode(encoded: Encoded, shape: tuple[int, int, int]) -> np.ndarray:
     """Decode one image file, or its bytes, to uint8 of ``shape`` (S, S, C); see `fit`.
 
     Raises:
-      InputError: the image cannot be read or is damaged; the message names it.
+      DamagedImage: the image cannot be read, is damaged, or has more than 2 `PIL.Image.MAX_IMAGE_PIXELS` pixels.
     """
-    place, content = encoded
-    try:
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
-            return fit(image, shape[0], shape[2])
-    except _DAMAGE as error:
-        raise InputError(_unreadable(place, error)) from error
+    with _opened(encoded) as image:
+        return fit(image, shape[0], shape[2])
 
 
 def decode_batch(encoded: Sequence[Encoded], shape: tuple[int, int, int]) -> np.ndarray:
     """Decode images to uint8 [k, S, S, C], with one thread per processor.
 
     Raises:
-      InputError: see `decode`.
+      DamagedImage: see `decode`.
     """
     images = np.empty((len(encoded), *shape), np.uint8)
 
@@ -129,23 +136,33 @@ def decode_batch(encoded: Sequence[Encoded], shape: tuple[int, int, int]) -> np.
 
 
 def shape_for(
-    sample: Callable[[], Sequence[Encoded]], image_size: int | None, channels: int | None
+    sample: Callable[[], Sequence[Encoded]], image_size: int | None, channels: int | None, skip: bool = False
 ) -> tuple[int, int, int]:
     """The shape (S, S, C) of the decoded images.
 
     A size or number of channels that is None is derived from the headers of a sample, which are read only then. The
-    size is the side of the images if all are equal squares, else 224. The channels are 1 if all are grey, else 3.
+    size is the side of the images if all are equal squares, else 224. The channels are 1 if all are grey, else 3. With
+    ``skip``, images whose headers cannot be read do not count.
 
     Raises:
-      InputError: a header cannot be read; the message names the image.
+      DamagedImage: a header cannot be read, or with ``skip`` none.
     """
     if image_size is not None and channels is not None:
         return int(image_size), int(image_size), int(channels)
     sizes, grey = set(), True
+    damage = None
     for encoded in sample():
-        image_sides, mode = _header(encoded)
+        try:
+            image_sides, mode = _header(encoded)
+        except DamagedImage as error:
+            damage = error
+            if skip:
+                continue
+            raise
         sizes.add(image_sides)
         grey &= mode in _GREY or mode.startswith("I;16")
+    if damage and not sizes:
+        raise damage
     width, height = sizes.pop() if len(sizes) == 1 else (0, -1)
     size = int(image_size or (width if width == height else DEFAULT_SIZE))
     return size, size, int(channels or (1 if grey else 3))
@@ -159,14 +176,33 @@ def evenly_spaced(count: int, most: int) -> np.ndarray:
 
 
 def _header(encoded: Encoded) -> tuple[tuple[int, int], str]:
+    with _opened(encoded) as image:
+        return image.size, image.mode
+
+
+@contextlib.contextmanager
+def _opened(encoded: Encoded) -> Iterator[Image.Image]:
+    """An image whose pixels are not read yet; every error here and in the block becomes a `DamagedImage`."""
     place, content = encoded
+    _hush()
     try:
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
-            return image.size, image.mode
-    except _DAMAGE as error:
-        raise InputError(_unreadable(place, error)) from error
+        file = io.BytesIO(content) if isinstance(content, bytes) else open_regular(content)
+        with file, Image.open(file) as image:
+            yield image
+    # Pillow's decoders raise many types on damaged files, and MemoryError on sizes that cannot be.
+    except Exception as error:
+        raise DamagedImage(_unreadable(place, error)) from error
+
+
+def _hush() -> None:
+    """Do not print Pillow's warnings: an image is either read or named in an error.
+
+    The filter is not taken away again, as `warnings.catch_warnings` would do: that is not safe with threads.
+    """
+    if warnings.filters[:1] != [("ignore", None, Warning, _PILLOW, 0)]:
+        warnings.filterwarnings("ignore", module=_PILLOW.pattern)
 
 
 def _unreadable(place: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())
-    return f"image {place} cannot be read ({reason or type(error).__name__}): repair it or remove it"
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+    return f"image {printable(place)} cannot be read ({reason or type(error).__name__}): repair it or remove it"

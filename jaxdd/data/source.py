@@ -2,20 +2,30 @@
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxdd.data.image import evenly_spaced
+from jaxdd.data.checks import check_class_names, check_labels, check_pixels, printable
+from jaxdd.data.image import DamagedImage, evenly_spaced
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.progress import progress
 
 _DECODE_CHUNK = 1024
+_CHECK_CHUNK = 128
 _AHEAD = 2
 _T = TypeVar("_T")
+
+
+class Skipped(NamedTuple):
+    """A damaged image that was left out: its split, its row there, and a line with its name and the reason."""
+
+    split: str
+    row: int
+    line: str
 
 
 class Source(NamedTuple):
@@ -25,8 +35,9 @@ class Source(NamedTuple):
       name: the name or path of the dataset.
       class_names: one name per class, in the order of the labels.
       image_shape: (H, W, C).
-      labels: int32 [n] for each split, "train" and "test".
+      labels: integers [n] for each split, "train" and "test"; int32 from all functions of this package.
       read: (split, indices [k]) -> uint8 [k, H, W, C], in the order of the indices; repeats are allowed.
+      skipped: the damaged images that were left out, see `without_damaged`.
     """
 
     name: str
@@ -34,16 +45,82 @@ class Source(NamedTuple):
     image_shape: tuple[int, int, int]
     labels: dict[str, np.ndarray]
     read: Callable[[str, np.ndarray], np.ndarray]
+    skipped: tuple[Skipped, ...] = ()
 
 
-def make_source(name, class_names, image_shape, labels, read) -> Source:
-    """A Source whose ``read`` checks the split and the indices before it calls the given ``read``.
+def make_source(name, class_names, image_shape, labels, read, skipped=()) -> Source:
+    """A Source of checked parts, whose ``read`` checks the split, the indices, and what the given ``read`` returns.
 
-    It raises InputError for an unknown split, and for indices that are not integers in [0, n).
+    It raises InputError for an unknown split, for indices that are not integers in [0, n), and for anything but uint8
+    images of ``image_shape``.
+
+    Raises:
+      InputError: class names that `check_class_names` refuses, labels that are not the numbers of classes, or an
+        image_shape that is not (H, W, C).
     """
-    labels = {split: np.asarray(values, np.int32) for split, values in labels.items()}
-    source = Source(name, tuple(class_names), tuple(image_shape), labels, read)
-    return source._replace(read=lambda split, indices: read(split, _check_indices(source, split, indices)))
+    if not isinstance(name, str) or printable(name) != name:
+        raise InputError(f"dataset name {name!r} has control characters or is not UTF-8; rename it")
+    names = check_class_names(class_names, name)
+    shape = tuple(image_shape)
+    if len(shape) != 3 or not all(isinstance(side, int | np.integer) and side > 0 for side in shape):
+        raise InputError(f"images of {name} have shape {image_shape}; give (H, W, C)")
+    shape = tuple(int(side) for side in shape)
+    labels = {split: check_labels(part, len(names), f"split {split!r} of {name}") for split, part in labels.items()}
+    source = Source(name, names, shape, labels, read, tuple(skipped))
+    return source._replace(read=lambda split, rows: _read(source, split, _check_indices(source, split, rows)))
+
+
+def checked(source: Source, needs_test: bool = True) -> Source:
+    """A dataset that can be distilled: a `Source` from anywhere, with parts that `make_source` has checked.
+
+    Raises:
+      InputError: also images that are not squares of 1 or 3 channels, no train images of a class, or no test images.
+    """
+    if not isinstance(source, Source):
+        raise InputError(f"a dataset of type {type(source).__name__}; give a jaxdd.Source, or use jaxdd.from_arrays")
+    if not isinstance(source.labels, Mapping) or not callable(source.read):
+        raise InputError(f"{source.name}: give its labels as a dict of the splits, and a function that reads images")
+    source = make_source(*source)
+    height, width, channels = source.image_shape
+    if height != width or channels not in (1, 3):
+        raise InputError(f"images of {source.name} are {list(source.image_shape)}; give squares of 1 or 3 channels")
+    for split in ("train", "test") if needs_test else ("train",):
+        _count(source, split)
+    empty = np.flatnonzero(np.bincount(source.labels["train"], minlength=len(source.class_names)) == 0)
+    if empty.size:
+        raise InputError(
+            f"class {source.class_names[empty[0]]!r} of {source.name} has no train images; add some, or drop the class"
+        )
+    return source
+
+
+def without_damaged(source: Source) -> Source:
+    """The same dataset without the images whose reading raises `image.DamagedImage`; `Source.skipped` lists them.
+
+    Every image is decoded once for this.
+    """
+    kept, skipped = {}, list(source.skipped)
+    for split, labels in source.labels.items():
+        chunks = np.array_split(np.arange(len(labels)), -(-len(labels) // _CHECK_CHUNK)) if len(labels) else []
+        damaged = [row for chunk in progress(chunks, f"check {split} images") for row in _damaged(source, split, chunk)]
+        kept[split] = np.delete(np.arange(len(labels)), np.array([row for row, _ in damaged], int))
+        skipped += [Skipped(split, row, line) for row, line in damaged]
+    if len(skipped) == len(source.skipped):
+        return source
+    left = {split: source.labels[split][rows] for split, rows in kept.items()}
+    read = lambda split, indices: source.read(split, kept[split][indices])
+    return make_source(source.name, source.class_names, source.image_shape, left, read, skipped)
+
+
+def _damaged(source: Source, split: str, rows: np.ndarray) -> list[tuple[int, str]]:
+    """Those of ``rows`` that cannot be decoded, with a line about each, found by bisection."""
+    try:
+        _read(source, split, rows)
+        return []
+    except DamagedImage as error:
+        if len(rows) == 1:
+            return [(int(rows[0]), str(error))]
+    return [found for half in np.array_split(rows, 2) for found in _damaged(source, split, half)]
 
 
 def class_indices(source: Source, split: str = "train") -> list[np.ndarray]:
@@ -70,11 +147,11 @@ def in_memory(source: Source, limit_bytes: int = 2 * 2**30) -> Source:
                 images = np.empty((count, *source.image_shape), np.uint8)
                 for start in progress(range(0, count, _DECODE_CHUNK), f"decode {split} images"):
                     chunk = np.arange(start, min(start + _DECODE_CHUNK, count))
-                    images[chunk] = source.read(split, chunk)
+                    images[chunk] = _read(source, split, chunk)
                 decoded[split] = images
         return decoded[split][indices]
 
-    return make_source(source.name, source.class_names, source.image_shape, source.labels, read)
+    return make_source(source.name, source.class_names, source.image_shape, source.labels, read, source.skipped)
 
 
 def hold_out(source: Source, share: float, seed: int = 0) -> Source:
@@ -98,9 +175,9 @@ def hold_out(source: Source, share: float, seed: int = 0) -> Source:
             )
         held_out[np.random.default_rng([seed, c]).permutation(members)[:count]] = True
     rows = {"train": np.flatnonzero(~held_out), "test": np.flatnonzero(held_out)}
-    labels = {split: source.labels["train"][chosen] for split, chosen in rows.items()}
+    labels = {split: _labels(source, "train")[chosen] for split, chosen in rows.items()}
     read = lambda split, indices: source.read("train", rows[split][indices])
-    return make_source(source.name, source.class_names, source.image_shape, labels, read)
+    return make_source(source.name, source.class_names, source.image_shape, labels, read, source.skipped)
 
 
 def statistics(source: Source, max_images: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
@@ -148,7 +225,7 @@ def batches(
     parts = [_check_indices(source, split, part) for part in parts]
 
     def read(chosen: np.ndarray):
-        images, targets, valid = source.read(split, chosen), labels[chosen], np.arange(size) < len(chosen)
+        images, targets, valid = _read(source, split, chosen), labels[chosen], np.arange(size) < len(chosen)
         if len(chosen) < size:
             rows = np.minimum(np.arange(size), len(chosen) - 1)
             images, targets = images[rows], targets[rows]
@@ -173,7 +250,7 @@ def shuffled(
     """
     labels, count = _labels(source, split), _count(source, split)
     orders = permutations(count, batch_size, seed, start)
-    return _read_ahead(lambda chosen: (source.read(split, chosen), labels[chosen]), orders)
+    return _read_ahead(lambda chosen: (_read(source, split, chosen), labels[chosen]), orders)
 
 
 def permutations(count: int, batch_size: int, seed: int, start: int = 0) -> Iterator[np.ndarray]:
@@ -222,20 +299,30 @@ def _read_ahead(read: Callable[..., _T], requests: Iterable) -> Iterator[_T]:
 
 
 def _labels(source: Source, split: str) -> np.ndarray:
+    """The labels of a source that may be the user's own, int32 [n]."""
+    return check_labels(_split(source, split), len(source.class_names), f"split {split!r} of {source.name}")
+
+
+def _split(source: Source, split: str) -> np.ndarray:
     if split not in source.labels:
         raise InputError(f"{source.name} has no split {split!r}: choose one of {', '.join(source.labels)}")
     return source.labels[split]
 
 
+def _read(source: Source, split: str, rows: np.ndarray) -> np.ndarray:
+    """Images of a source that may be the user's own, uint8 [k, H, W, C]; InputError if they are anything else."""
+    return check_pixels(source.read(split, rows), len(rows), source.image_shape, source.name)
+
+
 def _count(source: Source, split: str) -> int:
-    count = len(_labels(source, split))
+    count = len(_split(source, split))
     if not count:
-        raise InputError(f"split {split!r} of {source.name} holds no images: choose another dataset")
+        raise InputError(f"split {split!r} of {source.name} holds no images: add some, or choose another dataset")
     return count
 
 
 def _check_indices(source: Source, split: str, indices: np.ndarray) -> np.ndarray:
-    count, indices = len(_labels(source, split)), np.asarray(indices)
+    count, indices = len(_split(source, split)), np.asarray(indices)
     if indices.ndim != 1 or (indices.size and not np.issubdtype(indices.dtype, np.integer)):
         raise InputError(f"indices into {source.name} are {indices.dtype} {list(indices.shape)}: give integers [k]")
     wrong = indices[(indices < 0) | (indices >= count)]

@@ -22,14 +22,20 @@ Read = Callable[[str, np.ndarray], np.ndarray]
 
 
 def load_tfds(
-    name: str, image_size: int | None = None, channels: int | None = None, data_dir: str | None = None
+    name: str,
+    image_size: int | None = None,
+    channels: int | None = None,
+    data_dir: str | None = None,
+    skip_corrupt: bool = False,
+    needs_test: bool = True,
 ) -> Source:
     """Open a TFDS dataset. If it is not in ``data_dir``, it is downloaded and prepared there as array_record.
 
     Images and labels are the supervised keys of the dataset. The split "test" is "test" of TFDS if that is labelled,
     else "validation". All labels are read here, but images are decoded only at `Source.read`. Conversion to the common
     shape, and the defaults of image_size and channels, are those of `load_folder`. A dataset on disk without random
-    access (tfrecord) is decoded into memory here, up to 4 GiB at that shape.
+    access (tfrecord) is decoded into memory here, up to 4 GiB at that shape, and must not hold a damaged image.
+    ``skip_corrupt`` and ``needs_test`` are as for `load_folder`.
 
     Raises:
       InputError: TFDS is not installed, an unknown name (the message lists similar ones), a dataset that cannot be
@@ -47,8 +53,8 @@ def load_tfds(
     builder = _builder(tfds, name, data_dir)
     keys = _supervised_keys(tfds, name, builder.info)
     _prepare(builder, name)
-    examples = _open(tfds, builder, name, keys)
-    shape = image.shape_for(examples.sample, image_size, channels)
+    examples = _open(tfds, builder, name, keys, needs_test)
+    shape = image.shape_for(examples.sample, image_size, channels, skip_corrupt)
     if examples.random_access:
         labels, read = examples.on_disk(shape)
     else:
@@ -64,7 +70,7 @@ def load_tfds(
     for split, values in labels.items():
         if values.min() < 0 or values.max() >= len(class_names):
             raise InputError(f"the {split} images of TFDS dataset {name!r} are not all labelled: choose another")
-    return make_source(name, class_names, shape, labels, read)
+    return make_source(name, class_names, shape, {"test": np.empty(0, np.int32)} | labels, read)
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,7 @@ def _supervised_keys(tfds, name: str, info) -> tuple[str, str]:
     return keys
 
 
-def _open(tfds, builder, name: str, keys: tuple[str, str]) -> _Examples:
+def _open(tfds, builder, name: str, keys: tuple[str, str], needs_test: bool) -> _Examples:
     """The labelled splits of a prepared dataset."""
     info = builder.info
     # No image feature is decoded: labels need no pixels, and other images, such as segmentation maps, are not used.
@@ -191,10 +197,9 @@ def _open(tfds, builder, name: str, keys: tuple[str, str]) -> _Examples:
         return tfds.as_numpy(builder.as_dataset(split=split, decoders=kept, read_config=config))
 
     try:
-        splits = {
-            "train": _first_labelled(("train",), name, info, open_split, keys[1]),
-            "test": _first_labelled(("test", "validation"), name, info, open_split, keys[1]),
-        }
+        splits = {"train": _first_labelled(("train",), name, info, open_split, keys[1])}
+        if needs_test:
+            splits["test"] = _first_labelled(("test", "validation"), name, info, open_split, keys[1])
     except ImportError as error:
         raise InputError(f"reading TFDS dataset {name!r} needs {error.name}: {_INSTALL}") from error
     return _Examples(name, *keys, splits, random_access)

@@ -7,7 +7,6 @@ method has the same colour and marker in all plots.
 import io
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import atomic
+from jaxdd.ground.normalise import denormalise
 from jaxdd.reports.preview import heaviest
 from jaxdd.students.protocol import named
 from jaxdd.students.rows import caption
@@ -244,8 +244,7 @@ def per_class_sheet(
 
 def _pictures(dataset: DistilledDataset, rows: np.ndarray) -> Iterable[Image.Image]:
     """The images of some rows as RGB or grey pictures."""
-    some = replace(dataset, images=dataset.images[rows])
-    for pixels in some.pixels():
+    for pixels in np.asarray(denormalise(dataset.norm, dataset.images[rows])):
         yield Image.fromarray(np.repeat(pixels, 3, -1) if pixels.shape[-1] == 1 else pixels)
 
 

@@ -16,7 +16,7 @@ from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import read_json, write_text
+from jaxdd.ground.files import read_arrays, read_json, write_text
 from jaxdd.reports import html, tables
 from jaxdd.reports.preview import preview
 from jaxdd.students.rows import caption, cell
@@ -133,8 +133,7 @@ def _weights(dataset: DistilledDataset) -> list[str]:
 def _distances(place: Path, dataset: DistilledDataset, config: dict) -> list[str]:
     if not place.is_file():
         return []
-    with np.load(place, allow_pickle=False) as file:
-        costs = file["costs"]
+    costs = read_arrays(place, ("costs",))["costs"]
     if not costs.size:
         return []
     last, summarizer = costs[:, -1], config["recipe"].get("summarizer", {})

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdd import data, nn
-from jaxdd.data import Source
+from jaxdd import nn
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import parallel
 from jaxdd.ground.errors import InputError
@@ -222,7 +221,10 @@ def accuracy(apply: Apply, variables: Variables, norm: Normalisation, batches: I
 
 def recognised(apply: Apply, variables: Variables, dataset: DistilledDataset, batch_size: int = 250) -> float:
     """The share of the images of a distilled dataset that a classifier assigns to their class, in [0, 1]."""
-    read = lambda split, rows: dataset.images[rows]
-    source = Source("distilled", dataset.class_names, dataset.images.shape[1:], {"train": dataset.labels}, read)
-    chunks = data.batches(source, "train", min(batch_size, len(dataset.labels)))
-    return accuracy(apply, variables, dataset.norm, chunks)
+    count = len(dataset.labels)
+    size = min(batch_size, count)
+    # One shape for all batches: the last is padded with its last image, which then does not count.
+    places = [np.arange(first, first + size) for first in range(0, count, size)]
+    chunks = ((np.minimum(place, count - 1), (place < count).astype(np.float32)) for place in places)
+    batches = ((dataset.images[rows], dataset.labels[rows], valid) for rows, valid in chunks)
+    return accuracy(apply, variables, dataset.norm, batches)

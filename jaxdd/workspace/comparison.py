@@ -213,7 +213,7 @@ def workspace_of(run: Path, compute: str = "auto") -> Workspace:
     if not (run / "config.json").is_file():
         raise InputError(f"{run} has no config.json; give a run folder of experiments.distill")
     saved = read_json(run / "config.json")
-    names = ("dataset", "data_dir", "flip", "memory_gib", "image_size", "channels", "holdout")
+    names = ("dataset", "data_dir", "flip", "memory_gib", "image_size", "channels", "holdout", "skip_corrupt")
     data = {name: saved[name] for name in names if name in saved}
     config = settings.changed(DataConfig(), {k: v for k, v in data.items() if v is not None}, str(run / "config.json"))
     shared = {name: getattr(config, name) for name in names}

@@ -11,7 +11,7 @@ from typing import Any, overload
 import jax
 import numpy as np
 
-from jaxdd import methods
+from jaxdd import data, methods
 from jaxdd.data import Source, distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import hosts, parallel, settings
@@ -67,7 +67,7 @@ def distill(config: DistillConfig, source: Source | None = None) -> DistilledDat
         works. No half-written files remain.
     """
     if source is not None:
-        config = dataclasses.replace(config, dataset=source.name)
+        config = dataclasses.replace(config, dataset=data.checked(source, needs_test=False).name)
     return distill_in(open_workspace(config, config.out.parent, config.teacher, config.latent, source), config)
 
 
@@ -106,12 +106,14 @@ def fill(config: DistillConfig, workspace: Workspace) -> DistilledDataset | None
     for name in RESULTS:
         # An earlier attempt may have been interrupted while it wrote these.
         remove_at_once(config.out / name)
+    if skipped := workspace.real.source.skipped:
+        write_text(config.out / "skipped.txt", "".join(f"{damage.line}\n" for damage in skipped))
     save_run(config, workspace.teacher_folder, dataset, result)
     runs.finish(config.out, RESULTS)
     return dataset
 
 
-RESULTS = ("config.json", "teacher", "atoms.npz", "metrics.jsonl", "distilled")
+RESULTS = ("config.json", "teacher", "atoms.npz", "metrics.jsonl", "skipped.txt", "distilled")
 """What `save_run` writes."""
 
 
@@ -181,6 +183,8 @@ def _dataset(method: str, recipe: Recipe, seed: int, workspace: Workspace, resul
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }
+    if real.source.skipped:
+        provenance["skipped"] = len(real.source.skipped)
     if recipe.needs:
         provenance["latents"] = workspace.latent_model("denoiser" in recipe.needs)[1]
     return DistilledDataset(

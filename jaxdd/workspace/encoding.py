@@ -12,7 +12,7 @@ from jaxdd import data
 from jaxdd.data import Source
 from jaxdd.ground import hosts, parallel
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import atomic
+from jaxdd.ground.files import atomic, read_arrays
 from jaxdd.ground.memory import budget, forward_bytes
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.nn import Apply, Moments, Variables
@@ -122,7 +122,7 @@ def _save(place: Path, encoded: Encoded) -> None:
 
 
 def _load(place: Path) -> Encoded:
-    with np.load(place, allow_pickle=False) as file:
-        layers = [name.removeprefix("mean/") for name in file.files if name.startswith("mean/")]
-        moments = {layer: Moments(file[f"mean/{layer}"], file[f"var/{layer}"]) for layer in layers}
-        return Encoded(file["features"], file["labels"], file["counts"], moments, float(file["variance"]))
+    file = read_arrays(place, ("features", "labels", "counts", "variance"))
+    layers = [name.removeprefix("mean/") for name in file if name.startswith("mean/")]
+    moments = {layer: Moments(file[f"mean/{layer}"], file[f"var/{layer}"]) for layer in layers}
+    return Encoded(file["features"], file["labels"], file["counts"], moments, float(file["variance"]))

@@ -161,7 +161,7 @@ def open_for(model: LatentModel, config: TeacherConfig, real: RealData) -> RealD
     """
     if model.image_shape == real.source.image_shape:
         return real
-    if real.content:
+    if real.passed:
         shapes = list(model.image_shape), list(real.source.image_shape)
         raise InputError(f"the autoencoder needs images {shapes[0]}, but {real.name} has {shapes[1]}; give images of "
                          "that shape, or use another `latent.size`")  # fmt: skip

@@ -14,12 +14,14 @@ from jaxdd.data import Source
 from jaxdd.ground import hosts
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation
+from jaxdd.ground.progress import log
 
 # Datasets of characters: a mirrored character is not the same character, so mirroring is off by default.
 _HANDED = ("digits", "mnist", "kmnist", "emnist", "svhn_cropped", "omniglot")
 # Of larger splits only some images are read to tell whether they are the same as before.
 _COMPARED_BYTES = 2**30
 _PROBES = 16
+_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class DataConfig:
     """Mirror images at random in all stages; default: yes, except for datasets of characters."""
     holdout: float = 0.0
     """Share of the train images that replace the test images: use these to choose settings, not the test images."""
+    skip_corrupt: bool = False
+    """Leave out images that cannot be decoded, and list them, instead of stopping at the first one."""
     memory_gib: float = 4.0
     """Memory for decoded images, and as much again for the pixels that are optimised at a time."""
 
@@ -59,13 +63,16 @@ class RealData(NamedTuple):
       source: the images and their labels.
       norm: their normalisation.
       flip: whether a mirrored image still belongs to its class.
-      content: the `content` of images that the caller passed, which no name identifies; empty for a named dataset.
+      content: what identifies these images beside the name of the dataset: the `content` of images that the caller
+        passed, or a digest of the damaged images that were left out; else empty.
+      passed: whether the caller passed these images, so that they cannot be opened again.
     """
 
     source: Source
     norm: Normalisation
     flip: bool
     content: str = ""
+    passed: bool = False
 
     @property
     def name(self) -> str:
@@ -83,24 +90,43 @@ def open_data(config: DataConfig, source: Source | None = None) -> RealData:
     """Open the dataset that a config names, or prepare ``source`` in the same way.
 
     Images are kept in memory if they fit. In a run of several processes, each reads only the images of a named dataset
-    that it needs.
+    that it needs, or all of them to find the damaged ones.
 
     Raises:
-      InputError: no such dataset, damaged images, or a mean or std that does not fit.
+      InputError: no such dataset, damaged images, a source that `data.checked` refuses, or a mean or std that does not
+        fit.
     """
     passed = source is not None
-    source = source or data.load(config.dataset, config.image_size, config.channels, config.data_dir)
+    if source is None:
+        shape = config.image_size, config.channels
+        source = data.load(config.dataset, *shape, config.data_dir, config.skip_corrupt, not config.holdout)
+    elif config.skip_corrupt:
+        source = data.without_damaged(source)
+    source = data.checked(source, needs_test=not config.holdout)
+    _list([damage.line for damage in source.skipped])
     if hosts.count() == 1:
         source = data.in_memory(source, config.memory_bytes)
-    contents = " ".join(content(source, split) for split in sorted(source.labels)) if passed else ""
+    contents = ""
+    if passed:
+        contents = " ".join(content(source, split) for split in sorted(source.labels))
+    elif source.skipped:
+        contents = hashlib.sha256(repr([damage[:2] for damage in source.skipped]).encode()).hexdigest()
     if config.holdout:
         source = data.hold_out(source, config.holdout)
-    for split, labels in source.labels.items():
+    for split in source.labels:
         # If a split fits in memory this decodes all of it, so a damaged image is reported before any other work.
-        source.read(split, np.arange(min(1, len(labels))))
-    real = RealData(source, _normalisation(config, source), True, contents)
+        source.read(split, np.arange(1))
+    real = RealData(source, _normalisation(config, source), True, contents, passed)
     flip = config.flip if config.flip is not None else real.name.split("-")[0] not in _HANDED
     return real._replace(flip=flip)
+
+
+def _list(skipped: list[str]) -> None:
+    """Say which images were left out."""
+    for line in skipped[:_LISTED]:
+        log(f"skipped {line}")
+    if skipped:
+        log(f"skipped {len(skipped)} damaged images" + (" (...)" if len(skipped) > _LISTED else ""))
 
 
 def content(source: Source, split: str) -> str:

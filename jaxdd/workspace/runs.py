@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdd.ground import hosts, manifest
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import atomic, read_json, remove, remove_at_once, sweep, write_text
+from jaxdd.ground.files import atomic, read_arrays, read_json, remove, remove_at_once, sweep, write_text
 from jaxdd.ground.locks import LOCK, locked
 from jaxdd.ground.measure import Measure
 from jaxdd.methods import Result
@@ -172,11 +172,11 @@ def keep_classes(parts: Path, result: Result) -> None:
 
 def kept_class(parts: Path, c: int) -> Result:
     """The result of a class that `keep_classes` wrote."""
-    with np.load(_part(parts, c), allow_pickle=False) as file:
-        row = lambda name: file[name][None]
-        curve = {name.removeprefix("curve_"): file[name][:, None] for name in file.files if name.startswith("curve_")}
-        atoms = Measure(row("points"), row("weights"))
-        return Result(row("images"), atoms, row("costs"), curve, np.array([c]))
+    file = read_arrays(_part(parts, c), ("images", "points", "weights", "costs"))
+    row = lambda name: file[name][None]
+    curve = {name.removeprefix("curve_"): file[name][:, None] for name in file if name.startswith("curve_")}
+    atoms = Measure(row("points"), row("weights"))
+    return Result(row("images"), atoms, row("costs"), curve, np.array([c]))
 
 
 def _part(parts: Path, c: int) -> Path:

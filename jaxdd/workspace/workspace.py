@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxdd import data
 from jaxdd.data import Source
 from jaxdd.ground import parallel
 from jaxdd.ground.files import sweep
@@ -145,7 +146,7 @@ def open_workspace(
         sweep(Path(root) / name)
     given_teacher = None
     if source is not None:
-        config = replace(config, dataset=source.name)
+        config = replace(config, dataset=data.checked(source, needs_test=False).name)
     if teacher:
         given_teacher = teachers.load_teacher(teacher, config.compute), teacher
         config = teachers.config_like(config, given_teacher[0])

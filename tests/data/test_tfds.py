@@ -187,3 +187,12 @@ def test_a_name_with_a_config_is_no_path(tmp_path):
     assert "TFDS dataset 'imagenette/nosuchconfig'" in text and "nosuchconfig" in text
     assert "TFDS" not in message(lambda: data.load("nowhere/imagenette"))
     assert "TFDS" not in message(lambda: data.load(str(tmp_path / "imagenette")))
+
+
+def test_a_share_of_the_train_images_needs_no_test_split(prepared):
+    source = data.load("jaxdd_squares", data_dir=prepared, needs_test=False, skip_corrupt=True)
+    assert {split: len(labels) for split, labels in source.labels.items()} == {"test": 0, "train": 30}
+    assert source.skipped == ()
+    held_out = data.hold_out(source, 0.2)
+    assert np.bincount(held_out.labels["test"]).tolist() == [2, 2, 2]
+    assert (held_out.read("test", np.arange(6))[:, 0, 0, 0] == 40 * held_out.labels["test"]).all()

@@ -336,7 +336,7 @@ def test_the_programs_label_a_run_folder_and_learn_from_it(program, tmp_path, di
     teachers.save_teacher(tmp_path / "teacher", Teacher(model.apply, variables, norm, info))
     images = np.random.default_rng(0).normal(size=(10, 8, 8, 1)).astype(np.float32)
     data = replace(dataset(0, 10), images=images, labels=np.arange(10), class_names=digits.class_names, norm=norm)
-    data = replace(data, provenance={"method": "mine"})
+    data = replace(data, weights=np.ones(10, np.float32), provenance={"method": "mine"})
     distilled.save(data, tmp_path / "distilled")
     config = {"dataset": "digits", "data_dir": None, "flip": None, "memory_gib": 1.0}
     (tmp_path / "config.json").write_text(json.dumps(config))
