@@ -36,7 +36,7 @@ from jaxdd.ground import losses
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.measure import Array, Measure
 from jaxdd.nn.batchnorm import Moments, pool
-from jaxdd.nn.classifier import Apply, Variables, first_norm
+from jaxdd.nn.classifier import Apply, Variables, moment_layers
 from jaxdd.nn.convnet import average_pool_2x2
 
 
@@ -190,11 +190,11 @@ def terms(
     group = 1 if settings.per_class else group or c
     grouped = jax.tree.map(lambda x: x.reshape(c // group, group * m, -1), out.moments)
     layers = {name: pool(layer, weights.reshape(c // group, -1)) for name, layer in grouped.items()}
-    first = first_norm(apply, variables, images.shape[2:]) if settings.first_layer_weight != 1 else None
+    first = moment_layers(apply, variables, images.shape[2:])[:1] if settings.first_layer_weight != 1 else []
     apart = jnp.zeros(c // group)
     for name in layers:
         distance = _distance(layers[name], goal.moments[name], settings.relative)
-        apart = apart + (settings.first_layer_weight * distance if name == first else distance)
+        apart = apart + (settings.first_layer_weight * distance if name in first else distance)
     moment = present * jnp.repeat(apart, group) / (max(1, len(layers)) if settings.relative else 1)
 
     targets = jax.nn.one_hot(goal.classes, out.logits.shape[-1])[:, None]
