@@ -45,8 +45,8 @@ class Classifier(NamedTuple):
 def from_linen(module: nn.Module) -> Classifier:
     """Wrap a Linen module whose ``__call__(x, train)`` returns (logits [N, K], features [N, d]).
 
-    The output of ``apply`` has the moments of all `flax.linen.BatchNorm` layers, wherever they are in the module. Inside
-    of `nn.scan` or `nn.vmap` they need ``variable_axes={"moments": 0}``, besides what the layers themselves need.
+    The output of ``apply`` has the moments of all `flax.linen.BatchNorm` layers, wherever they are in the module. An
+    `nn.scan` or `nn.vmap` around them needs ``variable_axes={"moments": 0}``, besides what the layers themselves need.
 
     If the module has an attribute ``folded``, variables without "batch_stats", as `jaxdd.nn.fold` returns them, are
     applied with ``folded=True``. Their output has no moments.
@@ -54,7 +54,8 @@ def from_linen(module: nn.Module) -> Classifier:
     folded = module.clone(folded=True) if hasattr(module, "folded") else module
 
     def init(key, image_shape):
-        return jax.jit(module.init, static_argnames="train")(key, jax.numpy.zeros((1, *image_shape), jax.numpy.float32), train=False)
+        image = jax.numpy.zeros((1, *image_shape), jax.numpy.float32)
+        return jax.jit(module.init, static_argnames="train")(key, image, train=False)
 
     def apply(variables, images):
         net = module if "batch_stats" in variables else folded
@@ -80,8 +81,7 @@ def logits_and_features(result: Any) -> tuple[jax.Array, jax.Array]:
     """
     if not isinstance(result, tuple | list) or len(result) != 2 or any(getattr(x, "ndim", 0) != 2 for x in result):
         shapes = jax.tree.map(lambda x: getattr(x, "shape", x), result)
-        raise InputError(f"the model returns {shapes}, not logits [N, K] and features [N, d]; return this pair from its "
-                         "call")  # fmt: skip
+        raise InputError(f"the model returns {shapes}, not logits [N, K] and features [N, d]; return this pair")
     return result[0], result[1]
 
 

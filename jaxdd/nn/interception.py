@@ -52,12 +52,16 @@ def input_moments(name: str, x: jax.Array, axis: int | Iterable[int], mask: Any,
       Moments of [N, ch], or None if they cannot be taken.
     """
     features = sorted({i % x.ndim for i in (axis if isinstance(axis, Iterable) else (axis,))})
+    reason = None
     if mask is not None:
-        return cannot(name, "it has a mask")
-    if 0 in features:
-        return cannot(name, "its `axis` includes the first one, that of the images")
-    if x.shape[0] != images:
-        return cannot(name, f"its input has {x.shape[0]} rows for {images} images")
+        reason = "it has a mask"
+    elif 0 in features:
+        reason = "its `axis` includes the first one, that of the images"
+    elif x.shape[0] != images:
+        reason = f"its input has {x.shape[0]} rows for {images} images"
+    if reason:
+        cannot(name, reason)
+        return None
     last = jnp.moveaxis(x, features, range(-len(features), 0))
     return image_moments(last.reshape(*last.shape[: x.ndim - len(features)], -1))
 

@@ -51,8 +51,7 @@ def from_nnx(model: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Classifier
 
     def init(key, image_shape):
         if isinstance(model, nnx.Module):
-            raise InputError("a finished NNX module draws no new weights; give from_nnx a function of nnx.Rngs that makes "
-                             "the module")  # fmt: skip
+            raise InputError("a finished NNX module draws no new weights; give from_nnx a function of nnx.Rngs instead")
         return jax.jit(lambda key: nnx_variables(model(nnx.Rngs(key))))(key)
 
     def apply(variables, images):
@@ -73,7 +72,7 @@ def from_nnx(model: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Classifier
 
 def nnx_variables(model: nnx.Module) -> Variables:
     """The variables of a module in the form of `from_nnx`; keys of random numbers become their data, uint32."""
-    params, statistics = nnx.split(model, nnx.Param, ...)[1:]
+    params, statistics = nnx.state(model, nnx.Param, ...)
     plain = lambda state: {"/".join(map(str, path)): _plain(v.get_value()) for path, v in nnx.to_flat_state(state)}
     return {"params": plain(params), "statistics": plain(statistics)}
 
@@ -98,8 +97,7 @@ def _observed(net: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array,
     """Logits, features, the moments of all calls by the name of the layer, and the names in the order of execution."""
     for path, layer in nnx.iter_modules(net):
         if isinstance(layer, nnx.BatchNorm):
-            object.__setattr__(layer, "__class__", _observing(type(layer)))
-            layer.layer_name = "/".join(map(str, path))
+            _observe(layer, "/".join(map(str, path)))
     reached: list[str] = []
     token = _CALL.set((len(images), reached))
     try:
@@ -111,6 +109,11 @@ def _observed(net: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array,
         if name not in found:
             cannot(name, "a transformation around it drops them")
     return logits, features, found, reached
+
+
+def _observe(layer: Any, name: str) -> None:
+    object.__setattr__(layer, "__class__", _observing(type(layer)))
+    layer.layer_name = name
 
 
 @cache

@@ -194,6 +194,11 @@ def class_means(encoded: Encoded, groups: Groups, classes: np.ndarray) -> np.nda
     return np.stack([mean(c) for c in classes]).astype(np.float32)
 
 
+def is_constant(encoded: Encoded) -> bool:
+    """Whether all images have equal features, whose variance is therefore replaced by 1."""
+    return encoded.variance == 1.0 and not np.ptp(encoded.features, 0).any()
+
+
 def _stacked_alone(values: np.ndarray) -> np.ndarray:
     """`hosts.everywhere` of a single process: the values with a leading axis of length 1."""
     return np.asarray(values)[None]

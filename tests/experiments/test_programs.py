@@ -48,6 +48,11 @@ def test_images_too_small_for_the_model(refused, tmp_path):
     assert "convnet4" in line and "8 pixels" in line
 
 
+def test_moments_of_a_teacher_that_will_have_none(refused, tmp_path):
+    line = refused("distill", "--model", "vit_tiny", "--width", "64", "--out", tmp_path / "x")
+    assert "--imager.moment-weight 1.0" in line and "use --imager.moment-weight 0" in line
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_an_empty_class_folder(refused, folder, tmp_path, split):
     for picture in (folder / split / "dog").iterdir():

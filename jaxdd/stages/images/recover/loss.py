@@ -47,7 +47,7 @@ class RecoverSettings:
     feature_weight: float = 1.0
     """a: the weight of the distance between features and atoms."""
     moment_weight: float = 1.0
-    """b: the weight of the distance between BatchNorm moments."""
+    """b: the weight of the distance between BatchNorm moments; 0 for a teacher without BatchNorm."""
     cross_entropy_weight: float = 0.0
     """g: the weight of the cross-entropy with the class label."""
     mean_weight: float = 0.0
