@@ -85,7 +85,7 @@ class CLIPText(nn.Module):
         c = self.config
         embed = partial(nn.Embed, features=c.hidden_size, dtype=self.dtype, embedding_init=nn.initializers.normal(0.02))
         x = embed(c.vocab_size, name="text_model.embeddings.token_embedding")(tokens)
-        positions = jnp.arange(tokens.shape[1])
+        positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
         x += embed(c.max_position_embeddings, name="text_model.embeddings.position_embedding")(positions)
         for i in range(c.num_hidden_layers):
             x = Layer(c, self.dtype, name=f"text_model.encoder.layers.{i}")(x)

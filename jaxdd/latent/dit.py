@@ -88,7 +88,7 @@ def denoiser(config: DiTConfig, dtype: jnp.dtype | None = None) -> Denoiser:
 
     def init(key):
         one = jnp.zeros(1, jnp.int32)
-        return compiled(key, jnp.zeros((1, side, side, channels)), one, one)
+        return compiled(key, jnp.zeros((1, side, side, channels), jnp.float32), one, one)
 
     # Flax declares the variables of `apply` more narrowly than it takes them.
     return Denoiser(init, module.apply, (side, side, channels), config.num_embeds_ada_norm)  # type: ignore[arg-type]

@@ -96,7 +96,7 @@ def autoencoder(config: VAEConfig, dtype: jnp.dtype | None = None) -> Autoencode
     compiled = jax.jit(module.init)
 
     def init(key, image_shape):
-        return compiled(key, jnp.zeros((1, *image_shape)))
+        return compiled(key, jnp.zeros((1, *image_shape), jnp.float32))
 
     def encode(variables, images):
         mean, log_variance = module.apply(variables, images, method="encode")

@@ -112,7 +112,7 @@ def _observed(net: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array,
 
 
 def _observe(layer: Any, name: str) -> None:
-    object.__setattr__(layer, "__class__", _observing(type(layer)))
+    object.__setattr__(layer, "__class__", _observing(layer.__class__))
     layer.layer_name = name
 
 

@@ -67,8 +67,8 @@ def init(apply: Apply, variables: Variables, image_shape: tuple[int, int, int], 
     """The accumulator before any image."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     layers = jax.eval_shape(apply, variables, image).moments
-    empty = jax.tree.map(lambda m: jnp.zeros((num_classes, m.shape[-1])), layers)
-    return MomentState(jnp.zeros(num_classes), empty)
+    empty = jax.tree.map(lambda m: jnp.zeros((num_classes, m.shape[-1]), jnp.float32), layers)
+    return MomentState(jnp.zeros(num_classes, jnp.float32), empty)
 
 
 def step(

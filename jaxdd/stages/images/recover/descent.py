@@ -151,7 +151,7 @@ def _paced(pace: Pace, loss: jax.Array, step: jax.Array, settings: RecoverSettin
 
 def _rate(pace: Pace, step: jax.Array, settings: RecoverSettings) -> jax.Array:
     """The learning rate of each class, [C]."""
-    share = step / settings.steps
+    share = step.astype(jnp.float32) / settings.steps
     if settings.stops_early:
-        share = jnp.clip((step - pace.turned) / max(1, settings.anneal), 0.0, 1.0)
+        share = jnp.clip((step - pace.turned).astype(jnp.float32) / max(1, settings.anneal), 0.0, 1.0)
     return settings.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * share)) * jnp.ones_like(pace.recent)
