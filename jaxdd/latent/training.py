@@ -16,6 +16,7 @@ import optax
 from jaxdd.data import augment
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import normalise
+from jaxdd.ground.promotion import standard_optimizer
 from jaxdd.latent import diffusion
 from jaxdd.latent.diffusion import Denoiser, Schedule
 from jaxdd.latent.vae import RANGE, Autoencoder
@@ -121,7 +122,7 @@ def dit_trainer(model: Denoiser, schedule: Schedule, settings: DiTTraining) -> L
 def _trainer(init_model, loss, settings: VAETraining | DiTTraining, decay: float) -> LatentTrainer:
     steps = steps_of(settings)
     rate = optax.warmup_cosine_decay_schedule(0.0, settings.learning_rate, steps // 20, steps)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+    tx = standard_optimizer(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)))
 
     def init(key):
         variables = init_model(key)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxdd.ground import parallel
 from jaxdd.ground.normalise import Normalisation, valid_range
+from jaxdd.ground.promotion import standard_optimizer
 from jaxdd.nn.classifier import Apply
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, Terms, terms, total, view
 
@@ -81,7 +82,7 @@ def recovery(
     return Recovery(init, partial(program, fixed), partial(program.lower, fixed))
 
 
-_ADAM = optax.scale_by_adam(b1=0.5, b2=0.9)
+_ADAM = standard_optimizer(optax.scale_by_adam(b1=0.5, b2=0.9))
 
 
 @lru_cache(maxsize=16)
