@@ -70,7 +70,7 @@ def pad_crop(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
     corners = jax.random.randint(key, (images.shape[0], 2), 0, 2 * pad + 1, jnp.int32)
 
     def one(image, corner):
-        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), images.shape[1:])
+        return jax.lax.dynamic_slice(image, (*corner, jnp.int32(0)), images.shape[1:])
 
     return jax.vmap(one)(padded, corners)
 

@@ -1,7 +1,8 @@
 """Promotion of dtypes by libraries that rely on JAX's standard rules.
 
 This package states its dtypes, so that it computes in float32 also with `jax_enable_x64`, and runs with
-`jax_numpy_dtype_promotion` "strict". Optax, for example, multiplies integer counts by floats.
+`jax_numpy_dtype_promotion` "strict". Other libraries do not: Optax multiplies integer counts by floats, and Flax mixes
+bfloat16 activations with float32 statistics.
 """
 
 from collections.abc import Callable

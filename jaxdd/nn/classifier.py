@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.promotion import standard
 from jaxdd.nn.batchnorm import Moments
 from jaxdd.nn.interception import Interceptor, strict
 
@@ -55,7 +56,7 @@ def from_linen(module: nn.Module) -> Classifier:
 
     def init(key, image_shape):
         image = jax.numpy.zeros((1, *image_shape), jax.numpy.float32)
-        return jax.jit(module.init, static_argnames="train")(key, image, train=False)
+        return standard(jax.jit(module.init, static_argnames="train"))(key, image, train=False)
 
     def apply(variables, images):
         net = module if "batch_stats" in variables else folded
@@ -63,11 +64,11 @@ def from_linen(module: nn.Module) -> Classifier:
             raise InputError("variables with BatchNorm but without batch_stats; give both, or what jaxdd.nn.fold makes")
         interceptor = Interceptor(len(images))
         with nn.intercept_methods(interceptor):
-            pair, sown = net.apply(variables, images, train=False, mutable=["moments"])
+            pair, sown = standard(net.apply)(variables, images, train=False, mutable=["moments"])
         return Output(*logits_and_features(pair), interceptor.layers(sown.get("moments", {})))
 
     def apply_train(variables, images):
-        (logits, _), stats = module.apply(variables, images, train=True, mutable=["batch_stats"])
+        (logits, _), stats = standard(module.apply)(variables, images, train=True, mutable=["batch_stats"])
         return logits, {**variables, **stats}
 
     return Classifier(init, apply, apply_train)

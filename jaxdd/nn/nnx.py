@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.promotion import standard
 from jaxdd.nn.classifier import Classifier, Output, Variables, logits_and_features
 from jaxdd.nn.interception import cannot, input_moments, named
 
@@ -52,7 +53,7 @@ def from_nnx(model: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Classifier
     def init(key, image_shape):
         if isinstance(model, nnx.Module):
             raise InputError("a finished NNX module draws no new weights; give from_nnx a function of nnx.Rngs instead")
-        return jax.jit(lambda key: nnx_variables(model(nnx.Rngs(key))))(key)
+        return standard(jax.jit(lambda key: nnx_variables(model(nnx.Rngs(key)))))(key)
 
     def apply(variables, images):
         net = merged(variables)
@@ -63,7 +64,7 @@ def from_nnx(model: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Classifier
     def apply_train(variables, images):
         net = merged(variables)
         net.train()
-        logits, _ = logits_and_features(net(images))
+        logits, _ = logits_and_features(standard(net)(images))
         after = nnx_variables(net)["statistics"]
         return logits, {**variables, "statistics": {name: after[name] for name in variables["statistics"]}}
 
@@ -101,7 +102,7 @@ def _observed(net: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array,
     reached: list[str] = []
     token = _CALL.set((len(images), reached))
     try:
-        logits, features = logits_and_features(net(images))
+        logits, features = logits_and_features(standard(net)(images))
     finally:
         _CALL.reset(token)
     found = {"/".join(map(str, path[:-1])): v.get_value() for path, v in nnx.to_flat_state(nnx.pop(net, _Taken))}

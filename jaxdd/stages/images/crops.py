@@ -215,7 +215,8 @@ def _scorer(apply: Apply, shape: tuple[int, int], local: Mesh):
         every = jnp.broadcast_to(images[:, None], (*origins.shape[:2], *images.shape[1:]))
         crops = _cuts(every, origins, sizes, shape).reshape(-1, *shape, images.shape[-1])
         logits = apply(variables, centred(crops, images.shape[1:3])).logits
-        return losses.cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1], dtype=jnp.float32)).reshape(origins.shape[:2])
+        target = jax.nn.one_hot(label, logits.shape[-1], dtype=jnp.float32)
+        return losses.cross_entropy(logits, target).reshape(origins.shape[:2])
 
     return jax.jit(parallel.sharded(score, local, (parallel.SAME, *[parallel.EACH] * 3, parallel.SAME)))
 
