@@ -6,12 +6,12 @@ Prints a table and writes evaluation.json into the first run folder (or to --out
 seed. `full` is the teacher if the student has its architecture, otherwise a student trained on all real images.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
 
-from jaxdd import commands, nn
+from jaxdd import commands
 from jaxdd.ground import hosts
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_json
@@ -27,7 +27,9 @@ class EvaluateConfig(ProtocolConfig):
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Run folders of experiments.distill; all have the same dataset, image size and number of images per class."""
     students: tuple[str, ...] = ()
-    """Architectures; default: the teacher's."""
+    """Architectures; default: the teacher's. The teacher's has its width and stem."""
+    width: int | None = None
+    """Channels of the first block of the students; default: the teacher's for its architecture, else each model's."""
     seeds: int = 3
     protocols: tuple[str, ...] = ("hard", "soft")
     """hard, soft, wmdd, ddoq, dd-ranking. The suffix ":plain" removes the augmentation, ":uniform" the weights."""
@@ -64,14 +66,14 @@ def main(config: EvaluateConfig) -> None:
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} of `out` does not exist; make it first")
     workspace = workspace_of(config.runs[0], config.compute)
-    info = workspace.teacher.info
-    students = config.students or (info["model"],)
+    students = config.students or (workspace.teacher.info["model"],)
+    setting = Comparison(workspace, protocols, students, config.seeds, config.full, width=config.width)
     for student in students:
-        nn.get(student, len(info["class_names"]), info["image_shape"][0])
+        setting.network(student)
     runs = dict(zip(datasets, config.runs))
     stored = comparison.stored_labels(runs, datasets, protocols, workspace.real.flip) if config.stored else None
     makers = makers_for(datasets, config.baselines, next(iter(datasets.values())).ipc, workspace)
-    setting = Comparison(workspace, protocols, students, config.seeds, config.full, stored=stored)
+    setting = replace(setting, stored=stored)
     rows = compare(makers, setting, lambda rows: write_json(out, rows) if hosts.is_first() else None)
     if hosts.is_first():
         if config.out is None:

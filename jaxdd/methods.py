@@ -79,7 +79,7 @@ def joined(parts: Iterable[Result]) -> Result:
 
 
 def check(recipe: Recipe, problem: Problem) -> None:
-    """Raise InputError for unknown or conflicting settings, or if a class has too few real images."""
+    """Raise InputError for bad settings, too few images of a class, or a teacher without moments."""
     if problem.ipc < 1:
         raise InputError(f"`ipc` {problem.ipc} is no valid number of images per class; use 1 or more")
     recipe.imager.check(problem, recipe.summarizer)
@@ -95,6 +95,9 @@ def distill(key: jax.Array, recipe: Recipe, ipc: int, context: Context) -> Resul
       ipc: images per class.
       context: the teacher, the real data encoded in the recipe's space, a latent model if the recipe needs one, and
         the memory and devices. Images that the recipe does not use are never read.
+
+    Raises:
+      InputError: see `check`.
     """
     return joined(distill_parts(key, recipe, ipc, context))
 
@@ -105,6 +108,7 @@ def distill_parts(key: jax.Array, recipe: Recipe, ipc: int, context: Context) ->
     The result of a class does not depend on which other classes are in ``context.subset``. Global moments are the one
     exception: they need whole groups of ``recipe.imager.group_size`` neighbouring classes.
     """
+    check(recipe, context.problem("this recipe", ipc))
     k_atoms, k_images = jax.random.split(key)
     summary = recipe.summarizer(k_atoms, context, ipc)
     if "rows" in recipe.imager.needs and summary.rows is None and recipe.summarizer.has_atoms:

@@ -104,6 +104,33 @@ def test_recipes_of_other_terms_start_from_real_images_and_bring_them_down(linea
     assert np.array_equal(first.images, random.images) == (name in ("mmd", "dm"))
 
 
+def test_moments_of_a_teacher_that_has_none_are_refused_before_anything_is_computed(linear):
+    bare = lambda variables, images: linear.teacher.apply(variables, images)._replace(moments={})
+    context = linear._replace(teacher=linear.teacher._replace(apply=bare))
+
+    class Unasked(Random):
+        def __call__(self, key, context, ipc):
+            raise AssertionError("summarized")
+
+    for imager in (Recover(), Recover(moments="global"), RECIPES.find("sre2l").imager):
+        text = message(lambda: methods.distill(KEY, Recipe(Unasked(), imager), IPC, context))  # noqa: B023
+        assert "`imager.moment_weight` 1.0" in text and "`imager.moment_weight` 0" in text
+    result = methods.distill(KEY, Recipe(Random(), Recover(moment_weight=0.0, steps=2)), IPC, context)
+    assert np.isfinite(result.images).all() and (result.curve["moment"] == 0).all()
+
+
+def test_features_that_are_equal_for_all_images_are_refused(linear):
+    flat = lambda variables, images: linear.teacher.apply(variables, images)._replace(
+        features=np.ones((len(images), 8))
+    )
+    encoded = linear.classes.encoded
+    constant = encoded._replace(features=np.ones_like(encoded.features), variance=1.0)
+    context = linear._replace(teacher=linear.teacher._replace(apply=flat))
+    context = context._replace(classes=linear.classes._replace(encoded=constant))
+    text = message(lambda: methods.distill(KEY, Recipe(Random(), Recover()), IPC, context))
+    assert "equal for all real images" in text and "`imager.feature_weight` 0" in text
+
+
 def test_the_ablation_changes_nothing_but_the_terms():
     cells = {}
     for name in ("wmdd", "ce-class", "wmdd-global", "ce-global"):

@@ -31,10 +31,10 @@ def random_box(key: jax.Array, min_scale: float, max_ratio: float = 4 / 3) -> tu
     log(max_ratio)]. The sides are clipped to the image (Szegedy et al. 2015).
     """
     k_area, k_ratio, k_origin = jax.random.split(key, 3)
-    area = jax.random.uniform(k_area, minval=min_scale, maxval=1.0)
-    root = jnp.exp(0.5 * jnp.log(max_ratio) * jax.random.uniform(k_ratio, minval=-1.0, maxval=1.0))
+    area = jax.random.uniform(k_area, (), jnp.float32, min_scale, 1.0)
+    root = jnp.exp(0.5 * jnp.log(max_ratio) * jax.random.uniform(k_ratio, (), jnp.float32, -1.0, 1.0))
     size = jnp.minimum(jnp.sqrt(area) * jnp.stack([1.0 / root, root]), 1.0)
-    return jax.random.uniform(k_origin, (2,)) * (1.0 - size), size
+    return jax.random.uniform(k_origin, (2,), jnp.float32) * (1.0 - size), size
 
 
 def crop_resize(image: jax.Array, origin: jax.Array, size: jax.Array) -> jax.Array:
@@ -44,7 +44,7 @@ def crop_resize(image: jax.Array, origin: jax.Array, size: jax.Array) -> jax.Arr
     """
     h, w = image.shape[-3:-1]
     scale = 1.0 / size
-    shift = -origin * jnp.array([h, w]) * scale
+    shift = -origin * jnp.array([h, w], jnp.float32) * scale
     axes = (image.ndim - 3, image.ndim - 2)
     return jax.image.scale_and_translate(image, image.shape, axes, scale, shift, "linear", antialias=False)
 
@@ -60,24 +60,24 @@ def random_resized_crop(key: jax.Array, images: jax.Array, min_scale: float = 0.
 
 def flip(key: jax.Array, images: jax.Array) -> jax.Array:
     """Each image [N, H, W, C] mirrored left to right with probability one half."""
-    mirrored = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
+    mirrored = jax.random.bernoulli(key, jnp.float32(0.5), (images.shape[0], 1, 1, 1))
     return jnp.where(mirrored, images[:, :, ::-1], images)
 
 
 def pad_crop(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
     """Each image [N, H, W, C] padded with ``pad`` zeros on all sides, and cropped to H x W at a random position."""
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    corners = jax.random.randint(key, (images.shape[0], 2), 0, 2 * pad + 1)
+    corners = jax.random.randint(key, (images.shape[0], 2), 0, 2 * pad + 1, jnp.int32)
 
     def one(image, corner):
-        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), images.shape[1:])
+        return jax.lax.dynamic_slice(image, (*corner, jnp.int32(0)), images.shape[1:])
 
     return jax.vmap(one)(padded, corners)
 
 
 def roll(key: jax.Array, images: jax.Array, max_shift: int) -> jax.Array:
     """The images [..., H, W, C] rolled along both axes by up to ``max_shift`` pixels; the shift is drawn per batch."""
-    shift = jax.random.randint(key, (2,), -max_shift, max_shift + 1)
+    shift = jax.random.randint(key, (2,), -max_shift, max_shift + 1, jnp.int32)
     return jnp.roll(images, shift, (-3, -2))
 
 
@@ -87,7 +87,7 @@ def mixup(key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float) -
     t and the permutation pi are drawn per batch (Zhang et al. 2018).
     """
     k_t, k_pi = jax.random.split(key)
-    t = jax.random.beta(k_t, alpha, alpha)
+    t = jax.random.beta(k_t, alpha, alpha, dtype=jnp.float32)
     pi = jax.random.permutation(k_pi, images.shape[0])
     return t * images + (1 - t) * images[pi], t * targets + (1 - t) * targets[pi]
 
@@ -99,18 +99,18 @@ def cutmix(key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float) 
     The box and the permutation pi are drawn per batch (Yun et al. 2019).
     """
     k_t, k_centre, k_pi = jax.random.split(key, 3)
-    side = jnp.sqrt(1.0 - jax.random.beta(k_t, alpha, alpha))
-    centre = jax.random.uniform(k_centre, (2,))
+    side = jnp.sqrt(1.0 - jax.random.beta(k_t, alpha, alpha, dtype=jnp.float32))
+    centre = jax.random.uniform(k_centre, (2,), jnp.float32)
     h, w = images.shape[1:3]
 
     def covered(n, c):
         low, high = jnp.round(n * jnp.clip(jnp.stack([c - side / 2, c + side / 2]), 0, 1))
-        i = jnp.arange(n)
+        i = jnp.arange(n, dtype=jnp.float32)
         return (i >= low) & (i < high)
 
     inside = covered(h, centre[0])[:, None] & covered(w, centre[1])[None, :]
     pi = jax.random.permutation(k_pi, images.shape[0])
-    t = 1.0 - inside.mean()
+    t = 1.0 - inside.mean(dtype=jnp.float32)
     return jnp.where(inside[..., None], images[pi], images), t * targets + (1 - t) * targets[pi]
 
 

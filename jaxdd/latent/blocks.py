@@ -25,7 +25,7 @@ def timestep_embedding(t: jax.Array, dim: int, shift: float = 0.0) -> jax.Array:
       float32 [N, d], cosines first (Ho et al. 2020, as in Vaswani et al. 2017, section 3.5).
     """
     half = dim // 2
-    frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.arange(half) / (half - shift))
+    frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
     angles = t.astype(jnp.float32)[:, None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 

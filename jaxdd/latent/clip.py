@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.promotion import standard
 from jaxdd.nn.classifier import Variables
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -64,12 +65,12 @@ def text_encoder(config: CLIPTextConfig, dtype: jnp.dtype | None = None) -> Text
     module = CLIPText(config, dtype)
 
     def init(key):
-        return jax.jit(module.init)(key, jnp.zeros((1, config.max_position_embeddings), jnp.int32))
+        return standard(jax.jit(module.init))(key, jnp.zeros((1, config.max_position_embeddings), jnp.int32))
 
     def apply(variables, tokens):
         if tokens.shape[1] > config.max_position_embeddings:
             raise InputError(f"{tokens.shape[1]} tokens: CLIP reads {config.max_position_embeddings}; cut the text")
-        return module.apply(variables, tokens)
+        return standard(module.apply)(variables, tokens)
 
     return TextEncoder(init, apply)
 
@@ -85,7 +86,7 @@ class CLIPText(nn.Module):
         c = self.config
         embed = partial(nn.Embed, features=c.hidden_size, dtype=self.dtype, embedding_init=nn.initializers.normal(0.02))
         x = embed(c.vocab_size, name="text_model.embeddings.token_embedding")(tokens)
-        positions = jnp.arange(tokens.shape[1])
+        positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
         x += embed(c.max_position_embeddings, name="text_model.embeddings.position_embedding")(positions)
         for i in range(c.num_hidden_layers):
             x = Layer(c, self.dtype, name=f"text_model.encoder.layers.{i}")(x)

@@ -45,7 +45,7 @@ def encoder(model: LatentModel) -> Apply:
 
     def apply(variables, images):
         latents = model.autoencoder.encode(variables, images).mean
-        return Output(jnp.zeros((len(images), 0)), latents.reshape(len(images), -1), {})
+        return Output(jnp.zeros((len(images), 0), jnp.float32), latents.reshape(len(images), -1), {})
 
     return apply
 

@@ -210,7 +210,7 @@ def sample(
     denoise, c = guided(denoiser.apply, denoiser.null, settings.guidance), start.shape[-1]
 
     def noise(index):
-        return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, index), start.shape[1:]))(keys)
+        return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, index), start.shape[1:], jnp.float32))(keys)
 
     def step(x, now):
         i, t, a, after = now
@@ -261,11 +261,11 @@ def loss(
     k_time, k_noise, k_drop = jax.random.split(key, 3)
     n, c = latents.shape[0], latents.shape[-1]
     curve = signal(schedule)
-    t = jax.random.randint(k_time, (n,), 0, schedule.num_train_timesteps)
+    t = jax.random.randint(k_time, (n,), 0, schedule.num_train_timesteps, jnp.int32)
     a, after = (jnp.asarray(values, jnp.float32)[t][:, None, None, None] for values in (curve, np.r_[1.0, curve[:-1]]))
-    e = jax.random.normal(k_noise, latents.shape)
+    e = jax.random.normal(k_noise, latents.shape, jnp.float32)
     x = noised(latents, e, a)
-    labels = jnp.where(jax.random.bernoulli(k_drop, drop, (n,)), denoiser.null, labels)
+    labels = jnp.where(jax.random.bernoulli(k_drop, jnp.float32(drop), (n,)), denoiser.null, labels)
     out = denoiser.apply(variables, x, t, labels)
     target = e if schedule.prediction_type == "epsilon" else jnp.sqrt(a) * e - jnp.sqrt(1 - a) * latents
     error = jnp.square(out[..., :c] - target).mean((1, 2, 3))

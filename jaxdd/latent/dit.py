@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.promotion import standard
 from jaxdd.latent.blocks import Attention, TimestepMLP, timestep_embedding
 from jaxdd.latent.diffusion import Denoiser
 
@@ -84,14 +86,15 @@ def denoiser(config: DiTConfig, dtype: jnp.dtype | None = None) -> Denoiser:
     check(config)
     module = DiT(config, dtype)
     side, channels = config.sample_size, config.in_channels
-    compiled = jax.jit(module.init)
+    compiled = standard(jax.jit(module.init))
 
     def init(key):
         one = jnp.zeros(1, jnp.int32)
-        return compiled(key, jnp.zeros((1, side, side, channels)), one, one)
+        return compiled(key, jnp.zeros((1, side, side, channels), jnp.float32), one, one)
 
     # Flax declares the variables of `apply` more narrowly than it takes them.
-    return Denoiser(init, module.apply, (side, side, channels), config.num_embeds_ada_norm)  # type: ignore[arg-type]
+    applied: Any = standard(module.apply)
+    return Denoiser(init, applied, (side, side, channels), config.num_embeds_ada_norm)
 
 
 class DiT(nn.Module):

@@ -16,6 +16,7 @@ import optax
 from jaxdd.data import augment
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import normalise
+from jaxdd.ground.promotion import standard_optimizer
 from jaxdd.latent import diffusion
 from jaxdd.latent.diffusion import Denoiser, Schedule
 from jaxdd.latent.vae import RANGE, Autoencoder
@@ -84,7 +85,7 @@ def autoencoder_loss(model: Autoencoder, variables: Variables, key: jax.Array, i
     kl_weight KL( q(z | x) || N(0, I) ) / dim z (Kingma and Welling 2014, equation 10).
     """
     q = model.encode(variables, images)
-    z = q.mean + jnp.exp(0.5 * q.log_variance) * jax.random.normal(key, q.mean.shape)
+    z = q.mean + jnp.exp(0.5 * q.log_variance) * jax.random.normal(key, q.mean.shape, jnp.float32)
     error = jnp.square(model.decode(variables, z) - images).mean((1, 2, 3))
     divergence = 0.5 * (jnp.square(q.mean) + jnp.exp(q.log_variance) - 1 - q.log_variance)
     return error + kl_weight * divergence.mean((1, 2, 3))
@@ -121,7 +122,7 @@ def dit_trainer(model: Denoiser, schedule: Schedule, settings: DiTTraining) -> L
 def _trainer(init_model, loss, settings: VAETraining | DiTTraining, decay: float) -> LatentTrainer:
     steps = steps_of(settings)
     rate = optax.warmup_cosine_decay_schedule(0.0, settings.learning_rate, steps // 20, steps)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+    tx = standard_optimizer(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)))
 
     def init(key):
         variables = init_model(key)
@@ -133,7 +134,7 @@ def _trainer(init_model, loss, settings: VAETraining | DiTTraining, decay: float
         updates, opt_state = tx.update(grads, state.opt_state, state.variables)
         variables = optax.apply_updates(state.variables, updates)
         # A smaller decay at first, so that the average forgets the initial parameters.
-        keep = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+        keep = jnp.minimum(decay, (1.0 + state.step.astype(jnp.float32)) / (10.0 + state.step.astype(jnp.float32)))
         average = optax.incremental_update(variables, state.average, 1 - keep)
         return LatentState(variables, average, opt_state, state.step + 1), value
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.promotion import standard
 from jaxdd.latent.blocks import (
     Attention,
     Downsample,
@@ -89,12 +90,12 @@ def denoiser(config: UNetConfig, num_classes: int, dtype: jnp.dtype | None = Non
 
     def init(key):
         k_params, k_context = jax.random.split(key)
-        context = jax.random.normal(k_context, (num_classes + 1, _TOKENS, config.cross_attention_dim))
-        one = jnp.zeros((1, *shape)), jnp.zeros(1, jnp.int32), context[:1]
-        return {"params": jax.jit(module.init)(k_params, *one)["params"], "context": context}
+        context = jax.random.normal(k_context, (num_classes + 1, _TOKENS, config.cross_attention_dim), jnp.float32)
+        one = jnp.zeros((1, *shape), jnp.float32), jnp.zeros(1, jnp.int32), context[:1]
+        return {"params": standard(jax.jit(module.init))(k_params, *one)["params"], "context": context}
 
     def apply(variables, x, t, labels):
-        return module.apply({"params": variables["params"]}, x, t, variables["context"][labels])
+        return standard(module.apply)({"params": variables["params"]}, x, t, variables["context"][labels])
 
     return Denoiser(init, apply, shape, num_classes)
 

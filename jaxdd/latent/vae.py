@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation
+from jaxdd.ground.promotion import standard
 from jaxdd.latent.blocks import Downsample, ImageAttention, ResnetBlock, Upsample, conv1, conv3
 from jaxdd.nn.classifier import Variables
 
@@ -93,17 +94,17 @@ def autoencoder(config: VAEConfig, dtype: jnp.dtype | None = None) -> Autoencode
     module = AutoencoderKL(config, dtype)
     shift = 2 * math.log(config.scaling_factor)
 
-    compiled = jax.jit(module.init)
+    compiled, applied = standard(jax.jit(module.init)), standard(module.apply)
 
     def init(key, image_shape):
-        return compiled(key, jnp.zeros((1, *image_shape)))
+        return compiled(key, jnp.zeros((1, *image_shape), jnp.float32))
 
     def encode(variables, images):
-        mean, log_variance = module.apply(variables, images, method="encode")
+        mean, log_variance = applied(variables, images, method="encode")
         return Gaussian(config.scaling_factor * mean, log_variance + shift)
 
     def decode(variables, latents):
-        return module.apply(variables, latents / config.scaling_factor, method="decode")
+        return applied(variables, latents / config.scaling_factor, method="decode")
 
     return Autoencoder(init, encode, decode)
 

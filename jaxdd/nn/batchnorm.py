@@ -1,15 +1,16 @@
-"""BatchNorm that outputs the moments of its input, and operations on such moments.
+"""BatchNorm, the moments of the input of such a layer, and operations on them.
 
 At every BatchNorm layer the recover stage compares the mean and the *total* variance of the input, over all images and
 positions of a class. By the law of total variance both follow from the spatial mean and variance of each image:
 
     mean = sum_j w_j mean_j,        var = sum_j w_j (var_j + (mean_j - mean)^2),
 
-A layer therefore outputs [N, ch] instead of [N, H, W, ch]. Grouping (per class, global, weighted by atoms) is linear
+A model therefore outputs [N, ch] instead of [N, H, W, ch]. Grouping (per class, global, weighted by atoms) is linear
 algebra outside of the model, and the result does not depend on the sizes of batches. No differences of large squares
 are taken, so float32 is sufficient.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,6 +33,8 @@ class Moments(NamedTuple):
 def image_moments(x: jax.Array) -> Moments:
     """Spatial mean and variance of each image: x float [N, H, W, ch] -> Moments of float32 [N, ch].
 
+    Any number of spatial axes will do; without one, x is the mean, and the variance is zero.
+
     The gradient, for cotangents g of the mean and h of the variance, is
 
         x_bar = (g + 2 h (x - mean)) / (H W),
@@ -39,9 +42,13 @@ def image_moments(x: jax.Array) -> Moments:
     because deviations sum to zero, and so the dependence of the variance on the mean cancels. Only x and the mean are
     saved for the backward pass, so no float32 copy of a bfloat16 activation is kept. Reverse mode only.
     """
-    wide = x.astype(jnp.float32)
-    mean = wide.mean((1, 2))
-    return Moments(mean, jnp.square(wide - mean[:, None, None]).mean((1, 2)))
+    wide, axes = x.astype(jnp.float32), _spatial(x)
+    mean = wide.mean(axes)
+    return Moments(mean, jnp.square(wide - jnp.expand_dims(mean, axes)).mean(axes))
+
+
+def _spatial(x) -> tuple[int, ...]:
+    return tuple(range(1, x.ndim - 1))
 
 
 def _image_moments_fwd(x):
@@ -51,8 +58,9 @@ def _image_moments_fwd(x):
 
 def _image_moments_bwd(residuals, bar):
     x, mean = residuals
-    g, h, mean = (v[:, None, None] for v in (bar.mean, bar.var, mean))
-    return (((g + 2 * h * (x.astype(jnp.float32) - mean)) / (x.shape[1] * x.shape[2])).astype(x.dtype),)
+    g, h, mean = (jnp.expand_dims(v, _spatial(x)) for v in (bar.mean, bar.var, mean))
+    size = math.prod(x.shape[1:-1])
+    return (((g + 2 * h * (x.astype(jnp.float32) - mean)) / size).astype(x.dtype),)
 
 
 image_moments.defvjp(_image_moments_fwd, _image_moments_bwd)
@@ -94,9 +102,8 @@ def merge(a: Moments, a_weight: jax.Array, b: Moments, b_weight: jax.Array) -> M
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over N, H, W that sows `image_moments` of its input into the collection ``moments``.
+    """Batch normalisation over N, H, W with the momentum and epsilon of the networks here.
 
-    The moments are computed only if that collection is mutable, and are eliminated by compilation if they are not used.
     Running averages are updated by mean <- 0.9 mean + 0.1 batch mean; epsilon is 1e-5.
     """
 
@@ -104,8 +111,6 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        if self.is_mutable_collection("moments") and not self.is_initializing():
-            self.sow("moments", "input", image_moments(x), reduce_fn=lambda _, new: new, init_fn=lambda: None)
         norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=EPSILON, dtype=self.dtype, name="bn")
         return norm(x)
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-INIT = nn.initializers.truncated_normal(0.02)
+INIT = nn.initializers.truncated_normal(0.02, jnp.float32)
 
 
 def patch_size(image_size: int) -> int:

@@ -1,6 +1,7 @@
 """What the stages work on: the teacher, the encoded real data, a latent model, memory and devices."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from jaxdd.ground.measure import Groups
 from jaxdd.ground.memory import Resources
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.latent.decoding import LatentModel
-from jaxdd.nn.classifier import Apply, Variables
+from jaxdd.nn.classifier import Apply, Variables, moment_layers
 from jaxdd.stages.encode import Encoded
 
 
@@ -50,6 +51,25 @@ class Classes(NamedTuple):
         return cls(encoded, images, tuple(image_shape), Groups.by_label(encoded.labels, len(encoded.counts)))
 
 
+class Problem(NamedTuple):
+    """A request as far as it is known before anything is computed.
+
+    Attributes:
+      method: the name used in error messages.
+      ipc: images per class.
+      counts: real images of each class, [C].
+      class_names: the names of the classes.
+      moment_layers: lists the layers whose moments the teacher outputs, and raises InputError if one is missing, see
+        `nn.moment_layers`; None if the teacher is unknown.
+    """
+
+    method: str
+    ipc: int
+    counts: np.ndarray
+    class_names: tuple[str, ...]
+    moment_layers: Callable[[], list[str]] | None = None
+
+
 class Context(NamedTuple):
     """All that a summarizer or an imager may use.
 
@@ -74,22 +94,13 @@ class Context(NamedTuple):
         """The classes to distil, ascending [C]."""
         return np.arange(len(self.classes.encoded.counts)) if self.subset is None else self.subset
 
+    def problem(self, method: str, ipc: int) -> Problem:
+        """The request for ``ipc`` images of each class; ``method`` is its name in error messages."""
+        counts, names = self.classes.encoded.counts[self.labels].astype(int), tuple(map(str, self.labels))
+        apply, variables = self.teacher[:2]
+        layers = partial(moment_layers, apply, variables, self.classes.image_shape, complete=True)
+        return Problem(method, ipc, counts, names, layers)
+
     def points(self, label: int) -> np.ndarray:
         """The encoded real images of a class, [n, d]."""
         return self.classes.encoded.features[self.classes.groups.rows(label)]
-
-
-class Problem(NamedTuple):
-    """A request as far as it is known before anything is computed.
-
-    Attributes:
-      method: the name used in error messages.
-      ipc: images per class.
-      counts: real images of each class, [C].
-      class_names: the names of the classes.
-    """
-
-    method: str
-    ipc: int
-    counts: np.ndarray
-    class_names: tuple[str, ...]

@@ -67,8 +67,8 @@ def init(apply: Apply, variables: Variables, image_shape: tuple[int, int, int], 
     """The accumulator before any image."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     layers = jax.eval_shape(apply, variables, image).moments
-    empty = jax.tree.map(lambda m: jnp.zeros((num_classes, m.shape[-1])), layers)
-    return MomentState(jnp.zeros(num_classes), empty)
+    empty = jax.tree.map(lambda m: jnp.zeros((num_classes, m.shape[-1]), jnp.float32), layers)
+    return MomentState(jnp.zeros(num_classes, jnp.float32), empty)
 
 
 def step(
@@ -192,6 +192,11 @@ def class_means(encoded: Encoded, groups: Groups, classes: np.ndarray) -> np.nda
     """Mean features of the real images of some classes [k], float32 [k, d]; ``encoded`` must hold their features."""
     mean = lambda c: encoded.features[groups.rows(c)].mean(0, dtype=np.float64)
     return np.stack([mean(c) for c in classes]).astype(np.float32)
+
+
+def is_constant(encoded: Encoded) -> bool:
+    """Whether all images have equal features, whose variance is therefore replaced by 1."""
+    return encoded.variance == 1.0 and not np.ptp(encoded.features, 0).any()
 
 
 def _stacked_alone(values: np.ndarray) -> np.ndarray:

@@ -207,8 +207,8 @@ def _counting(apply: Apply, local: Mesh):
 
     def count(variables, norm, so_far, images, labels, valid):
         logits = apply(jax.tree.map(lambda x: x[0], variables), normalise(norm, images)).logits
-        real = valid > 0
-        return so_far + jnp.stack([(real & (logits.argmax(-1) == labels)).sum(), real.sum()])
+        real, found = valid > 0, logits.argmax(-1).astype(labels.dtype)
+        return so_far + jnp.stack([x.sum(dtype=so_far.dtype) for x in (real & (found == labels), real)])
 
     specs = (parallel.EACH, parallel.SAME, parallel.EACH, *[parallel.SAME] * 3)
     return jax.jit(parallel.sharded(count, local, specs))

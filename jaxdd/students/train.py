@@ -18,6 +18,7 @@ from jaxdd.data import augment as augmentation
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.ground.progress import progress
+from jaxdd.ground.promotion import standard_optimizer
 from jaxdd.ground.registry import Registry
 from jaxdd.nn.classifier import Classifier, Variables
 from jaxdd.stages.relabel.labelling import Criterion
@@ -96,7 +97,7 @@ def optimizer(settings: TrainSettings, steps: int) -> optax.GradientTransformati
         warmup,
         steps,
     )
-    return OPTIMIZERS.find(settings.optimizer)(rate, settings.weight_decay)
+    return standard_optimizer(OPTIMIZERS.find(settings.optimizer)(rate, settings.weight_decay))
 
 
 def trainer(

@@ -44,6 +44,8 @@ class Comparison:
       full: the number of students trained on all real images; the teacher counts as the first.
       full_train: their training settings; default: those of the teacher.
       stored: stored soft labels of some methods, used instead of the teacher.
+      width: the channels of the first block of all students; default: those of the teacher for its architecture, and of
+        each model otherwise.
     """
 
     workspace: Workspace
@@ -53,11 +55,24 @@ class Comparison:
     full: int = 1
     full_train: TrainSettings | None = None
     stored: dict[str, Labels] | None = None
+    width: int | None = None
 
     def network(self, student: str) -> Classifier:
-        """The network of an architecture for the images of the workspace."""
-        source, compute = self.workspace.real.source, self.workspace.config.compute
-        return nn.get(student, len(source.class_names), source.image_shape[0], dtype=teachers.dtype_of(compute))
+        """The network of an architecture for the images of the workspace: that of the teacher for the teacher's.
+
+        Raises:
+          InputError: an unknown architecture, or one that does not take these images.
+        """
+        config, source = self.workspace.config, self.workspace.real.source
+        width, stem = (config.width, config.stem) if student == config.model else (None, "auto")
+        if self.width is not None:
+            width = self.width
+        shape = len(source.class_names), source.image_shape[0]
+        return nn.get(student, *shape, width, stem, teachers.dtype_of(config.compute))
+
+    def label(self, student: str) -> str:
+        """The name of an architecture in rows, with its width if that was chosen."""
+        return student if self.width is None else f"{student} ({self.width})"
 
 
 def compare(makers: dict[str, Maker], comparison: Comparison, keep: Callable[[list[dict]], None]) -> list[dict]:
@@ -74,15 +89,16 @@ def compare(makers: dict[str, Maker], comparison: Comparison, keep: Callable[[li
         keep(rows)
 
     for student in comparison.students:
+        label = comparison.label(student)
         for kind, protocol in comparison.protocols.items():
             labels = (comparison.stored or {}) if protocol.labels.asks_teacher else {}
             replayed = {method: maker for method, maker in makers.items() if method not in labels}
             stored = {method: maker for method, maker in makers.items() if method in labels}
             for some in (replayed, stored):
                 for method, values in measured(some, comparison, student, kind, labels):
-                    add(method, name, ipc, student, kind, values)
+                    add(method, name, ipc, label, kind, values)
         if comparison.full:
-            add("full", name, None, student, "hard", full_accuracies(comparison, student))
+            add("full", name, None, label, "hard", full_accuracies(comparison, student))
     return rows
 
 
@@ -110,7 +126,7 @@ def measured(
     lanes = [Lane(makers[method](seed), seed, stored[method]) for method in makers for seed in range(seeds)]
     trainer = student_trainer(model, protocol, teacher.apply, lanes[0].dataset, lanes[0].labels)
     context = None if lanes[0].labels else teacher.variables
-    title = f"{student}, {kind}"
+    title = f"{comparison.label(student)}, {kind}"
     mine = parallel.local_classes(len(lanes), parallel.mesh())
     limits = Limits(title=title)
     parts = side_by_side(trainer, protocol, [lanes[s] for s in mine], context, limits) if len(mine) else ()

@@ -65,9 +65,8 @@ def opened(grid: Grid, config: GridConfig) -> Work:
     entries = tuple(entry for entry in grid.entries if not config.only or entry.name in config.only)
     _check(grid, config, [entry.name for entry in entries])
     workspace = open_workspace(config, config.out, config.teacher, config.latent)
-    source = workspace.real.source
     for student in config.students:
-        nn.get(student, len(source.class_names), source.image_shape[0])
+        Comparison(workspace, {}, ()).network(student)
     for entry in entries:
         for ipc in (min(config.ipc), max(config.ipc)):
             methods.check(entry.recipe, workspace.problem(entry.method, ipc))
@@ -144,7 +143,7 @@ def run(work: Work, keep: Callable[[list[dict]], None]) -> list[dict]:
 
 def _full(work: Work, rows: _Rows, student: str) -> None:
     """The row of the students trained on all real images."""
-    config, key = work.config, _key(work, student, "full")
+    config, key = work.config, _key(work, *_network(work, student), "full")
     rows.order.append(("full", "hard", key))
     if len(rows.known.get(key, {"accuracies": []})["accuracies"]) < config.full:
         comparison = Comparison(work.workspace, {}, (student,), full=config.full)
@@ -157,7 +156,7 @@ def _cell(
 ) -> None:
     """The rows of all methods at one size, with one student under one protocol."""
     keys = {
-        entry.name: _key(work, student, protocol, work.config.seeds, *_made_by(work, entry, ipc))
+        entry.name: _key(work, *_network(work, student), protocol, work.config.seeds, *_made_by(work, entry, ipc))
         for entry in work.entries
     }
     rows.order += [(method, kind, key) for method, key in keys.items()]
@@ -223,6 +222,15 @@ def _made_by(work: Work, entry: Entry, ipc: int) -> tuple:
     latent = work.config.latent
     prompts = latent.prompts.read_text() if latent.prompts and latent.prompts.is_file() else None
     return entry.recipe, ipc, replace(latent, prompts=None), prompts, work.config.seed if latent.place is None else None
+
+
+def _network(work: Work, student: str) -> tuple:
+    """What determines the network of a student: its name, with width and stem if they are not those of the name."""
+    source, config = work.workspace.real.source, work.workspace.config
+    shape = len(source.class_names), source.image_shape[0]
+    plain = nn.get(student, *shape, dtype=teachers.dtype_of(config.compute))
+    same = Comparison(work.workspace, {}, ()).network(student) == plain
+    return (student,) if same else (student, config.width, config.stem)
 
 
 def _key(work: Work, *what: Any) -> str:

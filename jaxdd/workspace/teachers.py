@@ -91,6 +91,11 @@ def build(info: dict, compute: str = "auto") -> Classifier:
     return nn.get(info["model"], *shape, dtype_of(compute))
 
 
+def shapes(model: Classifier, image_shape: tuple[int, int, int]) -> Variables:
+    """The variables of a classifier as shapes."""
+    return jax.eval_shape(lambda key: model.init(key, image_shape), jax.random.key(0))
+
+
 def dtype_of(compute: str) -> str | None:
     """The dtype as `nn.get` expects it: "bfloat16", or None for float32.
 
@@ -196,8 +201,7 @@ def load_teacher(path: Path, compute: str = "auto") -> Teacher:
     manifest.verify(path, *TEACHER)
     info = read_json(record)
     model = build(info, compute)
-    like = jax.eval_shape(lambda key: model.init(key, tuple(info["image_shape"])), jax.random.key(0))
-    variables = checkpoint.load(path / "variables", like)
+    variables = checkpoint.load(path / "variables", shapes(model, tuple(info["image_shape"])))
     norm = Normalisation(*(np.array(info[name], np.float32) for name in ("mean", "std")))
     return Teacher(model.apply, variables, norm, info)
 

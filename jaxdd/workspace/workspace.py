@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdd import data
+from jaxdd import data, nn
 from jaxdd.data import Source
 from jaxdd.ground import parallel
 from jaxdd.ground.files import sweep
@@ -65,7 +65,18 @@ class Workspace:
         """A request for these data, as far as it is known before anything is computed."""
         names = self.real.class_names
         counts = np.bincount(self.real.source.labels["train"], minlength=len(names))
-        return Problem(method, ipc, counts, names)
+        return Problem(method, ipc, counts, names, lambda: self._moment_layers)
+
+    @cached_property
+    def _moment_layers(self) -> list[str]:
+        """The layers whose moments the teacher outputs, also before it is trained."""
+        shape = self.real.source.image_shape
+        if self.given_teacher:
+            apply, variables = self.given_teacher[0][:2]
+        else:
+            model = teachers.build(teachers.describe(self.config, self.real), self.config.compute)
+            apply, variables = model.apply, teachers.shapes(model, shape)
+        return nn.moment_layers(apply, variables, shape, complete=True)
 
     def latent_model(self, denoiser: bool) -> tuple[LatentModel, str]:
         """The latent model, with a denoiser if requested, and the name of its folder; trained if there is none yet."""

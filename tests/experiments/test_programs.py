@@ -48,6 +48,11 @@ def test_images_too_small_for_the_model(refused, tmp_path):
     assert "convnet4" in line and "8 pixels" in line
 
 
+def test_moments_of_a_teacher_that_will_have_none(refused, tmp_path):
+    line = refused("distill", "--model", "vit_tiny", "--width", "64", "--out", tmp_path / "x")
+    assert "--imager.moment-weight 1.0" in line and "use --imager.moment-weight 0" in line
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_an_empty_class_folder(refused, folder, tmp_path, split):
     for picture in (folder / split / "dog").iterdir():
@@ -221,6 +226,9 @@ def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(p
         assert all(0 <= accuracy <= 1 for accuracy in row["accuracies"])
         assert row["mean"] == pytest.approx(np.mean(row["accuracies"]))
         assert row["std"] == pytest.approx(np.std(row["accuracies"], ddof=1) if len(row["accuracies"]) > 1 else 0)
+    # The student is the teacher's network, width included.
+    (full,) = [row for row in rows if row["method"] == "full"]
+    assert full["accuracies"] == [json.loads((first / "teacher" / "teacher.json").read_text())["accuracy"]]
     table = out.splitlines()
     assert "hard labels" in table[0] and "soft labels" in table[0] and len(table) == 2 + 3
     for row in rows:
@@ -231,6 +239,7 @@ def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(p
     line = refused("evaluate", first, "--students", "resnet19")
     assert "'resnet19'" in line and "resnet18" in line
     assert "--seeds 0" in refused("evaluate", first, "--seeds", "0")
+    assert "width 0" in refused("evaluate", first, "--width", "0")
     assert "'firm'" in refused("evaluate", first, "--protocols", "firm")
     assert "'adam'" in refused("evaluate", first, "--soft.train.optimizer", "adam")
     assert "'cutout'" in refused("evaluate", first, "--soft.train.augment.mix", "cutout")
@@ -239,6 +248,34 @@ def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(p
     same = ["--teacher", first / "teacher", "--ipc", "1"]
     assert program("distill", "--method", "medoid", *same, "--out", tmp_path / "c")[0] == 0
     assert distilled.load(tmp_path / "c").provenance["method"] == "medoid"
+
+
+@pytest.mark.slow
+def test_64_bits_and_strict_promotion_change_nothing_but_rounding(program, tmp_path):
+    quick = ["--width", "8", "--teacher-train.epochs", "1", "--teacher-train.batch-size", "479", "--imager.steps", "3"]
+    tested = ["--seeds", "1", "--protocols", "soft", "--soft.train.epochs", "1", "--baselines", "random", "--full", "0"]
+    plain, other = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    assert program("distill", *quick, "--out", plain)[0] == 0
+    assert program("evaluate", plain, *tested)[0] == 0
+    code = f"""
+from experiments import distill, evaluate
+from jaxdd import commands
+commands.run(distill.main, distill.default, {[*quick, "--out", str(other)]})
+commands.run(evaluate.main, lambda _: evaluate.EvaluateConfig(), {[str(other), *tested]})
+"""
+    modes = {"JAX_ENABLE_X64": "1", "JAX_NUMPY_DTYPE_PROMOTION": "strict"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, cwd=Path(distill.__file__).parents[1], env=os.environ | modes,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (distilled.load(out) for out in (plain, other))
+    assert theirs.images.dtype == theirs.weights.dtype == np.float32
+    np.testing.assert_allclose(theirs.images, ours.images, atol=1e-3)
+    np.testing.assert_allclose(theirs.weights, ours.weights, rtol=1e-4)
+    rows = [json.loads((out / "evaluation.json").read_text()) for out in (plain, other)]
+    for one, two in zip(*rows):
+        assert one["method"] == two["method"] and abs(one["mean"] - two["mean"]) < 0.02
 
 
 @pytest.mark.slow

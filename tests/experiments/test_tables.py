@@ -264,6 +264,18 @@ def test_what_decides_a_result_decides_its_key(work):
     assert key(other(latent=published)) == key(other(latent=published, seed=1))
 
 
+def test_a_student_of_the_teachers_architecture_is_the_teachers_network_and_its_rows_say_so(work):
+    at = lambda **changes: replace(
+        work, workspace=replace(work.workspace, config=replace(work.workspace.config, **changes))
+    )
+    assert grid_runner._network(work, "convnet3") == ("convnet3", 8, "auto")
+    assert grid_runner._network(work, "resnet18") == ("resnet18",)
+    # The width and the stem that the name means anyway leave rows of before valid.
+    for same in ({"width": None}, {"width": 128}, {"width": 128, "stem": "imagenet"}):
+        assert grid_runner._network(at(**same), "convnet3") == ("convnet3",)
+    assert grid_runner._network(at(model="resnet18", width=None, stem="imagenet"), "resnet18")[1:] == (None, "imagenet")
+
+
 def test_what_was_cut_off_elsewhere_begins_again(work, monkeypatch):
     entry = work.entries[0]
     place = grid_runner.folder(work, entry, 1)

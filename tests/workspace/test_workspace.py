@@ -18,6 +18,7 @@ from jaxdd.stages.images import Nearest
 from jaxdd.stages.summarize import Barycenter, Herding, Random
 from jaxdd.students.train import TrainSettings
 from jaxdd.workspace import (
+    Comparison,
     LatentConfig,
     TeacherConfig,
     config_of,
@@ -30,6 +31,7 @@ from jaxdd.workspace import (
     teachers,
     workspace_of,
 )
+from jaxdd.workspace.comparison import full_accuracies
 
 PLAIN = Augment(crop="none", flip=False)
 TRAIN = TrainSettings(epochs=2, batch_size=21, optimizer="sgd", learning_rate=0.1, augment=PLAIN)
@@ -75,6 +77,24 @@ def changed(place, value=None, which=0):
     parts = [part.copy() for part in arrays()]
     parts[which][place] = parts[which][place] + 1 if value is None else value
     return data.from_arrays(*parts)
+
+
+# Students
+
+
+def test_a_student_of_the_teachers_architecture_is_the_teachers_network(source, root):
+    workspace = open_workspace(CONFIG, root, source=source)
+    comparison = Comparison(workspace, {}, ("convnet3",))
+    kernel = lambda student, **changes: teachers.shapes(
+        replace(comparison, **changes).network(student), source.image_shape
+    )["params"]["conv1"]["kernel"]  # fmt: skip
+    assert comparison.network("convnet3").apply is workspace.teacher.apply
+    # So the teacher is the first of the students of all images, and no other is trained for it.
+    assert full_accuracies(comparison, "convnet3") == [workspace.teacher.info["accuracy"]]
+    assert kernel("convnet3").shape[-1] == 8 and kernel("resnet18").shape[-1] == 64
+    assert kernel("resnet18", width=4).shape[-1] == 4 and kernel("convnet3", width=3).shape[-1] == 3
+    assert comparison.label("convnet3") == "convnet3"
+    assert replace(comparison, width=3).label("convnet3") == "convnet3 (3)"
 
 
 # Data and teachers

@@ -172,8 +172,8 @@ def ranked(scores: np.ndarray) -> np.ndarray:
 
 def cut(image: jax.Array, origin: jax.Array, size: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """Cut the box (in shares of the side) out of [H, W, ch] and resize it to ``shape``: bilinear, with antialiasing."""
-    scale = jnp.array(shape) / (size * jnp.array(image.shape[:2]))
-    shift = -origin * jnp.array(shape) / size
+    sides, wanted = jnp.array(image.shape[:2], jnp.float32), jnp.array(shape, jnp.float32)
+    scale, shift = wanted / (size * sides), -origin * wanted / size
     return jax.image.scale_and_translate(image, (*shape, image.shape[2]), (0, 1), scale, shift, "linear")
 
 
@@ -192,7 +192,7 @@ def stitch(parts: jax.Array, image_shape: tuple[int, int, int]) -> jax.Array:
 def _boxes(key: jax.Array, count: int, each: int, min_scale: float) -> tuple[jax.Array, jax.Array]:
     """Origins and sizes of boxes, [count, each, 2]; those of an image do not depend on the other images."""
     draw = lambda place: augment.random_box(jax.random.fold_in(key, place), min_scale, 1.0)
-    drawn = jax.vmap(draw)(jnp.arange(count * each))
+    drawn = jax.vmap(draw)(jnp.arange(count * each, dtype=jnp.int32))
     return jax.tree.map(lambda x: x.reshape(count, each, 2), drawn)
 
 
@@ -215,7 +215,8 @@ def _scorer(apply: Apply, shape: tuple[int, int], local: Mesh):
         every = jnp.broadcast_to(images[:, None], (*origins.shape[:2], *images.shape[1:]))
         crops = _cuts(every, origins, sizes, shape).reshape(-1, *shape, images.shape[-1])
         logits = apply(variables, centred(crops, images.shape[1:3])).logits
-        return losses.cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1])).reshape(origins.shape[:2])
+        target = jax.nn.one_hot(label, logits.shape[-1], dtype=jnp.float32)
+        return losses.cross_entropy(logits, target).reshape(origins.shape[:2])
 
     return jax.jit(parallel.sharded(score, local, (parallel.SAME, *[parallel.EACH] * 3, parallel.SAME)))
 

@@ -132,8 +132,9 @@ def decode(kept: dict[str, jax.Array], num_classes: int) -> jax.Array:
     if "codes" in kept:
         return kept["codes"].astype(jnp.float32) * kept["scale"].astype(jnp.float32)[..., None]
     if "classes" in kept:
-        tail, classes = jnp.zeros((*kept["above"].shape[:-1], num_classes)), kept["classes"].astype(jnp.int32)
-        return jnp.put_along_axis(tail, classes, kept["above"].astype(jnp.float32), -1, inplace=False)
+        above, classes = kept["above"].astype(jnp.float32), kept["classes"].astype(jnp.int32)
+        tail = jnp.zeros((*above.shape[:-1], num_classes), jnp.float32)
+        return jnp.put_along_axis(tail, classes, above, -1, inplace=False)
     return kept["logits"].astype(jnp.float32)
 
 
@@ -272,7 +273,8 @@ def _answering(teacher_apply: Apply, augment: Augment, settings: LabelSettings, 
 
     def answer(variables, norm, key, images, t):
         # The augmented images do not depend on the targets, so any targets will do.
-        images, _ = change(jax.random.fold_in(key, t), normalise(norm, images), jnp.zeros((len(images), 1)))
+        targets = jnp.zeros((len(images), 1), jnp.float32)
+        images, _ = change(jax.random.fold_in(key, t), normalise(norm, images), targets)
         return encode(settings, teacher_apply(variables, images).logits, temperature)
 
     return jax.jit(answer)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxdd.ground import parallel
 from jaxdd.ground.normalise import Normalisation, valid_range
+from jaxdd.ground.promotion import standard_optimizer
 from jaxdd.nn.classifier import Apply
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, Terms, terms, total, view
 
@@ -81,7 +82,7 @@ def recovery(
     return Recovery(init, partial(program, fixed), partial(program.lower, fixed))
 
 
-_ADAM = optax.scale_by_adam(b1=0.5, b2=0.9)
+_ADAM = standard_optimizer(optax.scale_by_adam(b1=0.5, b2=0.9))
 
 
 @lru_cache(maxsize=16)
@@ -151,7 +152,7 @@ def _paced(pace: Pace, loss: jax.Array, step: jax.Array, settings: RecoverSettin
 
 def _rate(pace: Pace, step: jax.Array, settings: RecoverSettings) -> jax.Array:
     """The learning rate of each class, [C]."""
-    share = step / settings.steps
+    share = step.astype(jnp.float32) / settings.steps
     if settings.stops_early:
-        share = jnp.clip((step - pace.turned) / max(1, settings.anneal), 0.0, 1.0)
+        share = jnp.clip((step - pace.turned).astype(jnp.float32) / max(1, settings.anneal), 0.0, 1.0)
     return settings.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * share)) * jnp.ones_like(pace.recent)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxdd.ground.errors import InputError
 from jaxdd.stages.context import Context, Problem
-from jaxdd.stages.encode import class_means, global_moments
+from jaxdd.stages.encode import class_means, global_moments, is_constant
 from jaxdd.stages.images.base import IMAGERS, Imager, Images, real_images
 from jaxdd.stages.images.recover import chunks
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, group_size, noise
@@ -39,6 +39,11 @@ class Recover(RecoverSettings, Imager):
                 f"`summarizer` none gives {problem.method} no atoms to match; use `imager.feature_weight` 0, or "
                 "another summarizer"
             )
+        if self.moment_weight and problem.moment_layers is not None and not problem.moment_layers():
+            raise InputError(
+                f"`imager.moment_weight` {self.moment_weight} but the teacher outputs no BatchNorm moments; use "
+                "`imager.moment_weight` 0, or a teacher with BatchNorm (wrapped by jaxdd.nn.from_linen or from_nnx)"
+            )
         super().check(problem, summarizer)
 
     def group_size(self, classes: int, ipc: int) -> int:
@@ -52,6 +57,11 @@ class Recover(RecoverSettings, Imager):
         start from noise drawn from fold_in(key, 0). The random views are drawn from fold_in(key, 1).
         """
         encoded, ipc = context.classes.encoded, summary.atoms.points.shape[1]
+        if (self.feature_weight or self.mean_weight) and is_constant(encoded):
+            raise InputError(
+                "the teacher's features are equal for all real images, so there are none to match; train the teacher "
+                "longer, or use `imager.feature_weight` 0 and `imager.mean_weight` 0"
+            )
         settings = replace(self, flip=self.flip and context.flip)
         start = self._start(jax.random.fold_in(key, 0), context, summary)
         group, together = group_size(self, len(encoded.counts), ipc)

@@ -36,7 +36,7 @@ from jaxdd.ground import losses
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.measure import Array, Measure
 from jaxdd.nn.batchnorm import Moments, pool
-from jaxdd.nn.classifier import Apply, Variables, first_norm
+from jaxdd.nn.classifier import Apply, Variables, moment_layers
 from jaxdd.nn.convnet import average_pool_2x2
 
 
@@ -47,7 +47,7 @@ class RecoverSettings:
     feature_weight: float = 1.0
     """a: the weight of the distance between features and atoms."""
     moment_weight: float = 1.0
-    """b: the weight of the distance between BatchNorm moments."""
+    """b: the weight of the distance between BatchNorm moments; 0 for a teacher without BatchNorm."""
     cross_entropy_weight: float = 0.0
     """g: the weight of the cross-entropy with the class label."""
     mean_weight: float = 0.0
@@ -146,7 +146,7 @@ class Terms(NamedTuple):
 
 def noise(key: jax.Array, classes: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Standard normal images [C, *shape]; each class has its own random key."""
-    return jax.vmap(lambda c: jax.random.normal(jax.random.fold_in(key, c), shape))(classes)
+    return jax.vmap(lambda c: jax.random.normal(jax.random.fold_in(key, c), shape, jnp.float32))(classes)
 
 
 def view(key: jax.Array, images: jax.Array, settings: RecoverSettings, coarse: bool = False) -> jax.Array:
@@ -160,7 +160,7 @@ def view(key: jax.Array, images: jax.Array, settings: RecoverSettings, coarse: b
     if coarse:
         images = average_pool_2x2(images)
     if settings.flip:
-        images = jnp.where(jax.random.bernoulli(k_flip), images[:, :, ::-1], images)
+        images = jnp.where(jax.random.bernoulli(k_flip, jnp.float32(0.5)), images[:, :, ::-1], images)
     shift = round(settings.roll * images.shape[1])
     return augment.roll(k_roll, images, shift) if shift else images
 
@@ -186,18 +186,18 @@ def terms(
     feature = _root(distance.mean(1) / goal.feature_variance if settings.relative else distance.mean(1))
 
     present = (goal.atoms.weights.sum(1) > 0).astype(jnp.float32)
-    weights = goal.atoms.weights if settings.weighted_moments else present[:, None] * jnp.ones((1, m))
+    weights = goal.atoms.weights if settings.weighted_moments else present[:, None] * jnp.ones((1, m), jnp.float32)
     group = 1 if settings.per_class else group or c
     grouped = jax.tree.map(lambda x: x.reshape(c // group, group * m, -1), out.moments)
     layers = {name: pool(layer, weights.reshape(c // group, -1)) for name, layer in grouped.items()}
-    first = first_norm(apply, variables, images.shape[2:]) if settings.first_layer_weight != 1 else None
-    apart = jnp.zeros(c // group)
+    first = moment_layers(apply, variables, images.shape[2:])[:1] if settings.first_layer_weight != 1 else []
+    apart = jnp.zeros(c // group, jnp.float32)
     for name in layers:
         distance = _distance(layers[name], goal.moments[name], settings.relative)
-        apart = apart + (settings.first_layer_weight * distance if name == first else distance)
+        apart = apart + (settings.first_layer_weight * distance if name in first else distance)
     moment = present * jnp.repeat(apart, group) / (max(1, len(layers)) if settings.relative else 1)
 
-    targets = jax.nn.one_hot(goal.classes, out.logits.shape[-1])[:, None]
+    targets = jax.nn.one_hot(goal.classes, out.logits.shape[-1], dtype=jnp.float32)[:, None]
     cross_entropy = losses.cross_entropy(out.logits, targets).mean(1)
 
     share = weights / jnp.where(present > 0, weights.sum(1), 1.0)[:, None]
