@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxdd.ground import hosts
-from jaxdd.ground.errors import InputError
+from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.files import atomic, write_text
 from jaxdd.ground.measure import Measure
 from jaxdd.methods import Result
@@ -23,7 +23,9 @@ PARTS = "parts"
 
 @contextlib.contextmanager
 def run_folder(path: Path, request: dict | None = None) -> Iterator[Path]:
-    """A context manager for a new, empty run folder. An InputError in its block removes the folder; a crash leaves it.
+    """A context manager for a new, empty run folder. A crash in its block leaves the folder.
+
+    An InputError removes it, and so does a DivergenceError, if nothing in it is finished yet.
 
     In a run of several processes the first makes the folder, and all must be able to see it.
 
@@ -38,8 +40,10 @@ def run_folder(path: Path, request: dict | None = None) -> Iterator[Path]:
     resumed = hosts.first(lambda: _open(path, request))
     try:
         yield path
-    except InputError:
-        if resumed or not hosts.is_first() or any((path / PARTS).glob("*.npz")):
+    except (InputError, DivergenceError) as error:
+        # Whatever lies beside the parts was finished before the run diverged, such as a model that another needs.
+        finished = isinstance(error, DivergenceError) and any(entry.name != PARTS for entry in path.iterdir())
+        if resumed or finished or not hosts.is_first() or any((path / PARTS).glob("*.npz")):
             raise
         for entry in path.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -18,6 +18,7 @@ from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import read_json, write_json
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.progress import log
+from jaxdd.ground.watch import Watch
 from jaxdd.nn import Classifier, Variables
 from jaxdd.stages.context import Teacher
 from jaxdd.stages.relabel.labelling import HardLabels
@@ -117,7 +118,11 @@ def full_trainer(real: RealData, model: Classifier, training: train.TrainSetting
 def fit_full(
     real: RealData, trainer: train.Trainer, training: train.TrainSettings, seed: int
 ) -> tuple[Variables, np.ndarray, float]:
-    """Train on all real images with a `full_trainer`; returns (variables, losses [steps], seconds)."""
+    """Train on all real images with a `full_trainer`; returns (variables, losses [steps], seconds).
+
+    Raises:
+      DivergenceError: the run diverged, or the features of all images became equal.
+    """
     source, labels = real.source, real.source.labels["train"]
     steps = training.steps(len(labels))
     batch_size = min(training.batch_size, len(labels))
@@ -128,8 +133,12 @@ def fit_full(
         (images, train.one_hot(target, len(source.class_names)), ones)
         for images, target in data.shuffled(source, "train", batch_size, seed)
     )
+    stage, remedy = "train on all images", "use a lower `teacher_train.learning_rate`"
+    probe = source.read("train", np.linspace(0, len(labels) - 1, min(64, len(labels))).astype(int))
+    alive = train.not_dead(trainer, real.norm, probe, len(source.class_names), stage, remedy)
     started = time.perf_counter()
-    state, losses = train.fit(trainer.step, state, key, stream, steps, title="train on all images")
+    watch = Watch(stage, remedy=remedy, also=[alive])
+    state, losses = train.fit(trainer.step, state, key, stream, steps, watch=watch)
     return state.variables, losses, time.perf_counter() - started
 
 
