@@ -23,6 +23,9 @@ EVERY = 50
 BLOWN = 1e3
 """A loss has blown up if its median over the steps of a look is so many times the first loss, or 1 if that is less."""
 
+LARGEST = 1e18
+"""Parameters beyond it have blown up: their squares soon leave the range of float32."""
+
 PINNED = 0.995
 """Images are saturated if a larger share of their pixels is black or white, but not of those they are made from."""
 
@@ -37,11 +40,20 @@ Faults = Callable[[Any, Sequence], dict[str, Array]]
 
 
 @partial(jax.jit, static_argnames="rows")
-def not_finite(tree: Any, rows: bool = False) -> jax.Array:
-    """Whether any floating number of a pytree is not finite: a boolean, or one for each row [S] of arrays [S, ...]."""
+def out_of_range(tree: Any, largest: float = LARGEST, rows: bool = False) -> jax.Array:
+    """Whether any floating number of a pytree is NaN or larger in magnitude than ``largest``.
+
+    Returns:
+      A boolean, or with ``rows`` one for each row of arrays [S, ...], [S].
+    """
     floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    bad = [~jnp.isfinite(x).all(tuple(range(int(rows), x.ndim))) for x in floats]
+    bad = [~(abs(x) <= largest).all(tuple(range(int(rows), x.ndim))) for x in floats]
     return jnp.stack(bad).any(0) if bad else jnp.zeros((), bool)
+
+
+def state_faults(state: Any, losses: Sequence, rows: bool) -> dict[str, Array]:
+    """The `Faults` of any state: numbers that are `out_of_range`, in all of it or in each row."""
+    return {f"its state holds numbers that are not finite or above {LARGEST:.0e}": out_of_range(state, rows=rows)}
 
 
 def pinned(images: Array, norm: Normalisation) -> Array:
@@ -67,7 +79,7 @@ class Watch:
       stage: what runs, as the message calls it.
       rows: the names of the rows; None for a row that does not count. An empty name stands for a single run.
       curve: maps the losses of some steps, on the host, to [steps, rows].
-      faults: see `Faults`; default: a state with a number that is not finite.
+      faults: see `Faults`; default: `state_faults`.
       remedy: what to do about it, the end of the message.
       also: called after every look with the same arguments, for example to save a checkpoint; call `settle` before a
         state is saved, so that none is saved that has diverged.
@@ -84,7 +96,8 @@ class Watch:
     ):
         self.stage, self.curve, self.remedy, self.also = stage, curve, remedy, also
         self.rows = [(row, name) for row, name in enumerate(rows) if name is not None]
-        self.faults = faults or (lambda state, losses: {"its state is not finite": not_finite(state)})
+        self.count = len(rows)
+        self.faults = faults or partial(state_faults, rows=False)
         self.first: np.ndarray | None = None
         self._seen, self._step, self._pending = 0, 0, None
 
@@ -128,7 +141,7 @@ class Watch:
             with np.errstate(all="ignore"):
                 self._judge(self.curve(losses), before)
         for phrase, bad in faults.items():
-            self._refuse(np.atleast_1d(bad), step, phrase)
+            self._refuse(np.broadcast_to(bad, self.count), step, phrase)
 
     def _judge(self, values: np.ndarray, before: int) -> None:
         """Judge the losses [steps, rows] of the steps after ``before``."""

@@ -21,7 +21,7 @@ from jaxdd.ground import parallel
 from jaxdd.ground.measure import Array
 from jaxdd.ground.memory import budget, compiled_bytes
 from jaxdd.ground.progress import progress
-from jaxdd.ground.watch import Watch, not_finite
+from jaxdd.ground.watch import Watch, state_faults
 from jaxdd.nn.classifier import Variables
 from jaxdd.stages.relabel.stored import Labels
 from jaxdd.students.train import Trainer
@@ -135,9 +135,14 @@ def run(
 def _watch(lanes: Lanes, places: np.ndarray, limits: Limits) -> Watch:
     """The watch over the lanes ``places`` of a chunk."""
     names = lanes.names or [f"lane {s}, seed {seed}" for s, seed in enumerate(lanes.seeds)]
-    faults = lambda state, losses: {"its state is not finite": not_finite(state, rows=True)}
     curve = lambda losses: np.concatenate(losses, 1).T
-    return Watch(limits.title, [names[s] if s >= 0 else None for s in places], curve, faults, limits.remedy)
+    return Watch(
+        limits.title,
+        [names[s] if s >= 0 else None for s in places],
+        curve,
+        partial(state_faults, rows=True),
+        limits.remedy,
+    )
 
 
 def _lanes_a_device(feed: "_Feed", context: Any, limits: Limits) -> int:

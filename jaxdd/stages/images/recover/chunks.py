@@ -16,7 +16,7 @@ from jaxdd.ground.measure import Array
 from jaxdd.ground.memory import compiled_bytes, values
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.progress import progress
-from jaxdd.ground.watch import PINNED, Watch, not_finite, pinned
+from jaxdd.ground.watch import PINNED, Watch, out_of_range, pinned
 from jaxdd.nn.classifier import Apply, Variables, remat
 from jaxdd.stages.context import Teacher
 from jaxdd.stages.images.recover.descent import Recovery, State, goal_specs, recovery, state_specs
@@ -138,7 +138,9 @@ def _watch(settings: RecoverSettings, goal: Goal, places: np.ndarray, state: Sta
         worse = total(launched[-1], settings)[-1] >= total(launched[0], settings)[0]
         saturated = (_pinned(state.images, norm) > PINNED) & (before < 0.9) & worse
         return {
-            "its images or their moments in Adam are not finite": not_finite(state, rows=True),
+            "its images or their moments in Adam are not finite": out_of_range(
+                state, np.finfo(np.float32).max, rows=True
+            ),
             "its pixels are all black or white": saturated,
         }
 
