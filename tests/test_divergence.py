@@ -142,9 +142,8 @@ def test_the_last_update_is_checked_too():
 def test_a_classifier_that_ignores_its_input_is_dead():
     features = lambda variables, images: jnp.maximum(images.reshape(len(images), -1) @ jnp.ones((4, 2)) - variables, 0)
     apply = lambda variables, images: Output(jnp.zeros((len(images), 3)), features(variables, images), {})
-    trainer = train.Trainer(None, None, apply=apply)
     images = np.random.default_rng(0).integers(0, 255, (9, 2, 2, 1)).astype(np.uint8)
-    hook = train.not_dead(trainer, NORM, images, 3, "train teacher", "use a lower `rate`")
+    hook = train.not_dead(apply, NORM, images, 3, "train teacher", "use a lower `rate`")
     alive, dead = (train.TrainState(jnp.float32(shift), (), jnp.int32(0)) for shift in (0, 1e6))
     chance = [jnp.float32(np.log(3))] * 120
     hook(120, alive, chance)
@@ -360,7 +359,7 @@ def ended(program, *arguments):
 @pytest.mark.slow
 def test_programs_cache_nothing_that_diverged(program, tmp_path):
     line = ended(program, "train", *TEACHER, "--teacher-train.learning-rate", "1e30", "--out", tmp_path / "x")
-    assert "train on all images diverged at step 2" in line and "--teacher-train.learning-rate" in line
+    assert "train on all images diverged" in line and step_of(line) <= 5 and "--teacher-train.learning-rate" in line
     assert list(tmp_path.iterdir()) == []
     rate = ["--latent.vae-train.learning-rate", "1e30", "--latent.vae-train.images", "640"]
     line = ended(program, "train", "--what", "vae", "--dataset", "digits", *rate, "--out", tmp_path / "x")

@@ -99,11 +99,12 @@ class Watch:
         self.count = len(rows)
         self.faults = faults or partial(state_faults, rows=False)
         self.first: np.ndarray | None = None
-        self._seen, self._step, self._pending = 0, 0, None
+        self._seen, self._step = 0, 0
+        self._pending: tuple[int, int, Sequence, dict[str, Array]] | None = None
 
-    def is_due(self, step: int) -> bool:
-        """Whether it is time for a look after this number of steps."""
-        return step - self._step >= EVERY
+    def is_due(self, step: int, launch: int = 1) -> bool:
+        """Whether to look after this number of steps, because another launch of so many would exceed `EVERY`."""
+        return step - self._step + launch > EVERY
 
     def look(self, step: int, state: Any, losses: Sequence) -> None:
         """Judge what the look before has seen, and note what there is now; a `Hook`.

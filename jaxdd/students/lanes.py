@@ -123,7 +123,7 @@ def run(
             jax.block_until_ready(launched[-1:])
             launched.append(losses)
             taken += steps
-            if watch.is_due(taken):
+            if watch.is_due(taken, steps):
                 watch.look(taken, state, launched)
         watch.end(taken, state, launched)
         real = partial(np.compress, places >= 0, axis=0)
@@ -134,15 +134,10 @@ def run(
 
 def _watch(lanes: Lanes, places: np.ndarray, limits: Limits) -> Watch:
     """The watch over the lanes ``places`` of a chunk."""
-    names = lanes.names or [f"lane {s}, seed {seed}" for s, seed in enumerate(lanes.seeds)]
+    every = lanes.names or [f"lane {s}, seed {seed}" for s, seed in enumerate(lanes.seeds)]
+    names = [every[s] if s >= 0 else None for s in places]
     curve = lambda losses: np.concatenate(losses, 1).T
-    return Watch(
-        limits.title,
-        [names[s] if s >= 0 else None for s in places],
-        curve,
-        partial(state_faults, rows=True),
-        limits.remedy,
-    )
+    return Watch(limits.title, names, curve, partial(state_faults, rows=True), limits.remedy)
 
 
 def _lanes_a_device(feed: "_Feed", context: Any, limits: Limits) -> int:

@@ -5,7 +5,7 @@ augmentation depend only on the seed and k, so a run that is interrupted and res
 is not.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,6 +16,7 @@ import optax
 
 from jaxdd.data import augment as augmentation
 from jaxdd.ground.errors import DivergenceError, InputError
+from jaxdd.ground.measure import Array
 from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.ground.progress import progress
 from jaxdd.ground.registry import Registry
@@ -74,8 +75,6 @@ class Trainer(NamedTuple):
     step: Callable[..., tuple[TrainState, jax.Array]]
     prepare: Callable[[Any], Any] = lambda context: context
     cycle: int | None = None
-    apply: Apply | None = None
-    """The function of the model in training, for `not_dead`."""
 
 
 OPTIMIZERS = Registry("optimizer")
@@ -135,7 +134,7 @@ def trainer(
         params = optax.apply_updates(state.variables["params"], updates)
         return TrainState({**variables, "params": params}, opt_state, state.step + 1), value
 
-    return Trainer(init, jax.jit(step, donate_argnums=0), cycle=cycle, apply=model.apply)
+    return Trainer(init, jax.jit(step, donate_argnums=0), cycle=cycle)
 
 
 def fit(
@@ -169,7 +168,7 @@ def fit(
     return state, np.array(jax.device_get(curve), np.float32)
 
 
-def not_dead(trainer: Trainer, norm: Normalisation, images: np.ndarray, classes: int, stage: str, remedy: str) -> Hook:
+def not_dead(apply: Apply, norm: Normalisation, images: Array, classes: int, stage: str, remedy: str) -> Hook:
     """A hook that raises DivergenceError for a classifier that has stopped to look at its input.
 
     A rate that is too high can kill all units. The parameters are then finite and the loss is about log K, that of a
@@ -177,13 +176,14 @@ def not_dead(trainer: Trainer, norm: Normalisation, images: np.ndarray, classes:
     than that.
 
     Args:
+      apply, norm: the model, and the normalisation of its images.
       images: some real images of several classes, uint8 [N, H, W, C].
       classes: K.
       stage, remedy: as of a `Watch`.
     """
-    features = jax.jit(lambda variables, images: trainer.apply(variables, normalise(norm, images)).features)
+    features = jax.jit(lambda variables, images: apply(variables, jnp.asarray(normalise(norm, images))).features)
 
-    def hook(step: int, state: TrainState, losses: list) -> None:
+    def hook(step: int, state: TrainState, losses: Sequence) -> None:
         # These were computed by the last look, so that reading them does not wait for the device.
         recent = losses[-2 * EVERY : -EVERY] or losses[-1:]
         if np.median(jax.device_get(recent)) < 0.9 * np.log(classes):

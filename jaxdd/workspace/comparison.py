@@ -147,7 +147,7 @@ def full_accuracies(comparison: Comparison, student: str) -> list[float]:
     trainer = teachers.full_trainer(real, model, training)
 
     def full(seed: int) -> str:
-        variables, *_ = teachers.fit_full(real, trainer, training, seed)
+        variables, *_ = teachers.fit_full(real, model, trainer, training, seed, f"{student}, full, seed {seed}")
         return str(accuracy(model.apply, variables, teacher.norm, test_batches(real.source)))
 
     scores = [teacher.info["accuracy"]] if model.apply is teacher.apply else []

@@ -47,9 +47,9 @@ def train_vae(settings: VAETraining, channels: int, real: RealData, seed: int, o
     restore = jax.jit(lambda v, x: jnp.square(model.decode(v, model.encode(v, x).mean) - x).mean((1, 2, 3)))
     errors, spread = [], _Spread()
     for images, _, valid in test_batches(source):
-        images = normalise(vae.RANGE, images)
-        errors.append(np.asarray(restore(variables, images))[valid > 0])
-        spread.add(np.asarray(images)[valid > 0])
+        pixels = normalise(vae.RANGE, images)
+        errors.append(np.asarray(restore(variables, pixels))[valid > 0])
+        spread.add(np.asarray(pixels)[valid > 0])
     error = np.concatenate(errors).mean()
     # Two images in [-1, 1] are no further apart than 4.
     training.check_learnt(stage, error, spread.variance, training.steps_of(settings), 4.0, remedy)

@@ -105,7 +105,7 @@ def run(
             jax.block_until_ready(launched[-1:])
             launched.append(values)
             taken += count
-            if watch.is_due(taken):
+            if watch.is_due(taken, count):
                 watch.look(taken, state, launched)
             if settings.stops_early and len(launched) % max(1, 20 // count) == 0:
                 over = np.asarray(state.pace.turned) + settings.anneal <= int(state.step)
