@@ -65,8 +65,9 @@ class Pixels(NamedTuple):
 # The largest number of atoms that a device decodes at a time.
 _BATCH = 64
 
-GROWN = 100.0
-"""Denoising has diverged if the root mean square of a latent is so many times that of its atom, or of 1 if larger."""
+GROWN = 10.0
+"""Denoising has diverged if a latent, in root mean square, is so many times as large as a prediction of no noise at all
+would make it, which divides the noised atom by the square root of its share of signal."""
 
 
 def decode(
@@ -146,6 +147,7 @@ def _pictures(
         size = lambda z: jnp.sqrt(jnp.square(z).mean((1, 2, 3)))
         most = GROWN * jnp.maximum(1.0, size(z))
         if denoiser is not None:
+            most = most / np.sqrt(diffusion.steps_of(schedule, settings).signal.min(initial=1.0))
             z = diffusion.sample(denoiser, variables, schedule, settings, keys, z, labels)
         # The comparison is false for a size that is no number.
         return fitted(autoencoder.decode(vae_variables, z), norm, shape), ~(size(z) <= most)
