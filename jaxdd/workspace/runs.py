@@ -41,9 +41,10 @@ def run_folder(path: Path, request: dict | None = None) -> Iterator[Path]:
     try:
         yield path
     except (InputError, DivergenceError) as error:
+        if resumed or not hosts.is_first() or any((path / PARTS).glob("*.npz")):
+            raise
         # Whatever lies beside the parts was finished before the run diverged, such as a model that another needs.
-        finished = isinstance(error, DivergenceError) and any(entry.name != PARTS for entry in path.iterdir())
-        if resumed or finished or not hosts.is_first() or any((path / PARTS).glob("*.npz")):
+        if isinstance(error, DivergenceError) and any(entry.name != PARTS for entry in path.iterdir()):
             raise
         for entry in path.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
