@@ -65,7 +65,7 @@ class Pixels(NamedTuple):
 # The largest number of atoms that a device decodes at a time.
 _BATCH = 64
 
-GROWN = 10.0
+GROWN = 100.0
 """Denoising has diverged if a latent, in root mean square, is so many times as large as a prediction of no noise at all
 would make it, which divides the noised atom by the square root of its share of signal."""
 
