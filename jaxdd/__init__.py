@@ -10,7 +10,7 @@ from jaxdd import data, ground, latent, methods, nn, ot, pretrained, recipes, re
 from jaxdd.data import SOURCES, Source, from_arrays
 from jaxdd.data.distilled import DistilledDataset, load, save
 from jaxdd.ground import checkpoint, hosts, losses, parallel
-from jaxdd.ground.errors import InputError
+from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.measure import Measure, from_labels
 from jaxdd.ground.memory import Resources
 from jaxdd.ground.normalise import Normalisation, denormalise, normalise
@@ -64,6 +64,7 @@ __all__ = [
     "Diffusion",
     "DistillConfig",
     "DistilledDataset",
+    "DivergenceError",
     "Encoded",
     "HardLabels",
     "Herding",

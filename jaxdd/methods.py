@@ -21,6 +21,7 @@ from jaxdd.stages.encode import SPACES
 from jaxdd.stages.images import IMAGERS, Imager, Recover
 from jaxdd.stages.images.nearest import nearest_rows
 from jaxdd.stages.summarize import SUMMARIZERS, Barycenter, Summarizer
+from jaxdd.stages.usable import check_images, check_summary
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,17 @@ def distill_parts(key: jax.Array, recipe: Recipe, ipc: int, context: Context) ->
 
     The result of a class does not depend on which other classes are in ``context.subset``. Global moments are the one
     exception: they need whole groups of ``recipe.imager.group_size`` neighbouring classes.
+
+    Raises:
+      DivergenceError: a summary or images that are not usable; the classes that were yielded before are.
     """
     check(recipe, context.problem("this recipe", ipc))
     k_atoms, k_images = jax.random.split(key)
     summary = recipe.summarizer(k_atoms, context, ipc)
+    check_summary(context, recipe.summarizer, summary)
     if "rows" in recipe.imager.needs and summary.rows is None and recipe.summarizer.has_atoms:
         summary = summary._replace(rows=nearest_rows(context, summary.atoms.points))
     for part in recipe.imager(k_images, context, summary):
+        check_images(context, recipe.imager, part)
         atoms = jax.tree.map(lambda x, places=part.places: np.asarray(x)[places], summary.atoms)
         yield Result(part.images, atoms, summary.costs[part.places], dict(part.curve), context.labels[part.places])

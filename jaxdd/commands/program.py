@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxdd.commands import flags
 from jaxdd.ground import hosts
-from jaxdd.ground.errors import InputError
+from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.memory import keep_freed
 
 
@@ -19,7 +19,8 @@ def run(
 ) -> None:
     """Parse every field of the dataclass that ``default(arguments)`` returns as a flag and call ``main``.
 
-    `InputError` becomes one line on stderr, in which parameters are called by their flags, and exit status 2.
+    `InputError` becomes one line on stderr, in which parameters are called by their flags, and exit status 2; so does
+    `DivergenceError`, with exit status 3.
 
     Args:
       arguments: default: those of the command line.
@@ -38,9 +39,9 @@ def run(
         # The others would take a process that left earlier for dead.
         if hosts.count() > 1:
             hosts.part()
-    except InputError as error:
+    except (InputError, DivergenceError) as error:
         print(f"error: {flags.as_flags(str(error), config)}", file=sys.stderr)
-        _stop(2)
+        _stop(2 if isinstance(error, InputError) else 3)
     except (Exception, KeyboardInterrupt):
         if hosts.count() == 1:
             raise

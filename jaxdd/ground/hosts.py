@@ -21,10 +21,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdd.ground.errors import InputError
+from jaxdd.ground.errors import DivergenceError, InputError
 
 _PATIENCE = 15.0  # seconds without a heartbeat after which a process counts as dead
 _numbers = itertools.count()
+_ERRORS = {kind.__name__: kind for kind in (InputError, DivergenceError)}
 
 
 def join() -> None:
@@ -143,19 +144,23 @@ def count() -> int:
 
 
 def first(make: Callable[[], str | None]) -> str | None:
-    """Call ``make()`` on the first process, while the others wait; all return its text or raise its InputError."""
+    """Call ``make()`` on the first process, while the others wait; all return its text, or raise its error.
+
+    Raises:
+      InputError, DivergenceError: the call on the first process raised it.
+    """
     if count() == 1:
         return make()
     name = f"jaxdd/first/{next(_numbers)}"
     if not is_first():
         kind, _, content = _wait_for(name).decode().partition(":")
-        if kind == "error":
-            raise InputError(content)
+        if kind in _ERRORS:
+            raise _ERRORS[kind](content)
         return content if kind == "text" else None
     try:
         text = make()
-    except InputError as error:
-        _publish(name, f"error:{error}".encode())
+    except tuple(_ERRORS.values()) as error:
+        _publish(name, f"{type(error).__name__}:{error}".encode())
         raise
     _publish(name, b"none:" if text is None else f"text:{text}".encode())
     return text

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdd.ground import parallel
-from jaxdd.ground.errors import InputError
+from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.memory import Resources, forward_bytes
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.progress import progress
@@ -65,6 +65,10 @@ class Pixels(NamedTuple):
 # The largest number of atoms that a device decodes at a time.
 _BATCH = 64
 
+GROWN = 100.0
+"""Denoising has diverged if a latent, in root mean square, is so many times as large as a prediction of no noise at all
+would make it, which divides the noised atom by the square root of its share of signal."""
+
 
 def decode(
     key: jax.Array,
@@ -95,6 +99,7 @@ def decode(
 
     Raises:
       InputError: invalid settings, or noise without a denoiser.
+      DivergenceError: denoised latents that are not finite, or larger than `GROWN` allows.
     """
     count, m = latents.shape[:2]
     diffusion.check(settings, model.schedule)
@@ -120,7 +125,12 @@ def decode(
     size, images = max(1, min(_BATCH, most, fits)) * devices, []
     for places in progress(parallel.chunks(len(flat), size), "decode"):
         rows = np.maximum(places, 0)
-        images.append(np.asarray(program(*same, *parallel.put((keys[rows], flat[rows], labels[rows]), local))))
+        made, lost = program(*same, *parallel.put((keys[rows], flat[rows], labels[rows]), local))
+        if np.asarray(lost).any():
+            label, steps = owner[rows[np.argmax(lost)]], round(settings.strength * settings.steps)
+            raise DivergenceError(f"denoise: class {label} diverged by step {steps}: its latents are not finite or "
+                                  "far too large; use a lower `imager.guidance`")  # fmt: skip
+        images.append(np.asarray(made))
     return np.concatenate(images)[: len(flat)].reshape(count, m, *pixels.image_shape)
 
 
@@ -128,12 +138,19 @@ def decode(
 def _pictures(
     autoencoder: Autoencoder, denoiser: Denoiser | None, schedule: Schedule, settings: Sampling, shape, local: Mesh
 ):
-    """The function that decodes one batch of latents to images; compiled once for these settings."""
+    """The function that decodes one batch of latents to images [N, ...], and whether each latent is lost, [N].
+
+    It is compiled once for these settings.
+    """
 
     def pictures(vae_variables, variables, norm, keys, z, labels):
+        size = lambda z: jnp.sqrt(jnp.square(z).mean((1, 2, 3)))
+        most = GROWN * jnp.maximum(1.0, size(z))
         if denoiser is not None:
+            most = most / np.sqrt(diffusion.steps_of(schedule, settings).signal.min(initial=1.0))
             z = diffusion.sample(denoiser, variables, schedule, settings, keys, z, labels)
-        return fitted(autoencoder.decode(vae_variables, z), norm, shape)
+        # The comparison is false for a size that is no number.
+        return fitted(autoencoder.decode(vae_variables, z), norm, shape), ~(size(z) <= most)
 
     return jax.jit(parallel.sharded(pictures, local, (*[parallel.SAME] * 3, *[parallel.EACH] * 3)))
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdd.data import augment
-from jaxdd.ground.errors import InputError
+from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.normalise import normalise
 from jaxdd.ground.promotion import standard_optimizer
 from jaxdd.latent import diffusion
@@ -60,6 +60,24 @@ def steps_of(settings: VAETraining | DiTTraining) -> int:
     if settings.images < 1 or settings.batch_size < 1:
         raise InputError(f"images {settings.images} and batch size {settings.batch_size}: give 1 or more of both")
     return -(-settings.images // settings.batch_size)
+
+
+def check_learnt(stage: str, error: float, trivial: float, steps: int, most: float, remedy: str) -> None:
+    """Refuse a model that is no better than a constant answer.
+
+    Args:
+      error: of the trained model.
+      trivial: the error of the best constant answer, which a model must beat after 100 steps or more.
+      steps: the length of the training.
+      most: an error that no model reaches, however short its training.
+
+    Raises:
+      DivergenceError: the error is too large.
+    """
+    if error <= most and (error < trivial or steps < 100):
+        return
+    raise DivergenceError(f"{stage} diverged by step {steps}: error {error:.3g}, where a constant answer has "
+                          f"{trivial:.3g}; {remedy}")  # fmt: skip
 
 
 class LatentState(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from jaxdd.ground import hosts, parallel
-from jaxdd.ground.errors import InputError
+from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.measure import Groups
 from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.ground.progress import progress
@@ -114,6 +114,7 @@ def encode(
 
     Raises:
       InputError: there is no batch.
+      DivergenceError: features or moments that are not finite, or equal features of all images.
     """
     mesh = mesh or parallel.mesh()
     local = mesh.local_mesh
@@ -150,7 +151,29 @@ def encode(
     features = np.concatenate(fetched)
     everywhere = hosts.everywhere if mesh.is_multi_process else _stacked_alone
     labels, (counts, moments) = np.concatenate(kept), _reduced(state, mesh)
+    _check(features, labels, moments)
     return Encoded(features, labels, counts, moments, feature_variance(features, everywhere))
+
+
+def _check(features: np.ndarray, labels: np.ndarray, moments: dict[str, Moments]) -> None:
+    """Raise DivergenceError for features [n, d] or moments, layer -> [C, ch], that say nothing about the images."""
+    remedy = "the encoder has diverged or does not suit these images; use another teacher or latent model"
+    # A sum is not finite where any of its terms is not; it takes no memory.
+    if not np.isfinite(features.sum(dtype=np.float64)):
+        row = int(np.argmin(np.isfinite(features).all(1)))
+        label = labels[row]
+        place = int((labels[:row] == label).sum())
+        raise DivergenceError(f"encode: features of image {place} of class {label} are not finite; {remedy}")
+    for name, layer in moments.items():
+        finite = np.isfinite(layer.mean).all(1) & np.isfinite(layer.var).all(1)
+        if not finite.all():
+            raise DivergenceError(
+                f"encode: moments of layer {name} are not finite in class {int(np.argmin(finite))}; {remedy}"
+            )
+    # The first and the last row are of different classes in all but odd cases, and so are hardly ever equal.
+    equal = lambda some: np.ptp(some, 0).max(initial=0.0) <= 1e-5 * np.abs(some).max(initial=0.0)
+    if labels[0] != labels[-1] and equal(features[[0, -1]]) and equal(features):
+        raise DivergenceError(f"encode: the features of all {len(features)} images are equal; {remedy}")
 
 
 @lru_cache(maxsize=8)

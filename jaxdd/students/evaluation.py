@@ -31,11 +31,13 @@ class Lane(NamedTuple):
       dataset: the images to train on.
       seed: the seed of the initial weights, the batches and the augmentation.
       labels: stored soft labels of these images; None for labels from the teacher, or hard labels.
+      name: what error messages call it; default: its place and its seed.
     """
 
     dataset: DistilledDataset
     seed: int
     labels: Labels | None = None
+    name: str | None = None
 
 
 def student_trainer(
@@ -88,6 +90,7 @@ def side_by_side(
 
     Raises:
       InputError: no students, datasets of different shapes, or stored labels that do not belong to their dataset.
+      DivergenceError: a student diverged; those that were yielded before are finished.
     """
     _check_shapes(students)
     stored = [lane.labels for lane in students if lane.labels is not None]
@@ -112,7 +115,8 @@ def side_by_side(
         labels or None,
     )
     batch_size, steps = min(protocol.train.batch_size, n), protocol.train.steps(n)
-    work = lanes.Lanes(which, [lane.seed for lane in students], batch_size, steps)
+    names = [lane.name or f"student {s}, seed {lane.seed}" for s, lane in enumerate(students)]
+    work = lanes.Lanes(which, [lane.seed for lane in students], batch_size, steps, names)
     return lanes.run(trainer, pool, work, trainer.prepare(context), limits)
 
 

@@ -21,6 +21,7 @@ from jaxdd.ground import parallel
 from jaxdd.ground.measure import Array
 from jaxdd.ground.memory import budget, compiled_bytes
 from jaxdd.ground.progress import progress
+from jaxdd.ground.watch import Watch, state_faults
 from jaxdd.nn.classifier import Variables
 from jaxdd.stages.relabel.stored import Labels
 from jaxdd.students.train import Trainer
@@ -58,6 +59,7 @@ class Lanes(NamedTuple):
     seeds: Sequence[int]
     batch_size: int
     steps: int
+    names: Sequence[str] | None = None  # of the lanes in error messages; default: numbers and seeds
 
 
 class Limits(NamedTuple):
@@ -65,7 +67,8 @@ class Limits(NamedTuple):
 
     Attributes:
       local: the devices of this process to use, in one row; default: all, but at most one per lane.
-      title: the title of the progress bar.
+      title: the title of the progress bar and of error messages.
+      remedy: what to do about a lane that diverges.
       together: the largest number of lanes that a device trains at a time; default: 16, on CPU 1.
       launch: the largest number of steps per launch; default: 20, on CPU 1. Batches that come from the host are
         launched one by one.
@@ -76,6 +79,7 @@ class Limits(NamedTuple):
 
     local: Mesh | None = None
     title: str = "students"
+    remedy: str = "use a lower `train.learning_rate`"
     together: int | None = None
     launch: int | None = None
     resident_bytes: int = 4 * 2**30
@@ -98,6 +102,9 @@ def run(
 
     Args:
       context: the context of the trainer, the same for all lanes.
+
+    Raises:
+      DivergenceError: a lane of the present chunk diverged.
     """
     count = len(lanes.seeds)
     local = limits.local or parallel.mesh(jax.local_devices()[:count])
@@ -109,15 +116,28 @@ def run(
         title = limits.title if len(chunks) == 1 else f"{limits.title} {i + 1}/{len(chunks)}"
         state, batches, inputs = feed.begin(places, size)
         launched: list[jax.Array] = []
+        watch, taken = _watch(lanes, places, limits), 0
         for steps in progress(feed.launches, title):
             state, losses = feed.programs(size).launch(state, context, next(batches), *inputs, count=steps)
             # Queue at most one launch behind the running one: batches do not pile up, and the progress bar is accurate.
             jax.block_until_ready(launched[-1:])
             launched.append(losses)
+            taken += steps
+            if watch.is_due(taken, steps):
+                watch.look(taken, state, launched)
+        watch.end(taken, state, launched)
         real = partial(np.compress, places >= 0, axis=0)
         variables, curve = jax.device_get((state.variables, launched))
         del state
         yield Trained(real(places), jax.tree.map(real, variables), real(np.concatenate(curve, 1)))
+
+
+def _watch(lanes: Lanes, places: np.ndarray, limits: Limits) -> Watch:
+    """The watch over the lanes ``places`` of a chunk."""
+    every = lanes.names or [f"lane {s}, seed {seed}" for s, seed in enumerate(lanes.seeds)]
+    names = [every[s] if s >= 0 else None for s in places]
+    curve = lambda losses: np.concatenate(losses, 1).T
+    return Watch(limits.title, names, curve, partial(state_faults, rows=True), limits.remedy)
 
 
 def _lanes_a_device(feed: "_Feed", context: Any, limits: Limits) -> int:

@@ -5,7 +5,7 @@ augmentation depend only on the seed and k, so a run that is interrupted and res
 is not.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,12 +15,14 @@ import numpy as np
 import optax
 
 from jaxdd.data import augment as augmentation
-from jaxdd.ground.errors import InputError
+from jaxdd.ground.errors import DivergenceError, InputError
+from jaxdd.ground.measure import Array
 from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.ground.progress import progress
 from jaxdd.ground.promotion import standard_optimizer
 from jaxdd.ground.registry import Registry
-from jaxdd.nn.classifier import Classifier, Variables
+from jaxdd.ground.watch import EVERY, Hook, Watch
+from jaxdd.nn.classifier import Apply, Classifier, Variables
 from jaxdd.stages.relabel.labelling import Criterion
 
 _State = TypeVar("_State")
@@ -143,18 +145,55 @@ def fit(
     batches: Iterable[tuple[Any, Any, Any]],
     steps: int,
     context: Any = None,
-    title: str = "train",
+    watch: Watch | None = None,
 ) -> tuple[_State, np.ndarray]:
     """Run ``steps`` steps on (images, targets, weights) batches and return the state and the loss curve [steps].
 
     This is a Python loop on purpose: on CPU, XLA runs a convolution inside a scan tens of times slower.
+
+    Args:
+      watch: looks at the state and the losses every `EVERY` steps and at the end; its stage is the title of the
+        progress bar. Default: one that refuses what is not finite or has blown up.
+
+    Raises:
+      DivergenceError: the run diverged, at most twice `EVERY` steps before.
     """
-    curve = []
-    batches = iter(batches)
-    for _ in progress(range(steps), title):
+    curve: list[jax.Array] = []
+    batches, watch = iter(batches), watch or Watch("train")
+    for taken in progress(range(1, steps + 1), watch.stage):
         state, loss = step(state, key, *next(batches), context)
         curve.append(loss)
+        if watch.is_due(taken):
+            watch.look(taken, state, curve)
+    watch.end(steps, state, curve)
     return state, np.array(jax.device_get(curve), np.float32)
+
+
+def not_dead(apply: Apply, norm: Normalisation, images: Array, classes: int, stage: str, remedy: str) -> Hook:
+    """A hook that raises DivergenceError for a classifier that has stopped to look at its input.
+
+    A rate that is too high can kill all units. The parameters are then finite and the loss is about log K, that of a
+    constant answer, but the features of all images are equal. They are computed only where the losses are no better
+    than that.
+
+    Args:
+      apply, norm: the model, and the normalisation of its images.
+      images: some real images of several classes, uint8 [N, H, W, C].
+      classes: K.
+      stage, remedy: as of a `Watch`.
+    """
+    features = jax.jit(lambda variables, images: apply(variables, jnp.asarray(normalise(norm, images))).features)
+
+    def hook(step: int, state: TrainState, losses: Sequence) -> None:
+        # These were computed by the last look, so that reading them does not wait for the device.
+        recent = losses[-2 * EVERY : -EVERY] or losses[-1:]
+        if np.median(jax.device_get(recent)) < 0.9 * np.log(classes):
+            return
+        seen = np.asarray(features(state.variables, images), np.float32)
+        if np.ptp(seen, 0).max() <= 1e-5 * np.abs(seen).max():
+            raise DivergenceError(f"{stage} diverged at step {step}: the features of all images are equal; {remedy}")
+
+    return hook
 
 
 def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:

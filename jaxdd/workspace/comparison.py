@@ -123,12 +123,16 @@ def measured(
     teacher, protocol = workspace.teacher, with_flip(comparison.protocols[kind], workspace.real.flip)
     names = [method for method in makers for _ in range(seeds)]
     stored = {method: (labels or {}).get(method) for method in makers}
-    lanes = [Lane(makers[method](seed), seed, stored[method]) for method in makers for seed in range(seeds)]
+    lanes = [
+        Lane(makers[method](seed), seed, stored[method], f"{method}, seed {seed}")
+        for method in makers
+        for seed in range(seeds)
+    ]
     trainer = student_trainer(model, protocol, teacher.apply, lanes[0].dataset, lanes[0].labels)
     context = None if lanes[0].labels else teacher.variables
     title = f"{comparison.label(student)}, {kind}"
     mine = parallel.local_classes(len(lanes), parallel.mesh())
-    limits = Limits(title=title)
+    limits = Limits(title=title, remedy=f"use a lower `{kind.partition(':')[0]}.train.learning_rate`")
     parts = side_by_side(trainer, protocol, [lanes[s] for s in mine], context, limits) if len(mine) else ()
     scores, finished = np.full((len(makers), seeds), np.nan), set()
     for part in (*parts, None) if hosts.count() > 1 else parts:
@@ -159,7 +163,7 @@ def full_accuracies(comparison: Comparison, student: str) -> list[float]:
     trainer = teachers.full_trainer(real, model, training)
 
     def full(seed: int) -> str:
-        variables, *_ = teachers.fit_full(real, trainer, training, seed)
+        variables, *_ = teachers.fit_full(real, model, trainer, training, seed, f"{student}, full, seed {seed}")
         return str(accuracy(model.apply, variables, teacher.norm, test_batches(real.source)))
 
     scores = [teacher.info["accuracy"]] if model.apply is teacher.apply else []

@@ -14,6 +14,7 @@ from jaxdd.data import Source
 from jaxdd.ground import parallel
 from jaxdd.ground.normalise import normalise
 from jaxdd.ground.progress import log
+from jaxdd.ground.watch import EVERY, Watch
 from jaxdd.latent import dit, training, vae
 from jaxdd.latent.decoding import LatentModel, encoder, latent_shape
 from jaxdd.latent.diffusion import Schedule
@@ -30,6 +31,9 @@ def train_vae(settings: VAETraining, channels: int, real: RealData, seed: int, o
 
     Returns:
       The record of the training: losses, settings, and the PSNR on the test images in dB.
+
+    Raises:
+      DivergenceError: the training diverged, or the autoencoder is no better than the mean of the test images.
     """
     source = real.source
     config = vae.small(source.image_shape, channels)
@@ -37,16 +41,21 @@ def train_vae(settings: VAETraining, channels: int, real: RealData, seed: int, o
     log(f"training an autoencoder on {len(source.labels['train'])} images, {settings.images} draws")
     trainer = training.vae_trainer(model, settings, source.image_shape, real.flip)
     stream = ((images, labels, None) for images, labels in data.shuffled(source, "train", settings.batch_size, seed))
-    variables, info = _fit(trainer, stream, settings, seed, "train autoencoder")
+    stage, remedy = "train autoencoder", "use a lower `latent.vae_train.learning_rate`"
+    variables, info, _ = _fit(trainer, stream, settings, seed, Watch(stage, remedy=remedy))
 
+    restore = jax.jit(lambda v, x: jnp.square(model.decode(v, model.encode(v, x).mean) - x).mean((1, 2, 3)))
+    errors, spread = [], _Spread()
+    for images, _, valid in test_batches(source):
+        pixels = normalise(vae.RANGE, images)
+        errors.append(np.asarray(restore(variables, pixels))[valid > 0])
+        spread.add(np.asarray(pixels)[valid > 0])
+    error = np.concatenate(errors).mean()
+    # Two images in [-1, 1] are no further apart than 4.
+    training.check_learnt(stage, error, spread.variance, training.steps_of(settings), 4.0, remedy)
     latents = _encode_here(LatentModel(model, variables, source.image_shape), source).features
     config = replace(config, scaling_factor=float(1 / latents.std()))
-    restore = jax.jit(lambda v, x: jnp.square(model.decode(v, model.encode(v, x).mean) - x).mean((1, 2, 3)))
-    errors = [
-        np.asarray(restore(variables, normalise(vae.RANGE, images)))[valid > 0]
-        for images, _, valid in test_batches(source)
-    ]
-    psnr = float(10 * np.log10(4 / np.concatenate(errors).mean()))
+    psnr = float(10 * np.log10(4 / error))
     log(f"autoencoder: {psnr:.1f} dB on the test images, {info['seconds']:.0f} s")
     pretrained.save_vae(out / "vae", config, variables)
     return info | {"psnr": psnr, "settings": dataclasses.asdict(settings)}
@@ -62,6 +71,9 @@ def train_dit(
 
     Returns:
       The record of the training: losses and settings.
+
+    Raises:
+      DivergenceError: the training diverged, or the denoiser is no better than a constant answer.
     """
     source, schedule = real.source, Schedule()
     encoded = _encode_here(model, source)
@@ -77,7 +89,10 @@ def train_dit(
         for rows in data.permutations(count, settings.batch_size, seed):
             yield latents[draws.integers(len(latents), size=settings.batch_size), rows], labels[rows], None
 
-    variables, info = _fit(trainer, batches(), settings, seed, "train denoiser")
+    stage, remedy = "train denoiser", "use a lower `latent.dit_train.learning_rate`"
+    variables, info, loss = _fit(trainer, batches(), settings, seed, Watch(stage, remedy=remedy))
+    # The noise to predict has mean 0 and variance 1.
+    training.check_learnt(stage, loss, 1.0, training.steps_of(settings), 4.0, remedy)
     log(f"denoiser: loss {info['loss'][-1]:.4f}, {info['seconds']:.0f} s")
     pretrained.save_dit(out / "transformer", sizes, variables)
     pretrained.save_schedule(out / "scheduler", schedule)
@@ -98,13 +113,30 @@ def _mirrored(source: Source) -> Source:
     return source._replace(read=lambda split, rows: source.read(split, rows)[:, :, ::-1])
 
 
-def _fit(trainer: training.LatentTrainer, stream, settings, seed: int, title: str) -> tuple[Variables, dict]:
-    """Run a trainer and return the averaged variables, on the host, and the record of the run."""
+class _Spread:
+    """The mean squared distance of images from their mean image, over several batches."""
+
+    def __init__(self):
+        self.count, self.total, self.squares = 0, 0.0, 0.0
+
+    def add(self, images: np.ndarray) -> None:
+        self.count += len(images)
+        self.total = self.total + images.sum(0, dtype=np.float64)
+        self.squares = self.squares + np.square(images, dtype=np.float64).sum(0)
+
+    @property
+    def variance(self) -> float:
+        """Per pixel."""
+        return float(np.mean(self.squares / self.count - np.square(self.total / self.count)))
+
+
+def _fit(trainer: training.LatentTrainer, stream, settings, seed: int, watch: Watch) -> tuple[Variables, dict, float]:
+    """Run a trainer and return the averaged variables, on the host, the record of the run, and the loss at its end."""
     key, started = jax.random.key(seed), time.perf_counter()
     state = trainer.init(jax.random.fold_in(key, 0))
     state, losses = train.fit(
-        trainer.step, state, jax.random.fold_in(key, 1), stream, training.steps_of(settings), title=title
+        trainer.step, state, jax.random.fold_in(key, 1), stream, training.steps_of(settings), watch=watch
     )
     loss = [float(chunk.mean()) for chunk in np.array_split(losses, min(50, len(losses)))]
     info = {"seconds": time.perf_counter() - started, "loss": loss, "jax": jax.__version__}
-    return jax.device_get(state.average), info
+    return jax.device_get(state.average), info, float(losses[-EVERY:].mean())

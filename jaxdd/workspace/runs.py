@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxdd.ground import hosts, manifest
-from jaxdd.ground.errors import InputError
+from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.files import atomic, read_arrays, read_json, remove, remove_at_once, sweep, write_text
 from jaxdd.ground.locks import LOCK, locked
 from jaxdd.ground.measure import Measure
@@ -28,8 +28,8 @@ def run_folder(path: Path, request: dict) -> Iterator[Path]:
     """A context manager for a run folder, which is locked against other processes while its block is executed.
 
     The folder is new, or holds a run of the same request. An unfinished run is resumed from what lies in `PARTS`. One
-    that `is_finished` is left to the block, which has nothing to do. An InputError in the block removes a new folder; a
-    crash leaves what there is.
+    that `is_finished` is left to the block, which has nothing to do. An InputError in the block removes a new folder, and so
+    does a DivergenceError if nothing in it is finished yet; a crash leaves what there is.
 
     In a run of several processes the first makes the folder, and all must be able to see it.
 
@@ -44,8 +44,11 @@ def run_folder(path: Path, request: dict) -> Iterator[Path]:
         resumed = hosts.first(lambda: _open(path, request, stack))
         try:
             yield path
-        except InputError:
+        except (InputError, DivergenceError) as error:
             if resumed or not hosts.is_first() or any((path / PARTS).glob("*.npz")):
+                raise
+            # Whatever lies beside the parts was finished before the run diverged, such as a model that another needs.
+            if isinstance(error, DivergenceError) and any(entry.name not in (PARTS, LOCK) for entry in path.iterdir()):
                 raise
             for entry in path.iterdir():
                 remove(entry)
@@ -109,7 +112,7 @@ def cached(path: Path, request: dict) -> Iterator[None]:
             _begin(path, _as_text(request))
         try:
             yield
-        except InputError:
+        except (InputError, DivergenceError):
             if not is_finished(path):
                 remove(path)
             raise

@@ -18,6 +18,7 @@ from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import read_json, write_json
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.progress import log
+from jaxdd.ground.watch import Watch
 from jaxdd.nn import Classifier, Variables
 from jaxdd.stages.context import Teacher
 from jaxdd.stages.relabel.labelling import HardLabels
@@ -121,9 +122,21 @@ def full_trainer(real: RealData, model: Classifier, training: train.TrainSetting
 
 
 def fit_full(
-    real: RealData, trainer: train.Trainer, training: train.TrainSettings, seed: int
+    real: RealData,
+    model: Classifier,
+    trainer: train.Trainer,
+    training: train.TrainSettings,
+    seed: int,
+    title: str = "train on all images",
 ) -> tuple[Variables, np.ndarray, float]:
-    """Train on all real images with a `full_trainer`; returns (variables, losses [steps], seconds)."""
+    """Train on all real images with a `full_trainer`; returns (variables, losses [steps], seconds).
+
+    Args:
+      title: of the progress bar and of error messages.
+
+    Raises:
+      DivergenceError: the run diverged, or the features of all images became equal.
+    """
     source, labels = real.source, real.source.labels["train"]
     steps = training.steps(len(labels))
     batch_size = min(training.batch_size, len(labels))
@@ -134,8 +147,12 @@ def fit_full(
         (images, train.one_hot(target, len(source.class_names)), ones)
         for images, target in data.shuffled(source, "train", batch_size, seed)
     )
+    remedy = "use a lower `teacher_train.learning_rate`"
+    probe = source.read("train", np.linspace(0, len(labels) - 1, min(64, len(labels))).astype(int))
+    alive = train.not_dead(model.apply, real.norm, probe, len(source.class_names), title, remedy)
+    watch = Watch(title, remedy=remedy, also=[alive])
     started = time.perf_counter()
-    state, losses = train.fit(trainer.step, state, key, stream, steps, title="train on all images")
+    state, losses = train.fit(trainer.step, state, key, stream, steps, watch=watch)
     return state.variables, losses, time.perf_counter() - started
 
 
@@ -145,7 +162,7 @@ def train_teacher(config: TeacherConfig, real: RealData) -> Teacher:
     model = build(info, config.compute)
     training = with_flip(config.teacher_train, real.flip)
     log(f"training {config.model} on {len(real.source.labels['train'])} images, {training.epochs} epochs")
-    variables, losses, seconds = fit_full(real, full_trainer(real, model, training), training, config.seed)
+    variables, losses, seconds = fit_full(real, model, full_trainer(real, model, training), training, config.seed)
     score = accuracy(model.apply, variables, real.norm, test_batches(real.source))
     info |= {"accuracy": score, "seconds": seconds, "train": dataclasses.asdict(training), "jax": jax.__version__}
     info["loss"] = [float(chunk.mean()) for chunk in np.array_split(losses, min(50, len(losses)))]

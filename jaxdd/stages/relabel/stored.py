@@ -25,10 +25,11 @@ from jaxdd.data import augment as augmentation
 from jaxdd.data import permutations
 from jaxdd.data.augment import Augment
 from jaxdd.data.distilled import DistilledDataset
-from jaxdd.ground.errors import InputError
+from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.files import atomic, write_json
 from jaxdd.ground.normalise import normalise
 from jaxdd.ground.progress import progress
+from jaxdd.ground.watch import EVERY
 from jaxdd.nn.classifier import Apply
 from jaxdd.stages.context import Teacher
 
@@ -196,8 +197,9 @@ def materialise(
       shard_bytes: the largest size of a shard that holds more than one step.
 
     Raises:
-      InputError: unknown settings, a folder with labels of other settings, images or teacher, or logits that are not
-        finite in this form.
+      InputError: unknown settings, a folder with labels of other settings, images or teacher, or logits that are too
+        large for this form.
+      DivergenceError: the teacher's logits are not finite. Shards that were full before remain.
     """
     folder = Path(folder)
     kind, n = record(settings, len(dataset.class_names)), len(dataset.labels)
@@ -216,8 +218,11 @@ def materialise(
     pending: list[dict] = []
     for t, answer in batches:
         pending.append(answer)
+        if len(pending) % EVERY == 0:
+            _check_finite(pending[-EVERY:], settings.form, t)
         if (t + 1) % each == 0 or t + 1 == steps:
-            records = _records(pending, kind, settings.form, t)
+            _check_finite(pending, settings.form, t)
+            records = _records(pending, kind)
             if not begun:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / "labels.json", header)
@@ -245,20 +250,31 @@ def _answers(
         yield t, previous
 
 
-def _records(answers: list[dict], kind: np.dtype, form: str, step: int) -> np.ndarray:
-    """The encoded labels of several steps as records [S, B].
-
-    Raises:
-      InputError: some are not finite in this form.
-    """
+def _records(answers: list[dict], kind: np.dtype) -> np.ndarray:
+    """The encoded labels of several steps as records [S, B]."""
     answers = jax.device_get(answers)
     records = np.empty((len(answers), len(next(iter(answers[0].values())))), kind)
     for name in _fields(kind):
         records[name] = np.stack([part[name] for part in answers])
-        if not np.isfinite(records[name]).all():
-            raise InputError(f"labels of steps up to {step} are not finite as {form}; check the teacher, or use `form` "
-                             "float32 if its logits are huge")  # fmt: skip
     return records
+
+
+def _check_finite(answers: list[dict], form: str, last: int) -> None:
+    """Raise an error unless the encoded labels of some steps up to ``last`` are finite.
+
+    Raises:
+      DivergenceError: a logit is not finite, whatever the form.
+      InputError: a logit is too large for the form.
+    """
+    for step, answer in zip(range(last - len(answers) + 1, last + 1), jax.device_get(answers)):
+        values = np.concatenate([np.ravel(part).astype(np.float32) for part in answer.values()])
+        if np.isfinite(values).all():
+            continue
+        if form == "float32" or np.isnan(values).any():
+            raise DivergenceError(f"relabel: labels of step {step} are not finite as {form}; the teacher has diverged, "
+                                  "use another one")  # fmt: skip
+        raise InputError(f"labels of step {step} are not finite as {form}, because the teacher's logits are huge; use "
+                         "`form` float32")  # fmt: skip
 
 
 def _fields(kind: np.dtype) -> tuple[str, ...]:

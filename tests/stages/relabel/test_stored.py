@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import drawn
-from helpers import message
+from helpers import diverged, message
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -319,8 +319,12 @@ def test_a_folder_keeps_its_labels(tmp_path):
     assert "holds no labels" in message(lambda: make(place=tmp_path / "other"))
     broken = changed(lambda x: x * jnp.nan)
     for form in ("topk", "int8"):
-        assert f"not finite as {form}" in message(partial(make, form=form, teacher=broken, place=tmp_path / form))
+        line = diverged(partial(make, form=form, teacher=broken, place=tmp_path / form))
+        assert f"step 0 are not finite as {form}" in line
         assert not (tmp_path / form).exists()
+    huge = changed(lambda x: x * 1e6)
+    assert "huge; use `form` float32" in message(lambda: make(form="topk", teacher=huge, place=tmp_path / "huge"))
+    assert not (tmp_path / "huge").exists()
 
 
 @pytest.mark.slow

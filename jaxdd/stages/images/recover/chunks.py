@@ -1,6 +1,6 @@
 """Recovery of any number of classes: in chunks that fit in memory, on all devices of this process."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,10 +16,11 @@ from jaxdd.ground.measure import Array
 from jaxdd.ground.memory import compiled_bytes, values
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.progress import progress
+from jaxdd.ground.watch import PINNED, Watch, out_of_range, pinned
 from jaxdd.nn.classifier import Apply, Variables, remat
 from jaxdd.stages.context import Teacher
 from jaxdd.stages.images.recover.descent import Recovery, State, goal_specs, recovery, state_specs
-from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, Terms
+from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, Terms, total
 
 Start = Callable[[np.ndarray], Array]  # rows of a goal [k] -> the initial images, [k, m, H, W, ch]
 
@@ -80,6 +81,7 @@ def run(
     Raises:
       InputError: one group of classes does not fit in memory, even if activations are recomputed; or the first steps
         are coarse and the model does not accept images of half the side.
+      DivergenceError: a class diverged. The chunks that were yielded before are finished.
     """
     placement = placement.beside(len(goal.classes))
     local = placement.local
@@ -96,15 +98,20 @@ def run(
         state = init(parallel.put(start(rows), local))
         part = jax.device_put(rows_of(goal, places, settings), goal_at)
         launched: list[Terms] = []
+        watch, taken = _watch(settings, goal, places, state, teacher.norm), 0
         for count, coarse in progress(launches, f"recover {i + 1}/{len(chunks)}"):
             state, values = solver.step(variables, state, part, count=count, coarse=coarse)
             # Queue at most one launch behind the running one, so that the progress bar stays accurate.
             jax.block_until_ready(launched[-1:])
             launched.append(values)
+            taken += count
+            if watch.is_due(taken, count):
+                watch.look(taken, state, launched)
             if settings.stops_early and len(launched) % max(1, 20 // count) == 0:
                 over = np.asarray(state.pace.turned) + settings.anneal <= int(state.step)
                 if over[kept].all():
                     break
+        watch.end(taken, state, launched)
         curve = jax.tree.map(lambda *steps: np.concatenate(steps), *jax.device_get(launched))
         if settings.stops_early:
             # A finished class keeps stepping until its whole chunk is done. Hold its curve at its own last step, so
@@ -115,6 +122,35 @@ def run(
         images = np.asarray(state.images)[kept]
         del state
         yield Recovered(places[kept], images, jax.tree.map(partial(np.compress, kept, axis=1), curve))
+
+
+def _watch(settings: RecoverSettings, goal: Goal, places: np.ndarray, state: State, norm: Normalisation) -> Watch:
+    """The watch over the classes ``places`` of a chunk, which starts from ``state``.
+
+    The images of a class are saturated if a share of more than `PINNED` of their pixels has come to lie at the bounds
+    of the valid range, where less than nine tenths did at the start, and the loss is no lower than at the start. A rate
+    above the range of pixels does that: they jump from one bound to the other at each step.
+    """
+    norm = Normalisation(np.asarray(norm.mean), np.asarray(norm.std))
+    before = _pinned(state.images, norm)
+
+    def faults(state: State, launched: Sequence[Terms]) -> dict:
+        worse = total(launched[-1], settings)[-1] >= total(launched[0], settings)[0]
+        saturated = (_pinned(state.images, norm) > PINNED) & (before < 0.9) & worse
+        return {
+            "its images or their moments in Adam are not finite": out_of_range(
+                state, np.finfo(np.float32).max, rows=True
+            ),
+            "its pixels are all black or white": saturated,
+        }
+
+    names = [f"class {goal.classes[place]}" if place >= 0 else None for place in places]
+    curve = lambda launched: np.concatenate([np.asarray(total(terms, settings)) for terms in launched])
+    remedy = "use a lower `imager.learning_rate` or smaller weights of the loss"
+    return Watch("recover", names, curve, faults, remedy)
+
+
+_pinned = jax.jit(pinned)
 
 
 def _fitted(

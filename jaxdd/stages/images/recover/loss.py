@@ -220,8 +220,9 @@ def _norm(x: jax.Array) -> jax.Array:
 
 def _root(square: jax.Array) -> jax.Array:
     # The derivative of the root is infinite at zero. Return the gradient zero there, for equal moments or features.
-    safe = jnp.where(square > 0, square, 1.0)
-    return jnp.where(square > 0, jnp.sqrt(safe), 0.0)
+    # A NaN stays one.
+    safe = jnp.where(square == 0, 1.0, square)
+    return jnp.where(square == 0, 0.0, jnp.sqrt(safe))
 
 
 def total(values: Terms, settings: RecoverSettings) -> jax.Array:
