@@ -36,7 +36,7 @@ class DemoConfig:
     methods: tuple[str, ...] = ("sre2l", "wmdd")
     steps: int = 500
     """Steps of the recover stage."""
-    seeds: int = 3
+    seeds: int = settings.bounded(3, settings.STUDENTS)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
 
 

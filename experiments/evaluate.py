@@ -12,7 +12,7 @@ from pathlib import Path
 import tyro
 
 from jaxdd import commands, nn
-from jaxdd.ground import hosts
+from jaxdd.ground import hosts, settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_json
 from jaxdd.methods import RECIPES
@@ -28,12 +28,12 @@ class EvaluateConfig(ProtocolConfig):
     """Run folders of experiments.distill; all have the same dataset, image size and number of images per class."""
     students: tuple[str, ...] = ()
     """Architectures; default: the teacher's."""
-    seeds: int = 3
+    seeds: int = settings.bounded(3, settings.STUDENTS)
     protocols: tuple[str, ...] = ("hard", "soft")
     """hard, soft, wmdd, ddoq, dd-ranking. The suffix ":plain" removes the augmentation, ":uniform" the weights."""
     baselines: tuple[str, ...] = ("random", "medoid")
     """Methods that select real pixels: random, medoid, herding, kcenter, rded."""
-    full: int = 1
+    full: int = settings.bounded(1, settings.STUDENTS)
     """Students trained on all real images; the teacher counts as the first."""
     stored: bool = False
     """Use the soft labels that experiments.relabel stored in the run folders, instead of the teacher."""

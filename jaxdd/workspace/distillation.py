@@ -33,7 +33,7 @@ class DistillConfig(TeacherConfig):
     method: str = "wmdd"
     """wmdd, ce-class, wmdd-global, ce-global, mmd, dm, sre2l, ddoq, d4m, rded, medoid, random, herding, kcenter, or
     package.module:NAME of your own recipe; determines the defaults of the flags below."""
-    ipc: int = 1
+    ipc: int = settings.bounded(1, settings.IPC)
     """Images per class."""
     out: Path = Path("runs/distilled")
     """The run folder: new, empty, or with an unfinished run of the same request, which is then resumed."""

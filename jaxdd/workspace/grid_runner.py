@@ -17,9 +17,9 @@ from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import read_json, write_json
+from jaxdd.ground.files import write_json
 from jaxdd.students.protocol import Protocol
-from jaxdd.students.rows import row
+from jaxdd.students.rows import read, row
 from jaxdd.workspace import latent_models, runs, teachers
 from jaxdd.workspace.comparison import Comparison, Maker, full_accuracies, measured, once
 from jaxdd.workspace.distillation import DistillConfig, fill, machine
@@ -109,7 +109,7 @@ class _Rows:
 
     def __init__(self, place: Path, keep: Callable[[list[dict]], None]):
         self.place, self.keep = place, keep
-        self.known = {row["key"]: row for row in read_json(place)} if place.is_file() else {}
+        self.known = {str(one.get("key")): one for one in read(place)} if place.is_file() else {}
         self.order: list[tuple[str, str, str]] = []  # method, protocol, key
 
     def add(self, row: dict) -> None:

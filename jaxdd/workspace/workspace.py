@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdd.data import Source
-from jaxdd.ground import parallel
+from jaxdd.ground import parallel, settings
 from jaxdd.ground.memory import Resources
 from jaxdd.ground.normalise import normalise
 from jaxdd.latent.decoding import LatentModel
@@ -138,8 +138,10 @@ def open_workspace(
       source: images in memory or from your own reader; default: those that ``config.dataset`` names.
 
     Raises:
-      InputError: no such data, unknown settings, or a teacher of other data.
+      InputError: no such data, settings that are unknown or out of bounds, or a teacher of other data.
     """
+    settings.check(config)
+    settings.check(latent)
     given_teacher = None
     if source is not None:
         config = replace(config, dataset=source.name)
