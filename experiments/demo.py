@@ -12,6 +12,7 @@ from pathlib import Path
 from jaxdd import commands
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import settings
+from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_json
 from jaxdd.reports import preview, run_page, tables
 from jaxdd.students.protocol import named
@@ -52,6 +53,8 @@ def distil(name: str, config: DemoConfig, workspace: Workspace) -> DistilledData
 
 
 def main(config: DemoConfig) -> None:
+    if not config.methods:
+        raise InputError("`methods` is empty; give one or more")
     if (config.out / "evaluation.json").is_file():
         shutil.rmtree(config.out)
     with runs.run_folder(config.out) as out:

@@ -61,6 +61,8 @@ def main(config: EvaluateConfig) -> None:
     protocols = {kind: config.protocol(kind) for kind in config.protocols}
     datasets = comparison.named_datasets(config.runs)
     out = config.out or config.runs[0] / "evaluation.json"
+    if out.is_dir():
+        raise InputError(f"`out` {out} is a folder; give a file")
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} of `out` does not exist; make it first")
     workspace = workspace_of(config.runs[0], config.compute)

@@ -89,12 +89,12 @@ class Box:
 
     def status(self, call):
         """The status, stdout and stderr of a call."""
-        status = 0
+        status, output = 0, self.fixture("capfd")
         try:
             call()
         except SystemExit as stop:
             status = stop.code
-        return status, *self.fixture("capfd").readouterr()
+        return status, *output.readouterr()
 
     def hub(self, part):
         """A copy of the small published weights of one component."""

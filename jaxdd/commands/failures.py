@@ -26,12 +26,15 @@ def line(error: BaseException) -> str | None:
         return f"out of memory on the device ({text}); use smaller batches or images, or lower `memory_gib`"
     if isinstance(error, RuntimeError) and text.startswith("Unable to initialize backend"):
         return f"no such device: {text}; correct JAX_PLATFORMS"
+    if isinstance(error, ValueError) and "null byte" in text:
+        return "a path has a null byte, which no file has; correct it"
     failed = _system_error(error)
     if failed is None:
         return None
     remedy = _REMEDIES.get(failed.errno or 0, "correct the path, or give another one")
-    place = " and ".join(repr(str(name)) for name in (failed.filename, failed.filename2) if name is not None)
-    return f"{failed.strerror}{f': {place}' if place else ''}; {remedy}"
+    # Of two names, the first is that of a file aside.
+    place = failed.filename if failed.filename2 is None else failed.filename2
+    return f"{failed.strerror}{'' if place is None else f': {str(place)!r}'}; {remedy}"
 
 
 def _system_error(error: BaseException) -> OSError | None:

@@ -57,7 +57,11 @@ def parse(default: Any, arguments: list[str], description: str | None = None) ->
     )
     text = "\n\n".join(part for part in (description, choices) if part)
     config = _parsed(default, arguments, text)
-    settings.check(config)
+    try:
+        settings.check(config)
+    except InputError as error:
+        # The caller knows only the flags of the choices by default.
+        raise InputError(as_flags(str(error), config)) from None
     return config
 
 

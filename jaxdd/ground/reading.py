@@ -56,7 +56,7 @@ def parse_json(text: str, what: str, remedy: str, finite: bool = True) -> Any:
     """`read_json` of a text, which ``what`` names in messages; ``finite``: whether NaN and infinities are refused."""
     try:
         constant = _no_constant if finite else float
-        value = json.loads(text, parse_constant=constant, object_pairs_hook=_without_repeats)
+        value = json.loads(text, parse_int=_whole, parse_constant=constant, object_pairs_hook=_without_repeats)
     except ValueError as error:
         raise InputError(f"{what} is no JSON or damaged: {error}; {remedy}") from None
     except RecursionError:
@@ -71,6 +71,12 @@ def parse_json(text: str, what: str, remedy: str, finite: bool = True) -> Any:
 
 def _parts(value: dict | list) -> list:
     return list(value.values()) if isinstance(value, dict) else value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 1000:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
 
 
 def _no_constant(name: str) -> None:

@@ -66,7 +66,7 @@ class Registry(Mapping[str, Any]):
           InputError: no such name; the message lists the most similar ones.
         """
         if not isinstance(name, str):
-            raise InputError(f"{shown(name)} is no name of a {self.kind}; use {' or '.join(self._entries)}")
+            raise InputError(f"{self.kind} {shown(name)} is no name; use {' or '.join(self._entries)}")
         if name in self._entries:
             return self._entries[name]
         if name in _TRUSTED:

@@ -35,6 +35,8 @@ class Bounds(NamedTuple):
     longest: int = 4096
 
 
+# The kinds of values, as messages call them.
+_WORDS = {int: "whole number", float: "number", str: "text", bool: "truth value", Path: "path", dict: "table"}
 REQUIRED = dataclasses.MISSING
 """The default of a field of `parsed` that must be there."""
 _LARGEST_INT, _LARGEST_FLOAT = 10**6, float.fromhex("0x1.fffffep+127")
@@ -98,7 +100,7 @@ def _check_value(kind: type, item: dataclasses.Field, value: Any, what: str) -> 
                 raise InputError(f"{what} {shown(one)} is no whole number; give one")
             if not bounds.low <= one <= bounds.high:
                 why = "is out of range" if isinstance(one, int | np.integer) or math.isfinite(one) else "is not finite"
-                raise InputError(f"{what} {shown(one)} {why}; use {bounds.low:.8g} to {bounds.high:.8g}")
+                raise InputError(f"{what} {shown(one)} {why}; use {bounds.low:.10g} to {bounds.high:.10g}")
         elif (
             wanted & {int, float}
             and wanted <= {int, float, types.NoneType}
@@ -200,7 +202,7 @@ def _set(settings: Any, name: str, value: Any, where: str) -> Any:
     fields = {item.name: item for item in dataclasses.fields(settings)}
     if name not in fields:
         raise InputError(
-            f"{where}: unknown setting {shown(name)} of {type(settings).__name__}; use {', '.join(fields)}"
+            f"{where}: unknown setting {shown(name)} of {type(settings).__name__}; use {', '.join(fields) or 'none'}"
         )
     present, registry = getattr(settings, name), registry_of(fields[name])
     if registry:
@@ -249,9 +251,11 @@ def _converted(kind: type, item: dataclasses.Field, value: Any, where: str) -> A
         # TOML has neither tuples nor paths, and an integer may stand for a float.
         value = _typed(hint, value)
     except (TypeError, ValueError, OverflowError):
-        wanted = hint.__name__ if type(hint) is type else hint
+        names = [_WORDS[leaf] for leaf in _WORDS if leaf in _leaves(hint)]
+        several = "list of " if tuple in {hint, *map(typing.get_origin, (hint, *typing.get_args(hint)))} else ""
+        wanted = several + (" or ".join(names) or str(hint))
         raise InputError(f"{where}: {item.name} = {shown(value)} is no {wanted}; give one") from None
-    _check_value(kind, item, value, f"{where}: {item.name} =")
+    _check_value(kind, item, value, f"{where}: {item.name}")
     return value
 
 

@@ -122,7 +122,7 @@ def accuracies(rows: list[dict]) -> list[str]:
 
 
 def _accuracies(place: Path) -> list[str]:
-    rows = read(place) if place.is_file() else []
+    rows = read(place) if place.exists() else []
     return [html.heading("Accuracy"), *accuracies(rows)] if rows else []
 
 
@@ -142,7 +142,7 @@ def _weights(dataset: DistilledDataset) -> list[str]:
 
 
 def _distances(place: Path, dataset: DistilledDataset, config: dict) -> list[str]:
-    if not place.is_file():
+    if not place.exists():
         return []
     (costs,) = arrays(place, len(dataset.class_names), "costs")
     if not costs.size:
@@ -175,7 +175,7 @@ def _only(rows: list, dataset: DistilledDataset) -> list[str]:
 
 
 def _losses(place: Path, config: dict) -> list[str]:
-    lines = _metrics(place) if place.is_file() else []
+    lines = _metrics(place) if place.exists() else []
     if not lines:
         return []
     weights = config["recipe"].get("imager", {})

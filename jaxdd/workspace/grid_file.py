@@ -137,8 +137,10 @@ def read(table: str, path: Path | None, configs: Path) -> Grid:
     text = read_text(place)
     try:
         parsed = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"{place} is no TOML: {error}; correct it") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{place} has a number of thousands of digits, or is nested too deep; correct it") from None
     tables, claims = parsed.pop("methods", None), parsed.pop("claim", [])
     head = settings.changed(_Head(), parsed, str(place))
     if not isinstance(tables, dict) or not tables or not isinstance(claims, list):

@@ -109,7 +109,7 @@ class _Rows:
 
     def __init__(self, place: Path, keep: Callable[[list[dict]], None]):
         self.place, self.keep = place, keep
-        self.known = {str(one.get("key")): one for one in read(place)} if place.is_file() else {}
+        self.known = {str(one.get("key")): one for one in read(place)} if place.exists() else {}
         self.order: list[tuple[str, str, str]] = []  # method, protocol, key
 
     def add(self, row: dict) -> None:

@@ -184,7 +184,7 @@ class Labels:
             good = records[name] < self.num_classes if name == "classes" else np.isfinite(records[name])
             if not good.all():
                 bad = steps[int(np.argmin(good.reshape(len(steps), -1).all(1)))]
-                raise InputError(f"stored labels of step {bad} have {name} that are not finite or unknown; {_AGAIN}")
+                raise InputError(f"stored labels of step {bad}: {name} are not finite, or no classes; {_AGAIN}")
         return {name: np.ascontiguousarray(records[name]) for name in _fields(records.dtype)}
 
 
