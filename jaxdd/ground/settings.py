@@ -46,7 +46,8 @@ EPOCHS = Bounds(0, 10**5)
 # Images per class: no class of a known dataset has more than a few thousand.
 IPC = Bounds(0, 10**5)
 STUDENTS = Bounds(0, 10**4)
-SIDE = Bounds(1, 2**13)
+SIDE = Bounds(1, 2**12)
+WIDTH = Bounds(1, 2**12)
 CHANNELS = Bounds(1, 2**13)
 # Of published networks: blocks, channels of each level, and the side of latents, for each pixel of which a DiT has a
 # token.

@@ -102,10 +102,8 @@ def _files(folder):
 def _shard(index, name):
     """A file that an index names; InputError if it lies elsewhere, as a file from a stranger must not choose it."""
     folder = index.parent.resolve()
-    allowed = [folder]
-    if folder.parent.name == "snapshots":
-        # The cache of the hub links each file of a snapshot to the blobs of its repository.
-        allowed.append(folder.parent.parent / "blobs")
+    # The cache of the hub links each file of a snapshot to the blobs of its repository.
+    allowed = [folder, *(parent.parent / "blobs" for parent in folder.parents if parent.name == "snapshots")]
     if any(name.startswith(start) for start in ("/", ".")) or len(Path(name).parts) != 1 or not name.isprintable():
         raise InputError(f"{index} names {shown(name)}, which is no file in its folder; download it again")
     place = (folder / name).resolve()

@@ -56,7 +56,10 @@ def styles(methods: Sequence[str]) -> dict[str, dict]:
     places = {method: _METHODS.index(method) for method in methods if method in _METHODS}
     for method in methods:
         if method not in looks and method not in places:
-            wanted = [(zlib.crc32(method.encode()) + step) % len(_PALETTE) for step in range(len(_PALETTE))]
+            wanted = [
+                (zlib.crc32(method.encode("utf-8", "surrogatepass")) + step) % len(_PALETTE)
+                for step in range(len(_PALETTE))
+            ]
             places[method] = next((place for place in wanted if place not in places.values()), wanted[0])
     looks |= {method: (_PALETTE[place], _MARKS[place]) for method, place in places.items()}
     return {method: {"color": color, "marker": mark} for method, (color, mark) in looks.items()}

@@ -90,7 +90,8 @@ def optimizer(settings: TrainSettings, steps: int) -> optax.GradientTransformati
     Raises:
       InputError: an unknown optimizer.
     """
-    warmup = round(settings.warmup * steps)
+    # A step at least is left for the cosine.
+    warmup = min(round(settings.warmup * steps), steps - 1)
     rate = optax.warmup_cosine_decay_schedule(
         settings.learning_rate / 10 if warmup else settings.learning_rate,
         settings.learning_rate,

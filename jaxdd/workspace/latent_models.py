@@ -41,7 +41,7 @@ class LatentConfig:
     """For a loaded UNet: the prompt that guidance moves away from; default: the empty text."""
     bfloat16: bool = False
     """Compute in bfloat16; the parameters and the sampler stay float32."""
-    channels: int = settings.bounded(4, settings.CHANNELS)
+    channels: int = settings.bounded(4, settings.Bounds(1, 256))
     """Channels of the latents of an autoencoder trained here."""
     dit: str = "DiT-Ti/2"
     """Size and patch of a denoiser trained here."""

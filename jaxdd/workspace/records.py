@@ -15,7 +15,7 @@ class _Teacher:
     dataset: str
     model: str
     stem: str
-    width: int | None = settings.bounded(settings.REQUIRED, settings.CHANNELS)
+    width: int | None = settings.bounded(settings.REQUIRED, settings.WIDTH)
     image_shape: tuple[int, ...] = settings.bounded(settings.REQUIRED, settings.SIDE)
     class_names: tuple[str, ...] = settings.bounded(settings.REQUIRED, settings.CLASSES)
     mean: tuple[float, ...] = settings.bounded(settings.REQUIRED, settings.ANY)

@@ -33,7 +33,7 @@ class TeacherConfig(DataConfig):
 
     model: str = "convnet3"
     """convnet3|4|5|6, resnet18|34|50|101, any other architecture of the students, or package.module:function."""
-    width: int | None = settings.bounded(None, settings.CHANNELS)
+    width: int | None = settings.bounded(None, settings.WIDTH)
     """Channels of the first block; default 128 (ConvNet) or 64 (ResNet)."""
     stem: str = "auto"
     """ResNets: small (3x3), imagenet, or auto: small up to 64 pixels."""

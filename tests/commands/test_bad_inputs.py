@@ -316,6 +316,10 @@ ON_A_RUN = {
         lambda box: box.call("relabel", box.run, "--out", box.run / "distilled"),
         "distilled exists and holds no labels",
     ),
+    "padding is huge": (
+        evaluate("--protocols", "hard", "--hard.train.augment.crop", "pad", "--hard.train.augment.pad", 1e30),
+        "augment.pad",
+    ),
     "two runs of other sizes": (lambda box: box.call("evaluate", box.run, box.tmp), "test_bad_input_is_one_line_two0"),
     "config is gone": (in_run("config.json", None), "run has no config.json"),
     "config is no JSON": (
@@ -1011,6 +1015,7 @@ def lines(tmp_path_factory):
 
 # Faults of parts that others mend, see the reasons.
 OPEN = {
+    "padding is huge": "Augment.pad has no upper bound",
     "the dataset is no archive": "distilled.load does not check its file",
     "the dataset is empty": "distilled.load does not check its file",
     "an image that is a pipe": "the reader of images waits for a writer",

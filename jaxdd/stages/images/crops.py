@@ -40,7 +40,7 @@ class Crops(Imager):
 
     pool: int = bounded(300, Bounds(0, 10**5))
     """Real images per class to choose from; more if the distilled images need more crops."""
-    crops: int = bounded(5, Bounds(0, 1000))
+    crops: int = bounded(5, Bounds(0, 100))
     """Random boxes per real image."""
     parts: int | None = None
     """Crops per distilled image, a square number; default: 1 for small images, otherwise 4."""
