@@ -18,6 +18,7 @@ from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_json
+from jaxdd.ground.reading import read_text
 from jaxdd.students.protocol import Protocol
 from jaxdd.students.rows import read, row
 from jaxdd.workspace import latent_models, runs, teachers
@@ -225,7 +226,7 @@ def _made_by(work: Work, entry: Entry, ipc: int) -> tuple:
     if not entry.recipe.needs:
         return entry.recipe, ipc
     latent = work.config.latent
-    prompts = latent.prompts.read_text() if latent.prompts and latent.prompts.is_file() else None
+    prompts = read_text(latent.prompts) if latent.prompts and latent.prompts.is_file() else None
     return entry.recipe, ipc, replace(latent, prompts=None), prompts, work.config.seed if latent.place is None else None
 
 

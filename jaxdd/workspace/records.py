@@ -43,12 +43,13 @@ def teacher(place: Path) -> dict:
     """
     info = read_json(place)
     known = settings.parsed(_Teacher, info, str(place))
-    height, width, *channels = (*known.image_shape, 0, 0)[: max(3, len(known.image_shape))]
-    if len(known.image_shape) != 3 or height != width:
-        raise InputError(f"{place}: image_shape {list(known.image_shape)} is none of square images; make it again")
+    if len(known.image_shape) != 3:
+        raise InputError(
+            f"{place}: image_shape {list(known.image_shape)} has no height, width and channels; make it again"
+        )
     for name in ("mean", "std"):
-        if len(getattr(known, name)) not in (1, *channels):
-            raise InputError(f"{place}: {name} does not have {channels[0]} channels; make it again")
+        if len(getattr(known, name)) not in (1, known.image_shape[2]):
+            raise InputError(f"{place}: {name} does not have {known.image_shape[2]} channels; make it again")
     if not known.class_names:
         raise InputError(f"{place}: class_names is empty; make it again")
     return info

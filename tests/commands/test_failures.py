@@ -5,13 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import report
 from jaxdd import commands
 from jaxdd.commands import failures
+from jaxdd.ground import checkpoint
 
 ROOT = Path(report.__file__).parents[1]
 
@@ -106,3 +109,27 @@ def test_limits_and_full_devices(finished, tmp_path):
     with open("/dev/full", "w") as full:
         status, lines, err = process("experiments.report", finished, stdout=full)
     assert status == 2 and len(lines) == 1 and "free some space" in lines[0] and "Traceback" not in err
+
+
+def test_a_checkpoint_that_cannot_be_written_is_a_refusal_of_the_system(tmp_path, monkeypatch):
+    class Orbax:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def save(self, *_, **__):
+            raise ValueError("RESOURCE_EXHAUSTED: Failed to write [os_error_code='28']")
+
+    tree = {"a": np.zeros(3, np.float32)}
+    monkeypatch.setattr(checkpoint, "_checkpointer", Orbax)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        checkpoint.save(tmp_path / "x", tree)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path / "x")
+    monkeypatch.undo()
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda place: usage(100, 95, 5))
+    with pytest.raises(OSError, match="No space left on device"):
+        checkpoint.save(tmp_path / "x", tree)
+    assert not list(tmp_path.iterdir())
