@@ -36,7 +36,7 @@ def run_page(folder: Path) -> str:
       InputError: a folder without config.json or without a distilled dataset, a method that is not registered, or a
         damaged file.
     """
-    config = records.run(folder)
+    config = records.run(folder, ("method", "dataset", "recipe"))
     dataset = distilled.load(folder)
     blocks = [
         html.facts(_facts(dataset)),

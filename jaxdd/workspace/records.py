@@ -30,9 +30,9 @@ class _Teacher:
 class _Run:
     """What is read of the config.json of a run folder, besides the settings of its data."""
 
-    method: str
-    dataset: str
-    recipe: dict
+    method: str = ""
+    dataset: str = ""
+    recipe: dict = field(default_factory=dict)
 
 
 def teacher(place: Path) -> dict:
@@ -55,8 +55,11 @@ def teacher(place: Path) -> dict:
     return info
 
 
-def run(folder: Path) -> dict:
+def run(folder: Path, needed: tuple[str, ...] = ()) -> dict:
     """The content of the config.json of a run folder.
+
+    Args:
+      needed: the settings that must be there.
 
     Raises:
       InputError: no such file, it is damaged, or a field is missing or of the wrong type.
@@ -66,6 +69,9 @@ def run(folder: Path) -> dict:
         raise InputError(f"{folder} has no config.json; give a run folder of experiments.distill")
     config = read_json(place)
     known = settings.parsed(_Run, config, str(place))
+    for name in needed:
+        if name not in config:
+            raise InputError(f"{place} has no {name}; make it again")
     for stage, choice in known.recipe.items():
         if not isinstance(choice, dict) or not isinstance(choice.get("name"), str):
             raise InputError(f"{place}: recipe.{stage} has no name; make it again")
