@@ -12,6 +12,7 @@ from jaxdd import commands
 from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import settings
+from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import remove_at_once, write_json
 from jaxdd.reports import preview, run_page, tables
 from jaxdd.students.protocol import named
@@ -36,7 +37,7 @@ class DemoConfig:
     methods: tuple[str, ...] = ("sre2l", "wmdd")
     steps: int = 500
     """Steps of the recover stage."""
-    seeds: int = 3
+    seeds: int = settings.bounded(3, settings.STUDENTS)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
 
 
@@ -50,6 +51,8 @@ def distil(name: str, config: DemoConfig, workspace: Workspace) -> DistilledData
 
 
 def main(config: DemoConfig) -> None:
+    if not config.methods:
+        raise InputError("`methods` is empty; give one or more")
     if (config.out / "evaluation.json").is_file() and not (config.out / runs.PARTS).exists():
         remove_at_once(config.out)
     with runs.run_folder(config.out, settings.record(config)) as out:

@@ -29,7 +29,8 @@ class DistillFlags(DistillConfig):
 
 def default(arguments: list[str]) -> DistillFlags:
     """The config of the method that ``--method`` names."""
-    name = commands.flag_value(arguments, "--method") or DistillConfig.method
+    given = commands.flag_value(arguments, "--method")
+    name = DistillConfig.method if given is None else given
     return DistillFlags(method=name, recipe=RECIPES.load(name))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import tyro
 
 from jaxdd import commands
-from jaxdd.ground import hosts
+from jaxdd.ground import hosts, settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_json
 from jaxdd.methods import RECIPES
@@ -30,12 +30,12 @@ class EvaluateConfig(ProtocolConfig):
     """Architectures; default: the teacher's. The teacher's has its width and stem."""
     width: int | None = None
     """Channels of the first block of the students; default: the teacher's for its architecture, else each model's."""
-    seeds: int = 3
+    seeds: int = settings.bounded(3, settings.STUDENTS)
     protocols: tuple[str, ...] = ("hard", "soft")
     """hard, soft, wmdd, ddoq, dd-ranking. The suffix ":plain" removes the augmentation, ":uniform" the weights."""
     baselines: tuple[str, ...] = ("random", "medoid")
     """Methods that select real pixels: random, medoid, herding, kcenter, rded."""
-    full: int = 1
+    full: int = settings.bounded(1, settings.STUDENTS)
     """Students trained on all real images; the teacher counts as the first."""
     stored: bool = False
     """Use the soft labels that experiments.relabel stored in the run folders, instead of the teacher."""
@@ -63,6 +63,8 @@ def main(config: EvaluateConfig) -> None:
     protocols = {kind: config.protocol(kind) for kind in config.protocols}
     datasets = comparison.named_datasets(config.runs)
     out = config.out or config.runs[0] / "evaluation.json"
+    if out.is_dir():
+        raise InputError(f"`out` {out} is a folder; give a file")
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} of `out` does not exist; make it first")
     workspace = workspace_of(config.runs[0], config.compute)

@@ -16,6 +16,7 @@ import tyro
 
 from jaxdd import commands
 from jaxdd.data import distilled
+from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
 from jaxdd.reports.tables import label_sizes
 from jaxdd.stages.relabel import stored
@@ -32,11 +33,11 @@ class RelabelConfig(ProtocolConfig):
     """float32, float16, topk or int8."""
     top: int = LabelSettings.top
     """For topk: the number of classes whose probabilities are stored."""
-    epochs: int | None = None
+    epochs: int | None = settings.bounded(None, settings.EPOCHS)
     """The number of epochs to store; default: that of the protocol."""
     protocol_name: Annotated[str, tyro.conf.arg(name="protocol")] = "soft"
     """The protocol whose batches and augmentation are used: soft, wmdd, ddoq, dd-ranking."""
-    seed: int = 0
+    seed: int = settings.bounded(0, settings.SEED)
     """Seed of the order of the images and of their augmentation."""
     compute: str = "auto"
     """float32, bfloat16, or auto, which is bfloat16 on accelerators."""
@@ -52,12 +53,12 @@ def main(config: RelabelConfig) -> None:
     workspace = workspace_of(config.run, config.compute)
     protocol = comparison.with_flip(protocol, workspace.real.flip)
     epochs = protocol.train.epochs if config.epochs is None else config.epochs
-    settings = LabelSettings(config.form, config.top, epochs)
+    form = LabelSettings(config.form, config.top, epochs)
     out = config.out or config.run / "labels"
     if not os.access(out.parent, os.W_OK):
         raise InputError(f"cannot write to {out.parent}; give `out` in a folder that exists and is writable")
     stream = protocol.stream(len(dataset.labels))
-    labels = stored.materialise(out, dataset, stream, workspace.teacher, settings, config.seed)
+    labels = stored.materialise(out, dataset, stream, workspace.teacher, form, config.seed)
     print(label_sizes(labels, config.run))
 
 

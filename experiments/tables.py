@@ -45,7 +45,7 @@ def default(name: str, arguments: list[str]) -> grid_file.GridConfig:
     if name not in GRIDS:
         raise InputError(f"unknown table {name!r}; use: python -m experiments.tables {'|'.join(('ot', *GRIDS))}")
     path = commands.flag_value(arguments, "--grid")
-    return grid_file.read(name, path and Path(path), CONFIGS).config
+    return grid_file.read(name, None if path is None else Path(path), CONFIGS).config
 
 
 def table(name: str, config: grid_file.GridConfig, command: str) -> None:

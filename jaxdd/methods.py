@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.measure import Measure
 from jaxdd.ground.registry import Registry
@@ -80,7 +81,8 @@ def joined(parts: Iterable[Result]) -> Result:
 
 
 def check(recipe: Recipe, problem: Problem) -> None:
-    """Raise InputError for bad settings, too few images of a class, or a teacher without moments."""
+    """Raise InputError for bad or unbounded settings, too few images of a class, or a teacher without moments."""
+    settings.check(recipe)
     if problem.ipc < 1:
         raise InputError(f"`ipc` {problem.ipc} is no valid number of images per class; use 1 or more")
     recipe.imager.check(problem, recipe.summarizer)

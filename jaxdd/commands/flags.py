@@ -6,8 +6,10 @@ imports a module that registers names, and ``--plugin package.module:Name`` allo
 file.
 """
 
+import contextlib
 import dataclasses
 import importlib
+import io
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -43,7 +45,8 @@ def parse(default: Any, arguments: list[str], description: str | None = None) ->
     """A config from a command line, beginning from ``default``.
 
     Raises:
-      InputError: a name that is not registered or cannot be imported, or a flag that has been replaced.
+      InputError: a name that is not registered or cannot be imported, a flag that is unknown or has been replaced, or
+        a value that is none or out of bounds.
     """
     arguments = _modern(default, [part for one in arguments for part in _split(one)])
     default, arguments = _choose(default, arguments)
@@ -53,7 +56,27 @@ def parse(default: Any, arguments: list[str], description: str | None = None) ->
         for path, registry, _ in _choices(default)
     )
     text = "\n\n".join(part for part in (description, choices) if part)
-    return tyro.cli(type(default), default=default, args=arguments, description=text or None)
+    config = _parsed(default, arguments, text)
+    try:
+        settings.check(config)
+    except InputError as error:
+        # The caller knows only the flags of the choices by default.
+        raise InputError(as_flags(str(error), config)) from None
+    return config
+
+
+def _parsed(default: Any, arguments: list[str], description: str) -> Any:
+    """The config that tyro makes of the arguments; of a complaint, which it frames, only the first sentence is kept."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(type(default), default=default, args=arguments, description=description or None)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    lines = [line.strip("│╭╮╰╯ ") for line in printed.getvalue().splitlines()[1:]]
+    rule = next((k for k, line in enumerate(lines) if set(line) <= {"─"}), len(lines))
+    raise InputError(f"{' '.join(lines[:rule])}; see --help")
 
 
 def load_plugins(arguments: list[str]) -> list[str]:
@@ -70,7 +93,7 @@ def load_plugins(arguments: list[str]) -> list[str]:
         path = next(values, "")
         try:
             importlib.import_module(path.partition(":")[0])
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError, TypeError) as error:
             raise InputError(f"cannot import --plugin {path!r}: {error}; give package.module") from error
         if ":" in path:
             trust(path)
@@ -107,7 +130,7 @@ def as_flags(message: str, config: Any) -> str:
     known = ["plugin", *(flags_of(config) if dataclasses.is_dataclass(config) else ())]
 
     def flag(match: re.Match) -> str:
-        name = match.group(1)
+        name = match.group(1).removeprefix("recipe.")
         if config is None:
             return f"--{_flag(name)}"
         places = [name] if name in known else [one for one in known if one.endswith(f".{name}")]

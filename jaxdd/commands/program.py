@@ -1,13 +1,15 @@
 """One way to run a program: parse its flags, call it, end with one line where the input is bad."""
 
+import contextlib
+import io
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
-from jaxdd.commands import flags
+from jaxdd.commands import failures, flags
 from jaxdd.ground import hosts
-from jaxdd.ground.errors import DivergenceError, InputError
+from jaxdd.ground.errors import DivergenceError, InputError, one_line
 from jaxdd.ground.memory import keep_freed
 
 
@@ -19,8 +21,8 @@ def run(
 ) -> None:
     """Parse every field of the dataclass that ``default(arguments)`` returns as a flag and call ``main``.
 
-    `InputError` becomes one line on stderr, in which parameters are called by their flags, and exit status 2; so does
-    `DivergenceError`, with exit status 3.
+    `InputError` becomes one line on stderr, in which parameters are called by their flags, and exit status 2. So does a
+    failure of the machine, such as a full disk, and a `DivergenceError`, with exit status 3.
 
     Args:
       arguments: default: those of the command line.
@@ -29,6 +31,9 @@ def run(
     config = None
     try:
         keep_freed()
+        # A name may hold what the terminal cannot show.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         arguments = flags.load_plugins(sys.argv[1:] if arguments is None else arguments)
         config = default(arguments)
         config = flags.parse(config, arguments, sys.modules[main.__module__].__doc__)
@@ -36,20 +41,31 @@ def run(
         if hosts.count() > 1 and not several:
             raise InputError(f"this program runs in one process, not in {hosts.count()}; start it once")
         main(config)
+        # A full disk may refuse results only now.
+        sys.stdout.flush()
         # The others would take a process that left earlier for dead.
         if hosts.count() > 1:
             hosts.part()
     except (InputError, DivergenceError) as error:
-        print(f"error: {flags.as_flags(str(error), config)}", file=sys.stderr)
-        _stop(2 if isinstance(error, InputError) else 3)
-    except (Exception, KeyboardInterrupt):
+        _refuse(str(error), config, 2 if isinstance(error, InputError) else 3)
+    except (Exception, KeyboardInterrupt) as error:
+        failure = failures.line(error)
+        if failure:
+            _refuse(failure, config)
         if hosts.count() == 1:
             raise
         traceback.print_exc()
         _stop(1)
 
 
-def _stop(status: int) -> None:
+def _refuse(message: str, config: Any, status: int = 2) -> NoReturn:
+    print(f"error: {one_line(flags.as_flags(message, config))}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    _stop(status)
+
+
+def _stop(status: int) -> NoReturn:
     if hosts.count() > 1:
         # The exit of one of several processes would wait for the others, which never come.
         hosts.leave(status)

@@ -115,18 +115,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-      InputError: the file is damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}; make it again or remove it") from None
-
-
 def open_regular(path: Path | str) -> BinaryIO:
     """Open a regular file, or a link to one, for reading. Anything else, such as a pipe, could block for ever.
 

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import read_json, write_json
+from jaxdd.ground.files import write_json
+from jaxdd.ground.reading import read_json
 
 MANIFEST = "manifest.json"
 

@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from jaxdd.ground.errors import InputError
+from jaxdd.ground.errors import InputError, shown
 
 _Entry = TypeVar("_Entry")
 
@@ -65,17 +65,19 @@ class Registry(Mapping[str, Any]):
         Raises:
           InputError: no such name; the message lists the most similar ones.
         """
+        if not isinstance(name, str):
+            raise InputError(f"{self.kind} {shown(name)} is no name; use {' or '.join(self._entries)}")
         if name in self._entries:
             return self._entries[name]
         if name in _TRUSTED:
             return self._imported(name)
-        if isinstance(name, str) and ":" in name:
+        if ":" in name:
             raise InputError(
-                f"{self.kind} {name!r} is not registered, and a name read from a file is never imported; if you trust "
-                f"it, import it first with `plugin` {name}"
+                f"{self.kind} {shown(name)} is not registered, and a name read from a file is never imported; if you "
+                f"trust it, import it first with `plugin` {name[:200]}"
             )
-        near = difflib.get_close_matches(str(name), self._entries, 3, 0.3)
-        raise InputError(f"unknown {self.kind} {name!r}; use {' or '.join(near or self._entries)}")
+        near = difflib.get_close_matches(name[:100], self._entries, 3, 0.3)
+        raise InputError(f"unknown {self.kind} {shown(name)}; use {' or '.join(near or self._entries)}")
 
     def load(self, name: str) -> Any:
         """Like `find`, but import ``package.module:Name`` and register it under that path. For command lines only.
@@ -120,7 +122,7 @@ def imported(path: str) -> Any:
     place, _, name = path.partition(":")
     try:
         module = importlib.import_module(place)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, TypeError) as error:
         raise InputError(f"cannot import {path!r}: {error}; give package.module:Name") from error
     if not hasattr(module, name):
         raise InputError(f"module {place} has no {name!r}; give package.module:Name")

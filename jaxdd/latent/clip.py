@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.promotion import standard
+from jaxdd.ground.settings import CHANNELS, LAYERS, SHARE, Bounds, bounded
 from jaxdd.nn.classifier import Variables
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -23,15 +24,15 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 class CLIPTextConfig:
     """Sizes, with the field names of published JSON files; the defaults are CLIP ViT-L/14 (Stable Diffusion v1)."""
 
-    vocab_size: int = 49408
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    max_position_embeddings: int = 77
+    vocab_size: int = bounded(49408, Bounds(1, 10**6))
+    hidden_size: int = bounded(768, CHANNELS)
+    intermediate_size: int = bounded(3072, Bounds(1, 2**15))
+    num_hidden_layers: int = bounded(12, LAYERS)
+    num_attention_heads: int = bounded(12, Bounds(1, 256))
+    max_position_embeddings: int = bounded(77, Bounds(1, 2**12))
     hidden_act: str = "quick_gelu"
     """"quick_gelu", x sigmoid(1.702 x), or "gelu"."""
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: float = bounded(1e-5, SHARE)
 
 
 class TextEncoder(NamedTuple):

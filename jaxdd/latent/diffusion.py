@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.settings import SHARE, Bounds, bounded
 from jaxdd.nn.classifier import Variables
 
 Denoise = Callable[[Variables, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -43,11 +44,11 @@ class Schedule:
     The defaults are those of DiT (Ho et al. 2020, section 4).
     """
 
-    num_train_timesteps: int = 1000
+    num_train_timesteps: int = bounded(1000, Bounds(1, 10**5))
     beta_schedule: str = "linear"
     """"linear" in beta, or "scaled_linear", linear in the square root of beta (latent diffusion)."""
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    beta_start: float = bounded(1e-4, SHARE)
+    beta_end: float = bounded(0.02, SHARE)
     prediction_type: str = "epsilon"
     """"epsilon" or "v_prediction"."""
     steps_offset: int = 0
@@ -72,7 +73,7 @@ class Sampling:
     strength: float = 0.5
     """The share of the schedule up to which noise is added: 0 keeps the latent, and 1 replaces it by noise. On DiT's
     linear schedule 0.5 scales the latent by 0.31, as does D4M's 0.7 on Stable Diffusion's schedule."""
-    guidance: float = 4.0
+    guidance: float = bounded(4.0, Bounds(0, 1000))
     """Classifier-free guidance (Ho and Salimans 2022): 1 is the conditional model, 0 the unconditional one."""
 
 

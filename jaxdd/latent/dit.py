@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.promotion import standard
+from jaxdd.ground.settings import CHANNELS, LATENT_SIDE, LAYERS, Bounds, bounded
 from jaxdd.latent.blocks import Attention, TimestepMLP, timestep_embedding
 from jaxdd.latent.diffusion import Denoiser
 
@@ -21,16 +22,16 @@ _TIME_DIM = 256
 class DiTConfig:
     """Sizes, with the field names of published JSON files; the defaults are DiT-XL/2 for images of 256 pixels."""
 
-    num_attention_heads: int = 16
-    attention_head_dim: int = 72
-    num_layers: int = 28
-    patch_size: int = 2
-    in_channels: int = 4
-    out_channels: int = 8
+    num_attention_heads: int = bounded(16, Bounds(1, 256))
+    attention_head_dim: int = bounded(72, Bounds(1, 1024))
+    num_layers: int = bounded(28, LAYERS)
+    patch_size: int = bounded(2, LATENT_SIDE)
+    in_channels: int = bounded(4, CHANNELS)
+    out_channels: int = bounded(8, CHANNELS)
     """Twice ``in_channels`` for noise and variance (learned sigma), or ``in_channels`` for the noise only."""
-    sample_size: int = 32
+    sample_size: int = bounded(32, LATENT_SIDE)
     """Side of the latents."""
-    num_embeds_ada_norm: int = 1000
+    num_embeds_ada_norm: int = bounded(1000, Bounds(1, 10**6))
     """The number of classes. There is one more embedding, of the null class of classifier-free guidance."""
 
     @property

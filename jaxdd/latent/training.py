@@ -17,6 +17,7 @@ from jaxdd.data import augment
 from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.normalise import normalise
 from jaxdd.ground.promotion import standard_optimizer
+from jaxdd.ground.settings import DRAWS, SHARE, bounded
 from jaxdd.latent import diffusion
 from jaxdd.latent.diffusion import Denoiser, Schedule
 from jaxdd.latent.vae import RANGE, Autoencoder
@@ -27,7 +28,7 @@ from jaxdd.nn.classifier import Variables
 class VAETraining:
     """Training settings of the autoencoder."""
 
-    images: int = 100_000
+    images: int = bounded(100_000, DRAWS)
     """The number of images seen, with repeats."""
     batch_size: int = 64
     learning_rate: float = 2e-3
@@ -40,14 +41,14 @@ class VAETraining:
 class DiTTraining:
     """Training settings of the denoiser."""
 
-    images: int = 200_000
+    images: int = bounded(200_000, DRAWS)
     """The number of latents seen, with repeats."""
     batch_size: int = 128
     learning_rate: float = 1e-3
     """As in `VAETraining`."""
-    ema: float = 0.999
+    ema: float = bounded(0.999, SHARE)
     """Decay of the exponential moving average of the parameters, which is the result of the training."""
-    drop: float = 0.1
+    drop: float = bounded(0.1, SHARE)
     """Share of the latents whose class is replaced by the null class, for classifier-free guidance."""
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.promotion import standard
+from jaxdd.ground.settings import CHANNELS, LATENT_SIDE, LEVELS, SHARE, Bounds, bounded
 from jaxdd.latent.blocks import (
     Attention,
     Downsample,
@@ -30,24 +31,24 @@ _UP = {"CrossAttnUpBlock2D": True, "UpBlock2D": False}
 class UNetConfig:
     """Sizes, with the field names of published JSON files; the defaults are Stable Diffusion v1.5."""
 
-    in_channels: int = 4
-    out_channels: int = 4
-    sample_size: int = 64
+    in_channels: int = bounded(4, CHANNELS)
+    out_channels: int = bounded(4, CHANNELS)
+    sample_size: int = bounded(64, LATENT_SIDE)
     """Side of the latents."""
     down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     """The block of each level, from the finest, with or without attention."""
     up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     """The block of each level on the way up, from the coarsest."""
-    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    block_out_channels: tuple[int, ...] = bounded((320, 640, 1280, 1280), LEVELS)
     """Channels of each level. Every level but the last halves the resolution."""
-    layers_per_block: int = 2
+    layers_per_block: int = bounded(2, Bounds(1, 16))
     """Residual blocks per level on the way down; there is one more on the way up."""
-    cross_attention_dim: int = 768
+    cross_attention_dim: int = bounded(768, CHANNELS)
     """Width of the text embedding."""
-    attention_head_dim: int = 8
+    attention_head_dim: int = bounded(8, CHANNELS)
     """The number of heads of every attention, in spite of the published name."""
-    norm_num_groups: int = 32
-    norm_eps: float = 1e-5
+    norm_num_groups: int = bounded(32, CHANNELS)
+    norm_eps: float = bounded(1e-5, SHARE)
 
 
 def check(config: UNetConfig) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.promotion import standard
+from jaxdd.ground.settings import CHANNELS, LEVELS, SIDE, Bounds, bounded
 from jaxdd.latent.blocks import Downsample, ImageAttention, ResnetBlock, Upsample, conv1, conv3
 from jaxdd.nn.classifier import Variables
 
@@ -26,15 +27,15 @@ RANGE = Normalisation(np.array([0.5], np.float32), np.array([0.5], np.float32))
 class VAEConfig:
     """Sizes, with the field names of published JSON files; the defaults are Stable Diffusion."""
 
-    in_channels: int = 3
-    latent_channels: int = 4
-    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    in_channels: int = bounded(3, CHANNELS)
+    latent_channels: int = bounded(4, CHANNELS)
+    block_out_channels: tuple[int, ...] = bounded((128, 256, 512, 512), LEVELS)
     """Channels of each level. Every level but the last halves the resolution."""
-    layers_per_block: int = 2
-    norm_num_groups: int = 32
-    scaling_factor: float = 0.18215
+    layers_per_block: int = bounded(2, Bounds(1, 16))
+    norm_num_groups: int = bounded(32, CHANNELS)
+    scaling_factor: float = bounded(0.18215, Bounds(1e-6, 1e6))
     """The factor from the mean of the encoder to a latent, which makes the variance of latents about one."""
-    sample_size: int = 512
+    sample_size: int = bounded(512, SIDE)
     """Side of the training images."""
 
     @property

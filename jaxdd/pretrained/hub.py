@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxdd.ground.errors import InputError
+from jaxdd.ground import reading, settings
+from jaxdd.ground.errors import InputError, one_line
 
 LATENT = ("vae", "unet", "transformer", "text_encoder", "scheduler", "tokenizer")
 
@@ -81,14 +82,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-      InputError: no such file, or it is not a JSON object.
+      InputError: no such file, or it is damaged or not a JSON object.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"no {path}; give a folder in the layout of diffusers") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); download it again") from error
+    if not path.exists():
+        raise InputError(f"no {path}; give a folder in the layout of diffusers")
+    record = reading.read_json(path, "download it again")
     if not isinstance(record, dict):
         raise InputError(f"{path} holds {type(record).__name__}, not a JSON object; download it again")
     return record
@@ -107,7 +105,7 @@ def read_config(
       known: the content of the file, if it was already read and completed.
 
     Raises:
-      InputError: not JSON, a key that is missing or of the wrong type, or a value that is not supported.
+      InputError: not JSON, a key that is missing or of the wrong type, or a value that is out of bounds or unsupported.
     """
     record = read_json(path) if known is None else known
     for key, allowed in only.items():
@@ -115,14 +113,20 @@ def read_config(
         for value in values if isinstance(values, list) else [values]:
             if value not in allowed:
                 choices = " or ".join(json.dumps(a) for a in allowed)
-                raise InputError(f"{path}: {key} {json.dumps(value)} is not covered, only {choices}; use other weights")
+                raise InputError(f"{path}: {key} {_json(value)} is not covered, only {choices}; use other weights")
     fields = {}
     for field in dataclasses.fields(kind):
         if field.name in record:
             fields[field.name] = _typed(path, field, record[field.name])
         elif field.name not in optional:
             raise InputError(f"{path} has no {field.name}; add it, as the weights were trained with it")
-    return kind(**fields)
+    config = kind(**fields)
+    settings.check(config, str(path))
+    return config
+
+
+def _json(value):
+    return one_line(json.dumps(value), 100)
 
 
 def _typed(path, field, value):
@@ -130,8 +134,8 @@ def _typed(path, field, value):
     if isinstance(default, tuple) and isinstance(value, list) and value:
         if all(type(entry) is type(default[0]) for entry in value):
             return tuple(value)
-    elif type(value) is type(default) or (isinstance(default, float) and type(value) is int):
-        return type(default)(value)
-    raise InputError(
-        f"{path}: {field.name} is {json.dumps(value)}, not a value such as {json.dumps(default)}; correct it"
-    )
+    elif type(value) is type(default):
+        return value
+    elif isinstance(default, float) and type(value) is int and abs(value) < 2**53:
+        return float(value)
+    raise InputError(f"{path}: {field.name} is {_json(value)}, not a value such as {json.dumps(default)}; correct it")

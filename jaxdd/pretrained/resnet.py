@@ -6,13 +6,16 @@ from typing import NamedTuple
 import jax
 
 from jaxdd import nn
-from jaxdd.ground.errors import InputError
+from jaxdd.ground.errors import InputError, shown
+from jaxdd.ground.settings import CHANNELS, CLASSES
 from jaxdd.nn.classifier import Variables
 from jaxdd.pretrained.hub import find, patterns_of, read_json
 from jaxdd.pretrained.tensors import Naming, dotted, fill, tensors
 
 _STEMS = {7: "imagenet", 3: "small"}
 _PARTS = {"shortcut_conv": "downsample.0", "shortcut_norm": "downsample.1", "head": "fc"}
+# Beyond all normalisations of pixels in [0, 1] or [0, 255].
+_FAR = 1e4
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -50,6 +53,12 @@ def resnet(place: str | Path, name: str) -> Network:
             raise InputError(f"the weights in {folder} have no {needed} of {rank} axes; give a ResNet with the names "
                              "of torchvision")  # fmt: skip
     width, channels, *kernel = weights["conv1.weight"].shape
+    for what, size, most in (
+        ("channels", max(width, channels), CHANNELS.high),
+        ("classes", weights["fc.weight"].shape[0], CLASSES.longest),
+    ):
+        if not 1 <= size <= most:
+            raise InputError(f"the weights in {folder} have {size} {what}; give a ResNet with 1 to {most}")
     stem = _STEMS.get(kernel[0])
     if stem is None:
         raise InputError(f"conv1.weight in {folder} has a kernel of {kernel[0]} pixels; a ResNet here has 7 or 3")
@@ -70,10 +79,12 @@ def _normalisation(folder, channels):
     file = folder / "config.json"
     record = read_json(file) if file.is_file() else {}
     record = record.get("pretrained_cfg", record)
+    if not isinstance(record, dict):
+        raise InputError(f"{file}: pretrained_cfg {shown(record)} is no record; download it again")
     values = [record.get(key, default) for key, default in zip(("mean", "std"), _IMAGENET)]
     for key, value in zip(("mean", "std"), values):
-        numbers = isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value)
+        numbers = isinstance(value, list | tuple) and all(type(v) in (int, float) and abs(v) < _FAR for v in value)
         if not numbers or len(value) != channels or (key == "std" and min(value) <= 0):
-            raise InputError(f"{key} {value} of {file} does not fit images of {channels} channels; correct it there, "
-                             "as the weights were trained with it")  # fmt: skip
+            raise InputError(f"{key} {shown(value)} of {file} does not fit images of {channels} channels; correct it "
+                             "there, as the weights were trained with it")  # fmt: skip
     return tuple(tuple(float(v) for v in value) for value in values)

@@ -15,7 +15,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from jaxdd.ground.errors import InputError
+from jaxdd.ground import reading
+from jaxdd.ground.errors import InputError, shown
 from jaxdd.ground.files import atomic
 from jaxdd.nn.classifier import Variables
 from jaxdd.pretrained.hub import read_json
@@ -25,6 +26,8 @@ Shape = tuple[int, ...]
 _IGNORED = re.compile(r"(^|\.)(pos_embed|position_ids|num_batches_tracked)$")
 _KINDS = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
 _SHOWN = 10
+# Quantized weights have scales of their own, which are not read.
+_FLOATING = ("F64", "F32", "F16", "BF16")
 
 
 class Stored(NamedTuple):
@@ -57,12 +60,18 @@ def tensors(folder: Path) -> dict[str, Stored]:
     """The tensors in the safetensors file of a folder, or in the shards of its index; their content is not read.
 
     Raises:
-      InputError: there is no such file or more than one, a file is damaged, or a shard is missing.
+      InputError: there is no such file or more than one, a file is damaged, a shard is missing or lies elsewhere, or a
+        tensor is not floating.
     """
     contents: dict[str, Stored] = {}
     for file in _files(folder):
         with _opened(file) as handle:
-            contents |= {name: Stored(file, tuple(handle.get_slice(name).get_shape())) for name in handle.keys()}  # noqa: SIM118
+            for name in handle.keys():  # noqa: SIM118  a handle is no mapping
+                part = handle.get_slice(name)
+                if part.get_dtype() not in _FLOATING and not _IGNORED.search(name):
+                    raise InputError(f"{file}: {shown(name)} has dtype {part.get_dtype()}; give floating weights, "
+                                     f"{', '.join(_FLOATING)}")  # fmt: skip
+                contents[name] = Stored(file, tuple(part.get_shape()))
     return contents
 
 
@@ -75,7 +84,7 @@ def _files(folder):
             shards = read_json(index).get("weight_map")
             if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
                 raise InputError(f"{index} has no weight_map from tensors to files; download it again")
-            return [folder / name for name in sorted(set(shards.values()))]
+            return [_shard(index, name) for name in sorted(set(shards.values()))]
     files = sorted(folder.glob("*.safetensors"))
     if len(files) == 1:
         return files
@@ -90,7 +99,22 @@ def _files(folder):
     raise InputError(f"no *.safetensors in {folder}; give the weights in that format (pickles are never read)")
 
 
+def _shard(index, name):
+    """A file that an index names; InputError if it lies elsewhere, as a file from a stranger must not choose it."""
+    folder = index.parent.resolve()
+    # The cache of the hub links each file of a snapshot to the blobs of its repository.
+    allowed = [folder, *(parent.parent / "blobs" for parent in folder.parents if parent.name == "snapshots")]
+    if any(name.startswith(start) for start in ("/", ".")) or len(Path(name).parts) != 1 or not name.isprintable():
+        raise InputError(f"{index} names {shown(name)}, which is no file in its folder; download it again")
+    place = (folder / name).resolve()
+    if not any(place.is_relative_to(parent) for parent in allowed):
+        raise InputError(f"{index} names {shown(name)}, a link out of its folder; download it again")
+    return index.parent / name
+
+
 def _opened(file):
+    if file.exists():
+        reading.check_regular(file, "download it again")
     try:
         return safe_open(file, framework="numpy")
     except FileNotFoundError as error:
@@ -109,7 +133,8 @@ def fill(like: Any, contents: Mapping[str, Stored], naming: Naming, place: Path)
       place: the place of the weights, for error messages.
 
     Raises:
-      InputError: tensors are missing, unexpected or of another shape; copies of a tensor differ; a file is damaged.
+      InputError: tensors are missing, unexpected or of another shape; copies of a tensor differ; values
+        are not finite; a file is damaged.
     """
     sources: dict[str, list[str]] = {}
     for name in contents:
@@ -130,7 +155,11 @@ def fill(like: Any, contents: Mapping[str, Stored], naming: Naming, place: Path)
                         f"{place}: {source} differs from {sources[name][0]}, but the model has one of both; "
                         "use weights whose blocks share it"
                     )
-            filled[path] = _to_leaf(first.astype(np.float32), path, shape)
+            first = first.astype(np.float32)
+            if not np.isfinite(first).all() or (path[-1] == "var" and (first < 0).any()):
+                what = "a negative variance" if np.isfinite(first).all() else "NaN or infinite values"
+                raise InputError(f"{place}: {sources[name][0]} has {what}; download it again, or use other weights")
+            filled[path] = _to_leaf(first, path, shape)
     return unflatten_dict(filled)
 
 

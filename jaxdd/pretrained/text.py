@@ -6,12 +6,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxdd.ground.errors import InputError
+from jaxdd.ground import reading
+from jaxdd.ground.errors import InputError, shown
 from jaxdd.latent import clip
 from jaxdd.pretrained.hub import component, read_json
 from jaxdd.pretrained.latent import text_encoder
 
 _LENGTH = 77
+# Tokens of a vocabulary.
+_MOST = 10**6
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 # Special tokens, contractions, words, single digits and runs of other characters (Radford et al. 2021, section 2.4).
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
@@ -62,24 +65,21 @@ def tokenizer(place: str | Path, subfolder: str = "tokenizer") -> Callable[[Sequ
 def _vocabulary(folder):
     file = folder / "vocab.json"
     vocab = read_json(file)
-    if not all(type(i) is int for i in vocab.values()):
+    if not all(type(i) is int and 0 <= i < _MOST for i in vocab.values()) or len(set(vocab.values())) < len(vocab):
         raise InputError(f"{file} is no map from tokens to numbers; download it again")
     for token in (_START, _END):
         if token not in vocab:
             raise InputError(f"{file} has no token {token}; give CLIP's vocabulary")
     file = folder / "merges.txt"
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is missing or no text; download it again") from error
+    lines = reading.read_text(file, "download it again").split("\n")
     merges = []
     for number, line in enumerate(lines, 1):
         if (number == 1 and line.startswith("#version")) or not line.strip():
             continue
         parts = tuple(line.split())
         if len(parts) != 2 or any(token not in vocab for token in (*parts, "".join(parts))):
-            raise InputError(f"{file}, line {number}: {line!r} does not merge two tokens of vocab.json into a third; "
-                             "download both again")  # fmt: skip
+            raise InputError(f"{file}, line {number}: {shown(line)} does not merge two tokens of vocab.json into a "
+                             "third; download both again")  # fmt: skip
         merges.append(parts)
     return vocab, merges
 
@@ -92,8 +92,8 @@ def _padding(folder, vocab):
         pad = pad.get("content") if isinstance(pad, dict) else pad
         if pad is None:
             continue
-        if pad not in vocab:
-            raise InputError(f"{folder / name}: pad_token {pad!r} is not in vocab.json; correct it")
+        if not isinstance(pad, str) or pad not in vocab:
+            raise InputError(f"{folder / name}: pad_token {shown(pad)} is not in vocab.json; correct it")
         return pad
     return _END
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxdd.ground.files import read_arrays, write_text
+from jaxdd.ground.files import write_text
 from jaxdd.reports import grid_tables, html, plots
+from jaxdd.reports.run_page import arrays
 from jaxdd.workspace.grid_file import Grid
 from jaxdd.workspace.grid_runner import Work, datasets, folder
 
@@ -137,8 +138,7 @@ def _distances(work: Work, ipc: int) -> list[str]:
         place = folder(work, entry, ipc) / "atoms.npz"
         if entry.swept or not place.is_file():
             continue
-        file = read_arrays(place, ("costs", "weights"))
-        costs, weights = file["costs"], file["weights"]
+        costs, weights = arrays(place, len(work.workspace.real.class_names), "costs", "weights")
         if costs.size:
             effective = float((1 / np.square(weights / weights.sum(1, keepdims=True)).sum(1)).mean())
             body.append([entry.name, entry.recipe.summarizer.space, f"{costs[:, -1].mean():.4g}", f"{effective:.1f}"])

@@ -2,11 +2,13 @@
 
 import csv
 import io
+import re
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdd.ground.errors import one_line
 from jaxdd.reports import tables
 from jaxdd.students import scores
 from jaxdd.students.rows import cell
@@ -157,27 +159,42 @@ def as_csv(grid: Grid, rows: list[dict]) -> str:
     for row in rows:
         shown = [row["method"], row["dataset"], row["ipc"], row["student"], row["labels"], row["mean"], row["std"]]
         seeds = " ".join(map(str, row["accuracies"]))
-        writer.writerow([*shown, seeds, row.get("epochs")])
+        writer.writerow(map(_cell, [*shown, seeds, row.get("epochs")]))
     for entry in grid.entries:
         for ipc, figure in entry.published.items():
-            writer.writerow([entry.name, None, ipc, None, "published", figure / 100, None, None, None])
+            writer.writerow([_cell(entry.name), None, ipc, None, "published", figure / 100, None, None, None])
     return sheet.getvalue()
 
 
-_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "^": r"\^{}", "~": r"\~{}", **{c: "\\" + c for c in "&%$#_{}"}}
+def _cell(value: Any) -> Any:
+    """A cell of a spreadsheet that is no formula: a text that would be read as one gets an apostrophe."""
+    if not isinstance(value, str):
+        return value
+    text = one_line(value)
+    return f"'{text}" if text.startswith(tuple("=+-@＝＋－＠")) else text
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "±": r"$\pm$", "^": r"\^{}", "~": r"\~{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", **{c: "\\" + c for c in "&%$#_{}"},
+}  # fmt: skip
+
+
+def _latex(words: str) -> str:
+    """A text as LaTeX. At the start of a row a bracket or a star would be an argument of the line break before it."""
+    return ("{}" if words.startswith(("[", "*")) else "") + "".join(_LATEX.get(c, c) for c in one_line(words))
 
 
 def as_latex(grid: Grid, rows: list[dict]) -> str:
     """A LaTeX tabular with booktabs rules, and groups as spanning headings."""
     methods, parts = columns(grid, rows)
-    safe = lambda words: "".join(_LATEX.get(c, c) for c in words)
     groups = [(name, len(list(columns))) for name, columns in groupby(column.group for column in parts)]
-    over = " & ".join(["", *(rf"\multicolumn{{{span}}}{{c}}{{{safe(name)}}}" for name, span in groups)])
-    lines = [" & ".join(["method", *(safe(column.name) for column in parts)])]
-    lines += [" & ".join([safe(name), *(safe(column.cells.get(name, "")) for column in parts)]) for name in methods]
+    over = " & ".join(["", *(rf"\multicolumn{{{span}}}{{c}}{{{_latex(name)}}}" for name, span in groups)])
+    lines = [" & ".join(["method", *(_latex(column.name) for column in parts)])]
+    lines += [" & ".join([_latex(name), *(_latex(column.cells.get(name, "")) for column in parts)]) for name in methods]
     body = [rf"{over} \\", rf"{lines[0]} \\", r"\midrule", *(rf"{line} \\" for line in lines[1:])]
     return "\n".join([
-        rf"% {grid.title}", rf"\begin{{tabular}}{{l{'r' * len(parts)}}}", r"\toprule", *body, r"\bottomrule",
+        rf"% {one_line(grid.title)}", rf"\begin{{tabular}}{{l{'r' * len(parts)}}}", r"\toprule", *body, r"\bottomrule",
         r"\end{tabular}", "",
     ])  # fmt: skip
 
@@ -185,5 +202,11 @@ def as_latex(grid: Grid, rows: list[dict]) -> str:
 def as_markdown(grid: Grid, rows: list[dict], command: str, record: str) -> str:
     """The block for docs/results: title, record of data and machine, command, and the table that it prints."""
     table = "\n".join("    " + line if line else "" for line in text(grid, rows).splitlines())
-    note = f"\nPublished figures: {grid.published}\n" if grid.published else ""
-    return f"## {grid.title}\n\n{record}\n\n    {command}\n{note}\n{table}\n"
+    note = f"\nPublished figures: {_markdown(grid.published)}\n" if grid.published else ""
+    head = f"## {_markdown(grid.title)}\n\n{_markdown(record)}\n\n    {one_line(command)}\n"
+    return f"{head}{note}\n{table}\n"
+
+
+def _markdown(words: str) -> str:
+    """A text without markup or HTML."""
+    return re.sub(r"([\\`*<>\[\]|&])", r"\\\1", one_line(words))

@@ -5,8 +5,9 @@ The file is self-contained: it includes style and pictures, loads nothing and ru
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from html import escape as escape_markup
 from math import ceil, floor, isqrt, log10
 
 import numpy as np
@@ -18,6 +19,9 @@ from jaxdd.reports.preview import heaviest
 
 # The largest number of classes and of pixels on a page.
 CLASSES, PIXELS = 50, 2_560_000
+
+# Control characters but tabs and line breaks, surrogates, and marks that change the direction of the text around them.
+_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 _STYLE = """
 :root {
@@ -129,6 +133,11 @@ summary { cursor: pointer; color: var(--accent); margin-bottom: 0.8rem; }
   .number { padding-left: 1rem; padding-right: 0; }
 }
 """
+
+
+def escape(text: str) -> str:
+    """Text for an element or an attribute. What no HTML file may hold, or turns text around, is replaced."""
+    return escape_markup(_UNFIT.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def document(title: str, blocks: Iterable[str], subtitle: str = "") -> str:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxdd.data.distilled import DistilledDataset
-from jaxdd.ground.errors import InputError
+from jaxdd.ground.errors import InputError, one_line
 from jaxdd.ground.files import atomic
 from jaxdd.ground.normalise import denormalise
 from jaxdd.reports.preview import heaviest
@@ -56,7 +56,10 @@ def styles(methods: Sequence[str]) -> dict[str, dict]:
     places = {method: _METHODS.index(method) for method in methods if method in _METHODS}
     for method in methods:
         if method not in looks and method not in places:
-            wanted = [(zlib.crc32(method.encode()) + step) % len(_PALETTE) for step in range(len(_PALETTE))]
+            wanted = [
+                (zlib.crc32(method.encode("utf-8", "surrogatepass")) + step) % len(_PALETTE)
+                for step in range(len(_PALETTE))
+            ]
             places[method] = next((place for place in wanted if place not in places.values()), wanted[0])
     looks |= {method: (_PALETTE[place], _MARKS[place]) for method, place in places.items()}
     return {method: {"color": color, "marker": mark} for method, (color, mark) in looks.items()}
@@ -95,11 +98,11 @@ def accuracy_by_ipc(
         shown = [row for row in rows if row["labels"] == kind and row["ipc"] is not None]
         paper = {} if _hard(kind) and not all(map(_hard, panels)) else published or {}
         for method in _methods(shown):
-            _line(axes, [row for row in shown if row["method"] == method], "ipc", looks[method], method)
+            _line(axes, [row for row in shown if row["method"] == method], "ipc", looks[method], _plain(method))
         for method, curve in paper.items():
             x = sorted(curve)
             look = looks[method] | {"markerfacecolor": "white", "linestyle": (0, (4, 3))}
-            axes.plot(x, [curve[m] for m in x], linewidth=1.6, alpha=0.8, label=method + _PAPER, **look)
+            axes.plot(x, [curve[m] for m in x], linewidth=1.6, alpha=0.8, label=_plain(method) + _PAPER, **look)
         full = [row for row in rows if row["method"] == "full"]
         if full:
             axes.axhline(100 * full[0]["mean"], color=_GREY, linewidth=1.2, linestyle=":", label=_FULL)
@@ -140,7 +143,7 @@ def sensitivity(
             ]
             if shown:
                 look = {"color": _PALETTE[k % len(_PALETTE)], "marker": _MARKS[k % len(_MARKS)]}
-                _line(axes, shown, setting, look, words[case])
+                _line(axes, shown, setting, look, _plain(words[case]))
         _log_axis(axes, [value or zero for value in values], [f"{value:g}" for value in values])
         axes.set_xlabel(name)
     return _finish(figure, panels, ", ".join(_methods(rows)), path)
@@ -172,7 +175,7 @@ def architectures(rows: Sequence[dict], path: Path | None = None, labels: Sequen
                 x,
                 [100 * row["mean"] for row in shown.values()],
                 [100 * row["std"] for row in shown.values()],
-                label=method if len(counts) == 1 else f"{method}, {ipc} IPC",
+                label=_plain(method if len(counts) == 1 else f"{method}, {ipc} IPC"),
                 alpha=fade,
                 **look,
             )
@@ -184,7 +187,7 @@ def architectures(rows: Sequence[dict], path: Path | None = None, labels: Sequen
             axes.axvline(edge - 0.5, color="#e3e6e8", linewidth=1)
         crowded = sum(map(len, students)) > 40
         turned: dict[str, Any] = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-        axes.set_xticks(range(len(students)), students, **turned)
+        axes.set_xticks(range(len(students)), map(_plain, students), **turned)
         axes.set_xlim(-0.5, len(students) - 0.5)
         axes.grid(visible=False, axis="x")
     each = f", {min(counts)} images per class" if len(counts) == 1 else ""
@@ -219,18 +222,20 @@ def per_class_sheet(
     side = largest * max(1, 96 // largest)
     gap, text, head = max(4, side // 16), max(14, side // 9), max(17, side // 7)
     font, bold = ImageFont.load_default(text), ImageFont.load_default(head)
-    left = gap * 3 + max(int(font.getlength(name)) for name in datasets)
+    left = gap * 3 + max(int(font.getlength(one_line(name, 100))) for name in datasets)
     columns = min(most, max(dataset.ipc for dataset in datasets.values()))
     block = head + 2 * gap + len(datasets) * (side + gap)
-    wide = max(left + columns * (side + gap), 2 * gap + max(int(bold.getlength(names[c])) for c in classes))
+    wide = max(
+        left + columns * (side + gap), 2 * gap + max(int(bold.getlength(one_line(names[c], 100))) for c in classes)
+    )
     sheet = Image.new("RGB", (wide, gap + len(classes) * block + (len(classes) - 1) * head), "white")
     draw = ImageDraw.Draw(sheet)
     for b, c in enumerate(classes):
         y = gap + b * (block + head)
-        draw.text((gap, y), names[c], fill="black", font=bold)
+        draw.text((gap, y), one_line(names[c], 100), fill="black", font=bold)
         y += head + 2 * gap
         for name, dataset in datasets.items():
-            draw.text((gap, y + side // 2), name, fill="#444c53", font=font, anchor="lm")
+            draw.text((gap, y + side // 2), one_line(name, 100), fill="#444c53", font=font, anchor="lm")
             for column, picture in enumerate(_pictures(dataset, heaviest(dataset, c, most))):
                 small = side % picture.width == 0
                 how = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
@@ -252,14 +257,17 @@ def _pictures(dataset: DistilledDataset, rows: np.ndarray) -> Iterable[Image.Ima
 
 
 def _panels(rows: Sequence[dict], labels: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with one panel per kind of labels that has rows; InputError if there is none."""
+    """A figure with one panel per kind of labels that has rows; InputError if there is none, or for NaN."""
+    for row in rows:
+        if not np.isfinite([row["mean"], row["std"]]).all():
+            raise InputError(f"a row of {row['method']} has an accuracy that is not finite; leave it out")
     kinds = [kind for kind in labels if any(row["labels"] == kind and row["ipc"] is not None for row in rows)]
     if not kinds:
         raise InputError(f"no row has labels {' or '.join(labels)}; give rows of evaluation.json that have them")
     figure = Figure(figsize=(1.2 + 4.4 * len(kinds), 4.4), layout="constrained")
     axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for kind, one in zip(kinds, axes):
-        one.set_title(caption(kind), fontsize="medium")
+        one.set_title(_plain(caption(kind)), fontsize="medium")
         one.spines[["top", "right"]].set_visible(False)
         one.grid(color="#e3e6e8", linewidth=0.8)
         one.set_axisbelow(True)
@@ -293,11 +301,17 @@ def _finish(figure: Figure, panels: Mapping[str, Axes], title: str, path: Path |
         handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 2 + 2 * len(panels)),
         frameon=False, fontsize="small",
     )  # fmt: skip
-    figure.suptitle(title)
+    figure.suptitle(_plain(title))
     if path:
         with atomic(Path(path)) as place:
             place.write_bytes(png(figure))
     return figure
+
+
+def _plain(text: str) -> str:
+    """A text that matplotlib draws as it is: no formula between dollars, and no label that is hidden by its first _."""
+    text = one_line(text, 100).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _methods(rows: Iterable[dict]) -> list[str]:

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground.errors import one_line
 from jaxdd.ground.files import atomic
 
 
@@ -29,7 +30,7 @@ def preview(dataset: DistilledDataset, path: Path | str, most: int = 20) -> None
     cell_side, pad = side * zoom, 4
     text_size = max(13, cell_side // 9)
     font = ImageFont.load_default(text_size)
-    shown = dataset.class_names[:50]
+    shown = [one_line(name, 100) for name in dataset.class_names[:50]]
     if dataset.ipc == 1:
         columns, label = min(5, len(shown)), text_size + 5
         cells = [(i // columns, i % columns, i) for i in range(len(shown))]

@@ -4,7 +4,6 @@ Sections for files that the folder lacks, such as the accuracies before `experim
 """
 
 import dataclasses
-import json
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,13 +14,17 @@ import numpy as np
 from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import settings
-from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import read_arrays, read_json, write_text
+from jaxdd.ground.errors import InputError, shown
+from jaxdd.ground.files import read_arrays, write_text
+from jaxdd.ground.reading import parse_json, read_text
 from jaxdd.reports import html, tables
 from jaxdd.reports.preview import preview
-from jaxdd.students.rows import caption, cell
-from jaxdd.workspace import config_of
+from jaxdd.students.rows import caption, cell, read
+from jaxdd.workspace import config_of, records
 
+_AGAIN = "make the run again"
+# More steps than any run has.
+STEPS = 10**9
 # Flags that every command shows, even at their defaults.
 _ALWAYS = ("method", "dataset", "ipc", "out")
 
@@ -30,11 +33,10 @@ def run_page(folder: Path) -> str:
     """The page of a run folder as HTML.
 
     Raises:
-      InputError: a folder without config.json or without a distilled dataset, or one whose method is not registered.
+      InputError: a folder without config.json or without a distilled dataset, a method that is not registered, or a
+        damaged file.
     """
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} has no config.json; give a run folder of experiments.distill")
-    config = read_json(folder / "config.json")
+    config = records.run(folder, ("method", "dataset", "recipe"))
     dataset = distilled.load(folder)
     blocks = [
         html.facts(_facts(dataset)),
@@ -46,7 +48,7 @@ def run_page(folder: Path) -> str:
         *_losses(folder / "metrics.jsonl", config),
         *_settings(config),
     ]
-    title = f"{config['method']} on {dataset.provenance.get('dataset', config['dataset'])}"
+    title = f"{config['method']} on {_record(dataset).get('dataset', config['dataset'])}"
     each = "one image" if dataset.ipc == 1 else f"{dataset.ipc} images"
     return html.document(title, blocks, f"{len(dataset.class_names)} classes, {each} each")
 
@@ -58,20 +60,29 @@ def write(folder: Path) -> Path:
     return folder / "report.html"
 
 
+def _record(dataset: DistilledDataset) -> dict:
+    """The provenance of a dataset, which a file from elsewhere may lack."""
+    return dataset.provenance if isinstance(dataset.provenance, dict) else {}
+
+
 def _facts(dataset: DistilledDataset) -> dict[str, str]:
-    provenance = dataset.provenance
+    provenance = _record(dataset)
     height, width, channels = dataset.images.shape[1:]
     known = {"Images": f"{len(dataset.labels)} of {width} × {height} × {channels}"}
-    if "teacher" in provenance:
+    if isinstance(provenance.get("teacher"), dict):
         teacher = provenance["teacher"]
         held_out = " (held-out train images)" if teacher.get("holdout") else ""
-        known["Teacher"] = f"{teacher['model']}, accuracy {100 * teacher['accuracy']:.1f} %{held_out}"
+        known["Teacher"] = f"{teacher.get('model')}, accuracy {_percent(teacher.get('accuracy'))}{held_out}"
     if "recognised" in provenance:
-        known["Recognised by the teacher"] = f"{100 * provenance['recognised']:.1f} %"
+        known["Recognised by the teacher"] = _percent(provenance["recognised"])
     for name, label in (("latents", "Latent model"), ("seed", "Seed"), ("device", "Device"), ("jax", "JAX")):
         if name in provenance:
             known[label] = str(provenance[name])
     return known
+
+
+def _percent(share: Any) -> str:
+    return f"{100 * share:.1f} %" if type(share) in (int, float) and 0 <= share <= 1 else "unknown"
 
 
 def accuracies(rows: list[dict]) -> list[str]:
@@ -111,7 +122,7 @@ def accuracies(rows: list[dict]) -> list[str]:
 
 
 def _accuracies(place: Path) -> list[str]:
-    rows = read_json(place) if place.is_file() else []
+    rows = read(place) if place.exists() else []
     return [html.heading("Accuracy"), *accuracies(rows)] if rows else []
 
 
@@ -131,9 +142,9 @@ def _weights(dataset: DistilledDataset) -> list[str]:
 
 
 def _distances(place: Path, dataset: DistilledDataset, config: dict) -> list[str]:
-    if not place.is_file():
+    if not place.exists():
         return []
-    costs = read_arrays(place, ("costs",))["costs"]
+    (costs,) = arrays(place, len(dataset.class_names), "costs")
     if not costs.size:
         return []
     last, summarizer = costs[:, -1], config["recipe"].get("summarizer", {})
@@ -164,7 +175,7 @@ def _only(rows: list, dataset: DistilledDataset) -> list[str]:
 
 
 def _losses(place: Path, config: dict) -> list[str]:
-    lines = [json.loads(line) for line in place.read_text().splitlines()] if place.is_file() else []
+    lines = _metrics(place) if place.exists() else []
     if not lines:
         return []
     weights = config["recipe"].get("imager", {})
@@ -180,6 +191,31 @@ def _losses(place: Path, config: dict) -> list[str]:
         html.paragraph(text),
         html.curve([line["step"] for line in lines], terms, "step", "loss", log=True),
     ]
+
+
+def _metrics(place: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl; InputError unless each holds the same numbers, among them the step."""
+    texts = read_text(place, _AGAIN).splitlines()
+    lines = [parse_json(text, f"{place}, line {number}", _AGAIN, finite=False) for number, text in enumerate(texts, 1)]
+    for number, line in enumerate(lines, 1):
+        numbers = isinstance(line, dict) and all(type(value) in (int, float) for value in line.values())
+        if not numbers or line.keys() != lines[0].keys() or not 0 <= line.get("step", -1) <= STEPS:
+            raise InputError(f"{place}, line {number}: {shown(line)} are no losses of a step; {_AGAIN}")
+    return lines
+
+
+def arrays(place: Path, classes: int, *names: str) -> list[np.ndarray]:
+    """Arrays of an atoms.npz: the costs [C, rounds], the weights [C, m].
+
+    Raises:
+      InputError: the file is damaged, or does not fit the number of classes.
+    """
+    read = read_arrays(place, names)
+    found = [read[name] for name in names]
+    for name, array in zip(names, found):
+        if array.ndim != 2 or len(array) != classes or array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise InputError(f"{place}: {name} are no finite numbers of {classes} classes; {_AGAIN}")
+    return found
 
 
 def _settings(config: dict) -> list[str]:

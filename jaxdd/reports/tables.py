@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxdd.ground.errors import one_line
 from jaxdd.stages.relabel.stored import Labels
 from jaxdd.students.rows import caption, cell
 
@@ -43,7 +44,11 @@ def table(rows: list[dict]) -> str:
 
 
 def columns(head: list[str], body: list[list[str]], left: int = 0) -> str:
-    """Cells as aligned text: the first ``left`` columns are flush left, the others flush right."""
+    """Cells as aligned text: the first ``left`` columns are flush left, the others flush right.
+
+    What a terminal or a text file cannot hold is escaped, such as a line break in a name.
+    """
+    head, body = [one_line(cell) for cell in head], [[one_line(cell) for cell in line] for line in body]
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
 
     def text(line):
@@ -61,4 +66,4 @@ def label_sizes(labels: Labels, run: Path) -> str:
     form = f"top {kept.top}" if kept.form == "topk" else kept.form
     rows = [(f"labels, {form}, {kept.epochs} epochs", labels.nbytes), ("images, PNG", pictures)]
     rows.append(("images, exact (npz)", exact))
-    return "\n".join(f"{name:32} {size:14,d} bytes {size / pictures:9.2f} x PNG" for name, size in rows)
+    return "\n".join(f"{name:32} {size:14,d} bytes {size / max(1, pictures):9.2f} x PNG" for name, size in rows)

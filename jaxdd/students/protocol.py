@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from jaxdd.data import augment
 from jaxdd.data.augment import Augment
+from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.measure import POWERS
 from jaxdd.ground.registry import Registry
@@ -99,6 +100,7 @@ def named(name: str, protocols: Mapping[str, Protocol] | None = None) -> Protoco
 def check(protocol: Protocol) -> None:
     """Raise InputError for unknown settings, before any student is trained."""
     protocol.labels.check()
+    settings.check(protocol)
     if protocol.weights not in POWERS:
         raise InputError(f"unknown `weights` {protocol.weights!r}; use {', '.join(POWERS)}")
     train.optimizer(protocol.train, protocol.train.steps(1))

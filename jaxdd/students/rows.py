@@ -1,8 +1,14 @@
 """Rows of results: the accuracies of all students of one architecture for one method under one protocol."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jaxdd.ground import settings
+from jaxdd.ground.errors import InputError, shown
+from jaxdd.ground.reading import read_json
 
 
 def row(
@@ -29,3 +35,41 @@ def cell(accuracies: list[float]) -> str:
     """Mean and sample standard deviation in percent; a single run has no deviation."""
     percent = 100 * np.asarray(accuracies)
     return f"{percent.mean():.1f}" + (f" ± {percent.std(ddof=1):.1f}" if len(percent) > 1 else "")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What every row holds."""
+
+    method: str
+    dataset: str
+    student: str
+    labels: str
+    ipc: int | None = settings.bounded(settings.REQUIRED, settings.Bounds(1, settings.IPC.high))
+    accuracies: tuple[float, ...] = settings.bounded(settings.REQUIRED, settings.SHARE)
+    mean: float = settings.bounded(settings.REQUIRED, settings.SHARE)
+    std: float = settings.bounded(settings.REQUIRED, settings.SHARE)
+
+
+def read(place: Path) -> list[dict]:
+    """Read the rows of evaluation.json, or of another file of rows.
+
+    Raises:
+      InputError: the file is damaged, or a row lacks a value or has one that cannot be.
+    """
+    rows = read_json(place)
+    if not isinstance(rows, list):
+        raise InputError(f"{place} holds {shown(rows)}, not a list of rows; make it again or remove it")
+    for number, one in enumerate(rows):
+        check(one, f"{place}, row {number}")
+    return rows
+
+
+def check(one: Any, where: str) -> None:
+    """Raise InputError for a row that lacks a value or has one that cannot be, such as an accuracy of NaN."""
+    known = settings.parsed(_Row, one, where)
+    for name in ("method", "dataset", "student", "labels"):
+        if not getattr(known, name):
+            raise InputError(f"{where}: {name} is empty; give one")
+    if not known.accuracies:
+        raise InputError(f"{where} has no accuracies; make it again or remove it")

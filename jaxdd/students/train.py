@@ -21,6 +21,7 @@ from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.ground.progress import progress
 from jaxdd.ground.promotion import standard_optimizer
 from jaxdd.ground.registry import Registry
+from jaxdd.ground.settings import EPOCHS, SHARE, bounded
 from jaxdd.ground.watch import EVERY, Hook, Watch
 from jaxdd.nn.classifier import Apply, Classifier, Variables
 from jaxdd.stages.relabel.labelling import Criterion
@@ -32,14 +33,14 @@ _State = TypeVar("_State")
 class TrainSettings:
     """How a classifier is trained."""
 
-    epochs: int = 300
+    epochs: int = bounded(300, EPOCHS)
     batch_size: int = 100
     """Images per batch, but at most as many as there are."""
     optimizer: str = "adamw"
     """One of `OPTIMIZERS`: "adamw", or "sgd" with Nesterov momentum 0.9 and weight decay added to the gradient."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
-    warmup: float = 0.0
+    warmup: float = bounded(0.0, SHARE)
     """The share of the steps in which the rate rises linearly, before it falls to zero along a cosine."""
     augment: augmentation.Augment = field(default_factory=augmentation.Augment)
 
@@ -92,7 +93,8 @@ def optimizer(settings: TrainSettings, steps: int) -> optax.GradientTransformati
     Raises:
       InputError: an unknown optimizer.
     """
-    warmup = round(settings.warmup * steps)
+    # A step at least is left for the cosine.
+    warmup = min(round(settings.warmup * steps), steps - 1)
     rate = optax.warmup_cosine_decay_schedule(
         settings.learning_rate / 10 if warmup else settings.learning_rate,
         settings.learning_rate,

@@ -13,7 +13,6 @@ from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import hosts, parallel, settings
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import read_json
 from jaxdd.ground.progress import log
 from jaxdd.methods import RECIPES, Recipe
 from jaxdd.nn import Classifier
@@ -23,7 +22,7 @@ from jaxdd.students.lanes import Limits
 from jaxdd.students.protocol import Protocol
 from jaxdd.students.rows import cell, row
 from jaxdd.students.train import TrainSettings
-from jaxdd.workspace import teachers
+from jaxdd.workspace import records, teachers
 from jaxdd.workspace.distillation import make
 from jaxdd.workspace.real_data import DataConfig, test_batches
 from jaxdd.workspace.teachers import TeacherConfig
@@ -228,11 +227,9 @@ def workspace_of(run: Path, compute: str = "auto") -> Workspace:
     """The workspace of a run folder: the real images that it was distilled from, and the teacher in the folder.
 
     Raises:
-      InputError: no run folder, or settings unknown to this version.
+      InputError: no run folder, or settings that are damaged or unknown to this version.
     """
-    if not (run / "config.json").is_file():
-        raise InputError(f"{run} has no config.json; give a run folder of experiments.distill")
-    saved = read_json(run / "config.json")
+    saved = records.run(run)
     names = ("dataset", "data_dir", "flip", "memory_gib", "image_size", "channels", "holdout", "skip_corrupt")
     data = {name: saved[name] for name in names if name in saved}
     config = settings.changed(DataConfig(), {k: v for k, v in data.items() if v is not None}, str(run / "config.json"))

@@ -15,8 +15,9 @@ from jaxdd import data, methods
 from jaxdd.data import Source, distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import hosts, parallel, settings
-from jaxdd.ground.files import atomic, read_json, remove_at_once, write_json, write_text
+from jaxdd.ground.files import atomic, remove_at_once, write_json, write_text
 from jaxdd.ground.progress import log
+from jaxdd.ground.reading import read_json
 from jaxdd.methods import RECIPES, Recipe, Result
 from jaxdd.students.evaluation import recognised
 from jaxdd.workspace import runs, teachers
@@ -33,7 +34,7 @@ class DistillConfig(TeacherConfig):
     method: str = "wmdd"
     """wmdd, ce-class, wmdd-global, ce-global, mmd, dm, sre2l, ddoq, d4m, rded, medoid, random, herding, kcenter, or
     package.module:NAME of your own recipe; determines the defaults of the flags below."""
-    ipc: int = 1
+    ipc: int = settings.bounded(1, settings.IPC)
     """Images per class."""
     out: Path = Path("runs/distilled")
     """The run folder: new, empty, or with an unfinished run of the same request, which is then resumed."""

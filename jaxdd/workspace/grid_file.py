@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxdd.ground import settings
-from jaxdd.ground.errors import InputError
+from jaxdd.ground.errors import InputError, shown
+from jaxdd.ground.reading import read_text
 from jaxdd.methods import RECIPES, Recipe
 from jaxdd.workspace.latent_models import LatentConfig
 from jaxdd.workspace.protocols import ProtocolConfig
 from jaxdd.workspace.teachers import TeacherConfig
 
+# Folders that all tables share.
+_SHARED = ("runs", "teachers", "latents", "encoded")
+# Characters of the name of a method.
+_LONGEST = 100
 # The method with which scores compare.
 BASELINE = "random"
 
@@ -26,19 +31,19 @@ BASELINE = "random"
 class GridConfig(TeacherConfig, ProtocolConfig):
     """The sizes, students and protocols of a grid, with its data and teacher."""
 
-    seed: int = 0
+    seed: int = settings.bounded(0, settings.SEED)
     """Seed of the teacher and of latent models trained here. Students always have the seeds 0, 1, ... A method makes
     its images once, except that random real images are drawn again for each student."""
-    ipc: tuple[int, ...] = (1, 10, 50)
+    ipc: tuple[int, ...] = settings.bounded((1, 10, 50), settings.IPC)
     """Images per class."""
-    epochs: tuple[int, ...] = ()
+    epochs: tuple[int, ...] = settings.bounded((), settings.EPOCHS)
     """Epochs of the students, one number for each ``ipc``; default: those of each protocol."""
     students: tuple[str, ...] = ()
     """Architectures; default: the teacher's."""
     protocols: tuple[str, ...] = ("hard", "soft")
     """hard, soft, wmdd, ddoq, dd-ranking. The suffix ":plain" removes the augmentation, ":uniform" the weights."""
-    seeds: int = 3
-    full: int = 1
+    seeds: int = settings.bounded(3, settings.STUDENTS)
+    full: int = settings.bounded(1, settings.STUDENTS)
     """Students of each architecture trained on all real images; the teacher counts as the first."""
     only: tuple[str, ...] = ()
     """Run only these methods of the grid; default: all."""
@@ -78,7 +83,7 @@ class Sweep:
 
     method: str = ""
     field: str = ""
-    values: tuple[int | float, ...] = ()
+    values: tuple[int | float, ...] = settings.bounded((), settings.ANY)
 
 
 @dataclass(frozen=True)
@@ -119,31 +124,44 @@ def read(table: str, path: Path | None, configs: Path) -> Grid:
     Raises:
       InputError: no such file, or not a grid file.
     """
-    choices = [configs / f"{table}.toml"] if path is None else [path, configs / f"{table}-{path}.toml"]
+    if Path(table).name != table:
+        raise InputError(f"{shown(table)} is no name of a table; give one without folders")
+    choices = [configs / f"{table}.toml"] if path is None else [path]
+    # Part of a name is no path: it cannot lead out of the folder.
+    if path is not None and len(path.parts) == 1:
+        choices.append(configs / f"{table}-{path}.toml")
     place = next((choice for choice in choices if choice.is_file()), None)
     if place is None:
         known = sorted(file.stem.removeprefix(f"{table}-") for file in configs.glob(f"{table}-*.toml"))
         raise InputError(f"no grid {choices[0]}; give `grid` a file" + (f" or {', '.join(known)}" if known else ""))
+    text = read_text(place)
     try:
-        text = place.read_text(encoding="utf-8")
         parsed = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{place} is no TOML: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{place} is no TOML: {error}; correct it") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{place} has a number of thousands of digits, or is nested too deep; correct it") from None
     tables, claims = parsed.pop("methods", None), parsed.pop("claim", [])
     head = settings.changed(_Head(), parsed, str(place))
     if not isinstance(tables, dict) or not tables or not isinstance(claims, list):
         raise InputError(
             f"{place}: no methods, or a claim of another form; give [methods.NAME], and claims as [[claim]]"
         )
+    if len(place.stem.encode()) > 100 or place.stem.startswith(".") or place.stem in _SHARED:
+        raise InputError(f"{place}: the table cannot have the folder {shown(place.stem)}; give the file another name")
     entries = [_entry(name, values, place) for name, values in tables.items()]
     claims = tuple(settings.changed(Claim(), claim, f"{place} [[claim]]") for claim in claims)
     _check_names(entries, claims, head.sweep, place)
     entries += _swept(entries, head.sweep, place)
+    names = [entry.name for entry in entries]
+    if twice := [name for k, name in enumerate(names) if name in names[:k]]:
+        raise InputError(f"{place} [sweep]: there are two methods {shown(twice[0])}; leave out a value")
     if head.columns not in ("ipc", "student"):
         raise InputError(f"{place}: unknown `columns` {head.columns!r}; use ipc or student")
     comment = "\n".join(line.removeprefix("#").strip() for line in text.split("\n\n")[0].splitlines())
     title = " ".join(head.title.split()) or place.stem
-    return Grid(place.stem, comment, title, head.columns, head.published, head.scores, head.sweep, tuple(entries),
+    published = " ".join(head.published.split())
+    return Grid(place.stem, comment, title, head.columns, published, head.scores, head.sweep, tuple(entries),
                 claims, head.grid)  # fmt: skip
 
 
@@ -172,19 +190,25 @@ def _swept(entries: list[Entry], sweep: Sweep, place: Path) -> list[Entry]:
 def _entry(name: str, values: Any, place: Path) -> Entry:
     """The method of a table [methods.NAME]; InputError if the table is invalid."""
     where = f"{place} [methods.{name}]"
+    if not name.isprintable() or not name.strip() or len(name) > _LONGEST or {"/", "\\"} & set(name):
+        raise InputError(f"{place} [methods]: {shown(name)} is no name of a method; give up to {_LONGEST} letters, "
+                         "without slashes")  # fmt: skip
     if name == "full":
         raise InputError(f"{where}: full is what students of all real images are called; choose another name")
     unknown = sorted(set(values) - {"recipe", "set", "published"}) if isinstance(values, dict) else [str(values)]
     if unknown:
         raise InputError(f"{where}: unknown {unknown[0]!r}; use recipe, set or published")
-    method, published = str(values.get("recipe", name)), values.get("published", {})
+    method, published = values.get("recipe", name), values.get("published", {})
     try:
         recipe = settings.changed(RECIPES.find(method), values.get("set", {}), where)
     except InputError as error:
         text = str(error)
         raise InputError(text if text.startswith(where) else f"{where}: {text}") from None
     try:
-        published = {int(ipc): float(figure) for ipc, figure in published.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise InputError(f"{where}: published = {published!r}; give it like {{ 1 = 40.2, 10 = 64.8 }}") from None
-    return Entry(name, method, recipe, published)
+        figures = {int(ipc): float(figure) for ipc, figure in published.items()}
+        good = all(1 <= ipc <= settings.IPC.high and 0 <= figure <= 100 for ipc, figure in figures.items())
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        good = False
+    if not good or len(figures) < len(published):
+        raise InputError(f"{where}: published = {shown(published, 200)}; give it like {{ 1 = 40.2, 10 = 64.8 }}")
+    return Entry(name, method, recipe, figures)

@@ -15,10 +15,11 @@ from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import read_json, remove_at_once, sweep, write_json
+from jaxdd.ground.files import remove_at_once, sweep, write_json
 from jaxdd.ground.locks import LOCK, locked
+from jaxdd.ground.reading import read_text
 from jaxdd.students.protocol import Protocol
-from jaxdd.students.rows import row
+from jaxdd.students.rows import read, row
 from jaxdd.workspace import latent_models, runs, teachers
 from jaxdd.workspace.comparison import Comparison, Maker, full_accuracies, measured, once
 from jaxdd.workspace.distillation import DistillConfig, fill
@@ -103,7 +104,7 @@ class _Rows:
 
     def __init__(self, place: Path, keep: Callable[[list[dict]], None]):
         self.place, self.keep = place, keep
-        self.known = {row["key"]: row for row in read_json(place)} if place.is_file() else {}
+        self.known = {str(one.get("key")): one for one in read(place)} if place.exists() else {}
         self.order: list[tuple[str, str, str]] = []  # method, protocol, key
 
     def add(self, row: dict) -> None:
@@ -220,7 +221,7 @@ def _made_by(work: Work, entry: Entry, ipc: int) -> tuple:
     if not entry.recipe.needs:
         return entry.recipe, ipc
     latent = work.config.latent
-    prompts = latent.prompts.read_text() if latent.prompts and latent.prompts.is_file() else None
+    prompts = read_text(latent.prompts) if latent.prompts and latent.prompts.is_file() else None
     return entry.recipe, ipc, replace(latent, prompts=None), prompts, work.config.seed if latent.place is None else None
 
 

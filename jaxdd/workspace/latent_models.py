@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd import pretrained
-from jaxdd.ground import hosts
+from jaxdd.ground import hosts, settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_json
 from jaxdd.ground.progress import log
@@ -31,7 +31,7 @@ class LatentConfig:
     place: str | None = None
     """A folder or hub id in diffusers' layout: vae/, and transformer/ or unet/ with their parts. Missing models are
     trained; default: all of them."""
-    size: int | None = None
+    size: int | None = settings.bounded(None, settings.SIDE)
     """Side of the autoencoder's images; default: the size for which a loaded one was made, or that of the dataset."""
     labels: tuple[int, ...] | None = None
     """For a loaded DiT: its class for each class of the dataset, if they differ."""
@@ -41,7 +41,7 @@ class LatentConfig:
     """For a loaded UNet: the prompt that guidance moves away from; default: the empty text."""
     bfloat16: bool = False
     """Compute in bfloat16; the parameters and the sampler stay float32."""
-    channels: int = 4
+    channels: int = settings.bounded(4, settings.Bounds(1, 256))
     """Channels of the latents of an autoencoder trained here."""
     dit: str = "DiT-Ti/2"
     """Size and patch of a denoiser trained here."""

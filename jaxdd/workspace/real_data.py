@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxdd import data
 from jaxdd.data import Source
-from jaxdd.ground import hosts
+from jaxdd.ground import hosts, settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.progress import log
@@ -31,9 +31,9 @@ class DataConfig:
     dataset: str = "digits"
     """"digits", a folder with train/<class>/* and val|test/<class>/*, any TFDS name, or your own dataset as
     package.module:Name."""
-    image_size: int | None = None
+    image_size: int | None = settings.bounded(None, settings.SIDE)
     """Side of the images in pixels; default: 8 for digits, the size on disk if all are equal squares, else 224."""
-    channels: int | None = None
+    channels: int | None = settings.bounded(None, settings.CHANNELS)
     """1 or 3; default: 1 if all images are grey, else 3."""
     data_dir: str | None = None
     """Where TFDS keeps its datasets."""
@@ -47,7 +47,7 @@ class DataConfig:
     """Share of the train images that replace the test images: use these to choose settings, not the test images."""
     skip_corrupt: bool = False
     """Leave out images that cannot be decoded, and list them, instead of stopping at the first one."""
-    memory_gib: float = 4.0
+    memory_gib: float = settings.bounded(4.0, settings.Bounds(0, 2**20))
     """Memory for decoded images, and as much again for the pixels that are optimised at a time."""
 
     @property

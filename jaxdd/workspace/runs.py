@@ -12,9 +12,10 @@ import numpy as np
 
 from jaxdd.ground import hosts, manifest
 from jaxdd.ground.errors import DivergenceError, InputError
-from jaxdd.ground.files import atomic, read_arrays, read_json, remove, remove_at_once, sweep, write_text
+from jaxdd.ground.files import atomic, read_arrays, remove, remove_at_once, sweep, write_text
 from jaxdd.ground.locks import LOCK, locked
 from jaxdd.ground.measure import Measure
+from jaxdd.ground.reading import read_json, read_text
 from jaxdd.methods import Result
 
 PARTS = "parts"
@@ -28,7 +29,7 @@ def run_folder(path: Path, request: dict) -> Iterator[Path]:
     """A context manager for a run folder, which is locked against other processes while its block is executed.
 
     The folder is new, or holds a run of the same request. An unfinished run is resumed from what lies in `PARTS`. One
-    that `is_finished` is left to the block, which has nothing to do. An InputError in the block removes a new folder, and so
+    that `is_finished` is left to the block. An InputError in the block removes a new folder, and so
     does a DivergenceError if nothing in it is finished yet; a crash leaves what there is.
 
     In a run of several processes the first makes the folder, and all must be able to see it.
@@ -123,7 +124,7 @@ def _check_same(path: Path, text: str) -> None:
     state, place = ("a finished", path / REQUEST) if is_finished(path) else ("an unfinished", path / PARTS / REQUEST)
     if not place.is_file():
         raise InputError(f"output folder {path} exists and is not empty; choose another `out` or remove it")
-    if place.read_text(encoding="utf-8") != text:
+    if read_text(place) != text:
         raise InputError(f"output folder {path} holds {state} run of other settings; choose another `out` or remove it")
 
 
@@ -133,7 +134,7 @@ def _as_text(request: dict) -> str:
 
 def finish(path: Path, names: tuple[str, ...]) -> None:
     """Mark the run in a folder as finished: record its request and the manifest of its results, remove its parts."""
-    write_text(path / REQUEST, (path / PARTS / REQUEST).read_text(encoding="utf-8"))
+    write_text(path / REQUEST, read_text(path / PARTS / REQUEST))
     manifest.write(path, (*names, REQUEST))
     remove_at_once(path / PARTS)
 

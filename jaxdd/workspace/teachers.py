@@ -15,7 +15,7 @@ from jaxdd import data, nn, pretrained
 from jaxdd.data.augment import Augment
 from jaxdd.ground import checkpoint, hosts, manifest, settings
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import read_json, write_json
+from jaxdd.ground.files import write_json
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.progress import log
 from jaxdd.ground.watch import Watch
@@ -24,7 +24,7 @@ from jaxdd.stages.context import Teacher
 from jaxdd.stages.relabel.labelling import HardLabels
 from jaxdd.students import train
 from jaxdd.students.evaluation import accuracy
-from jaxdd.workspace import runs
+from jaxdd.workspace import records, runs
 from jaxdd.workspace.real_data import DataConfig, RealData, open_data, test_batches
 
 
@@ -34,14 +34,14 @@ class TeacherConfig(DataConfig):
 
     model: str = "convnet3"
     """convnet3|4|5|6, resnet18|34|50|101, any other architecture of the students, or package.module:function."""
-    width: int | None = None
+    width: int | None = settings.bounded(None, settings.WIDTH)
     """Channels of the first block; default 128 (ConvNet) or 64 (ResNet)."""
     stem: str = "auto"
     """ResNets: small (3x3), imagenet, or auto: small up to 64 pixels."""
     compute: str = "auto"
     """The dtype in which networks compute: float32, bfloat16, or auto (bfloat16 on accelerators, float32 on CPU).
     Parameters, pixels, moments and losses are float32."""
-    seed: int = 0
+    seed: int = settings.bounded(0, settings.SEED)
     teacher_train: train.TrainSettings = field(
         default_factory=lambda: train.TrainSettings(
             epochs=30,
@@ -216,7 +216,7 @@ def load_teacher(path: Path, compute: str = "auto") -> Teacher:
     if not record.is_file():
         raise InputError(f"no teacher at {path}; train one with experiments.train")
     manifest.verify(path, *TEACHER)
-    info = read_json(record)
+    info = records.teacher(record)
     model = build(info, compute)
     variables = checkpoint.load(path / "variables", shapes(model, tuple(info["image_shape"])))
     norm = Normalisation(*(np.array(info[name], np.float32) for name in ("mean", "std")))

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from jaxdd import data, nn
 from jaxdd.data import Source
-from jaxdd.ground import parallel
+from jaxdd.ground import parallel, settings
 from jaxdd.ground.files import sweep
 from jaxdd.ground.memory import Resources
 from jaxdd.ground.normalise import normalise
@@ -151,10 +151,12 @@ def open_workspace(
       source: images in memory or from your own reader; default: those that ``config.dataset`` names.
 
     Raises:
-      InputError: no such data, unknown settings, or a teacher of other data.
+      InputError: no such data, settings that are unknown or out of bounds, or a teacher of other data.
     """
     for name in ("", "teachers", "latents", "encoded"):
         sweep(Path(root) / name)
+    settings.check(config)
+    settings.check(latent)
     given_teacher = None
     if source is not None:
         config = replace(config, dataset=data.checked(source, needs_test=False).name)

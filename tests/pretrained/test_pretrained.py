@@ -286,6 +286,25 @@ def test_broken_json(content, put):
     assert str(file) in message(lambda: pretrained.vae(file.parent))
 
 
+def test_shards_may_be_links_as_in_the_cache_of_the_hub(put, tmp_path):
+    place = put("vae")
+    snapshot = tmp_path / "models--x" / "snapshots" / "0123"
+    shutil.copytree(place, snapshot)
+    weights, blobs = snapshot / "vae" / FILES["vae"], tmp_path / "models--x" / "blobs"
+    names = list(load_file(weights))
+    blobs.mkdir()
+    weights.rename(blobs / "abc")
+    (snapshot / "vae" / "part.safetensors").symlink_to("../../../blobs/abc")
+    index = {"weight_map": dict.fromkeys(names, "part.safetensors")}
+    (snapshot / "vae" / f"{FILES['vae']}.index.json").write_text(json.dumps(index))
+    assert pretrained.vae(snapshot).config == pretrained.vae(place).config
+    # Elsewhere a link must stay in its folder.
+    shutil.copytree(snapshot / "vae", tmp_path / "other" / "vae", symlinks=True)
+    (tmp_path / "other" / "vae" / "part.safetensors").unlink()
+    (tmp_path / "other" / "vae" / "part.safetensors").symlink_to(blobs / "abc")
+    assert "a link out of its folder" in message(lambda: pretrained.vae(tmp_path / "other"))
+
+
 def test_neither_of_two_places(put):
     place = put("vae")
     (place / "vae" / "config.json").unlink()

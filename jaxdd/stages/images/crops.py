@@ -26,6 +26,7 @@ from jaxdd.ground import losses, parallel
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.memory import Resources, forward_bytes
 from jaxdd.ground.progress import progress
+from jaxdd.ground.settings import Bounds, bounded
 from jaxdd.nn.classifier import Apply
 from jaxdd.stages.context import Context, Problem, Teacher
 from jaxdd.stages.images.base import IMAGERS, Imager, Images, class_chunks
@@ -37,9 +38,9 @@ from jaxdd.stages.summarize.base import Summarizer, Summary
 class Crops(Imager):
     """Grids of the most realistic crops; the defaults are RDED's."""
 
-    pool: int = 300
+    pool: int = bounded(300, Bounds(0, 10**5))
     """Real images per class to choose from; more if the distilled images need more crops."""
-    crops: int = 5
+    crops: int = bounded(5, Bounds(0, 100))
     """Random boxes per real image."""
     parts: int | None = None
     """Crops per distilled image, a square number; default: 1 for small images, otherwise 4."""

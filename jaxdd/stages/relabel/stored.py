@@ -9,7 +9,7 @@ stores those on disk as well.
 
 import dataclasses
 import hashlib
-import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -25,14 +25,18 @@ from jaxdd.data import augment as augmentation
 from jaxdd.data import permutations
 from jaxdd.data.augment import Augment
 from jaxdd.data.distilled import DistilledDataset
-from jaxdd.ground.errors import DivergenceError, InputError
+from jaxdd.ground import settings as fields
+from jaxdd.ground.errors import DivergenceError, InputError, shown
 from jaxdd.ground.files import atomic, write_json
 from jaxdd.ground.normalise import normalise
 from jaxdd.ground.progress import progress
+from jaxdd.ground.reading import check_regular, read_json
+from jaxdd.ground.settings import EPOCHS, REQUIRED, SEED, Bounds, bounded
 from jaxdd.ground.watch import EVERY
 from jaxdd.nn.classifier import Apply
 from jaxdd.stages.context import Teacher
 
+_AGAIN = "make them with: python -m experiments.relabel"
 FORMS = ("float32", "float16", "topk", "int8")
 
 
@@ -58,7 +62,7 @@ class LabelSettings:
     """float32, float16, topk or int8: 4 K, 2 K, 3 or 4 times ``top``, or K + 2 bytes per image and epoch."""
     top: int = 10
     """For topk: the number of classes whose probabilities are stored."""
-    epochs: int = 300
+    epochs: int = bounded(300, EPOCHS)
     """The number of epochs to store. A student that is trained for longer sees them again from the first."""
 
     def steps(self, images: int, batch_size: int) -> int:
@@ -171,9 +175,18 @@ class Labels:
         return sum(shard.nbytes for shard in self.shards)
 
     def read(self, steps: np.ndarray) -> dict[str, np.ndarray]:
-        """The labels of these steps: every field of `record`, [len(steps), B, ...]."""
+        """The labels of these steps: every field of `record`, [len(steps), B, ...].
+
+        Raises:
+          InputError: values that are not finite, or classes that there are not.
+        """
         size = len(self.shards[0])
         records = np.stack([self.shards[t // size][t % size] for t in steps])
+        for name in _fields(records.dtype):
+            good = records[name] < self.num_classes if name == "classes" else np.isfinite(records[name])
+            if not good.all():
+                bad = steps[int(np.argmin(good.reshape(len(steps), -1).all(1)))]
+                raise InputError(f"stored labels of step {bad}: {name} are not finite, or no classes; {_AGAIN}")
         return {name: np.ascontiguousarray(records[name]) for name in _fields(records.dtype)}
 
 
@@ -189,7 +202,7 @@ def materialise(
     """Store the teacher's labels on a stream; a student of the same seed then trains as it would with the teacher.
 
     The folder holds `labels.json`, everything that determines the labels, and shards `00000.npy`, ... of `record`s
-    [S, B]. A shard is written atomically when it is full. An interrupted call resumes after the shards that exist.
+    [S, B], which are written atomically when they are full. An interrupted call resumes after those that exist.
 
     Args:
       stream: augmentation, batch size and temperature of a protocol, see `Protocol.stream`.
@@ -197,11 +210,12 @@ def materialise(
       shard_bytes: the largest size of a shard that holds more than one step.
 
     Raises:
-      InputError: unknown settings, a folder with labels of other settings, images or teacher, or logits that are too
-        large for this form.
+      InputError: unknown settings, a folder with labels of other settings, images or teacher, labels that do not fit
+        on the disk, or logits that are too large for this form.
       DivergenceError: the teacher's logits are not finite. Shards that were full before remain.
     """
     folder = Path(folder)
+    fields.check(settings)
     kind, n = record(settings, len(dataset.class_names)), len(dataset.labels)
     steps = settings.steps(n, stream.batch_size)
     each = min(steps, max(1, shard_bytes // (stream.batch_size * kind.itemsize)))
@@ -213,6 +227,7 @@ def materialise(
         "teacher": fingerprint(teacher.variables), "device": jax.devices()[0].device_kind, "steps_a_shard": each,
     }  # fmt: skip
     begun = _begun(folder, header)
+    _check_space(folder, steps * stream.batch_size * kind.itemsize)
     missing = {k for k in range(-(-steps // each)) if not _shard(folder, k).is_file()}
     batches = _answers(dataset, stream, teacher, settings, seed, [t for t in range(steps) if t // each in missing])
     pending: list[dict] = []
@@ -306,38 +321,57 @@ def open_labels(folder: Path | str) -> Labels:
     if not (folder / "labels.json").is_file() and (folder / "labels" / "labels.json").is_file():
         folder = folder / "labels"
     if not (folder / "labels.json").is_file():
-        raise InputError(f"no stored labels in {folder}; make them with: python -m experiments.relabel")
-    header = json.loads((folder / "labels.json").read_text())
-    each, kind = header.pop("steps_a_shard"), LabelSettings(**header["settings"])
-    header |= {"settings": kind, "augment": Augment(**header["augment"])}
-    del header["teacher"], header["device"]
+        raise InputError(f"no stored labels in {folder}; {_AGAIN}")
+    header = fields.parsed(_Header, read_json(folder / "labels.json"), str(folder / "labels.json"))
+    kind, steps, each = record(header.settings, header.num_classes), header.steps, header.steps_a_shard
     shards: list[np.ndarray] = []
-    for k, first in enumerate(range(0, header["steps"], each)):
-        shape = min(each, header["steps"] - first), header["batch_size"]
-        try:
-            shards.append(np.load(_shard(folder, k), mmap_mode="r", allow_pickle=False))
-        except FileNotFoundError as error:
-            raise InputError(f"labels in {folder} were cut off at step {first} of {header['steps']}; make the rest "
-                             "with: python -m experiments.relabel") from error  # fmt: skip
-        except (ValueError, OSError) as error:
-            raise InputError(f"{_shard(folder, k)} is damaged; remove it and make it again with: "
-                             "python -m experiments.relabel") from error  # fmt: skip
-        if (shards[-1].shape, shards[-1].dtype) != (shape, record(kind, header["num_classes"])):
-            raise InputError(f"{_shard(folder, k)} is not what labels.json in its folder says; remove {folder}")
-    return Labels(**header, shards=tuple(shards))
+    for k, first in enumerate(range(0, steps, each)):
+        if not _shard(folder, k).exists():
+            raise InputError(f"labels in {folder} were cut off at step {first} of {steps}; {_AGAIN}")
+        shards.append(_opened(_shard(folder, k), (min(each, steps - first), header.batch_size), kind))
+    known = {item.name: getattr(header, item.name) for item in dataclasses.fields(header)}
+    return Labels(**{name: value for name, value in known.items() if name != "steps_a_shard"}, shards=tuple(shards))
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What is read of a labels.json; see `Labels`."""
+
+    settings: LabelSettings
+    augment: Augment
+    images: str
+    temperature: float | None
+    seed: int = bounded(REQUIRED, SEED)
+    batch_size: int = bounded(REQUIRED, Bounds(1, 10**6))
+    steps: int = bounded(REQUIRED, Bounds(1, 10**9))
+    num_classes: int = bounded(REQUIRED, Bounds(1, 10**5))
+    steps_a_shard: int = bounded(REQUIRED, Bounds(1, 10**9))
+
+
+def _opened(place: Path, shape: tuple[int, int], kind: np.dtype) -> np.ndarray:
+    """The memory-mapped records of a shard; InputError unless it is one of this shape and dtype."""
+    remedy = f"remove it, and {_AGAIN}"
+    check_regular(place, remedy)
+    try:
+        shard = np.load(place, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError, OverflowError) as error:
+        raise InputError(f"{place} is damaged; {remedy}") from error
+    if not isinstance(shard, np.memmap) or (shard.shape, shard.dtype) != (shape, kind):
+        raise InputError(f"{place} is not what labels.json in its folder says; remove {place.parent}")
+    return shard
 
 
 def check_fits(labels: Labels, dataset: DistilledDataset, stream: Stream) -> None:
     """Raise InputError unless the labels are those of this dataset's images in this stream."""
     if labels.images != _fingerprint_images(dataset):
-        raise InputError("stored labels belong to other images; make new ones with: python -m experiments.relabel")
+        raise InputError(f"stored labels belong to other images; {_AGAIN}")
     pairs = {"augment": (stream.augment, labels.augment), "batch size": (stream.batch_size, labels.batch_size)}
     if labels.settings.form == "topk":
         pairs["temperature"] = stream.temperature, labels.temperature
     for name, (wanted, stored) in pairs.items():
         if wanted != stored:
             raise InputError(f"stored labels are for {name} {stored}, but the protocol has {wanted}; use their "
-                             "protocol, or make new ones with: python -m experiments.relabel")  # fmt: skip
+                             f"protocol, or {_AGAIN}")  # fmt: skip
 
 
 def fingerprint(tree: Any) -> str:
@@ -360,6 +394,13 @@ def _shard(folder: Path, k: int) -> Path:
     return folder / f"{k:05d}.npy"
 
 
+def _check_space(folder: Path, size: int) -> None:
+    """Raise InputError if labels of ``size`` bytes are larger than the disk of a folder, which may not exist yet."""
+    place = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    if size > shutil.disk_usage(place).total:
+        raise InputError(f"labels of {size / 2**30:.3g} GiB are larger than the disk of {folder}; use fewer `epochs`")
+
+
 def _begun(folder: Path, wanted: dict) -> bool:
     """Whether an earlier call with the same arguments began the folder; InputError if it holds anything else."""
     place = folder / "labels.json"
@@ -367,9 +408,11 @@ def _begun(folder: Path, wanted: dict) -> bool:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} exists and holds no labels; choose another folder or remove it")
         return False
-    present = json.loads(place.read_text())
+    present = read_json(place)
+    if not isinstance(present, dict):
+        raise InputError(f"{place} holds {shown(present)}, not the record of labels; remove {folder}")
     for name, value in wanted.items():
         if present.get(name) != value:
-            raise InputError(f"{folder} holds labels with {name} {present.get(name)}, not {value}; remove it or choose "
-                             "another folder")  # fmt: skip
+            raise InputError(f"{folder} holds labels with {name} {shown(present.get(name))}, not {value}; remove it or "
+                             "choose another folder")  # fmt: skip
     return True
