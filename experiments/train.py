@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jaxdd import commands
 from jaxdd.ground import settings
+from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.errors import InputError
 from jaxdd.workspace import LatentConfig, TeacherConfig, latent_models, open_data, runs, teachers
 
@@ -34,7 +35,7 @@ def train_teacher(config: TrainConfig, out: Path) -> str:
     if config.pretrained:
         teacher = teachers.published(config, config.pretrained)
     else:
-        teacher = teachers.train_teacher(config, open_data(config))
+        teacher = teachers.train_teacher(config, open_data(config), Scratch(out / runs.PARTS))
     teachers.save_teacher(out, teacher)
     info = teacher.info
     return f"{config.model} on {info['dataset']}: test accuracy {100 * info['accuracy']:.1f} %"

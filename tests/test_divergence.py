@@ -224,7 +224,6 @@ def test_denoising_that_is_left_alone():
         ({"guidance": 1e30}, 0), ({"guidance": NAN}, 0), ({"scale": 1e4}, 0), ({"scale": NAN}, 0),
         ({"atoms": spoilt(1)}, 1), ({"atoms": spoilt(2), "strength": 0.0}, 2),
     ],
-    ids=str,
 )  # fmt: skip
 def test_denoising_that_diverges(change, label):
     line = diverged(lambda: decoded(**change))

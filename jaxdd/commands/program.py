@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from jaxdd.commands import failures, flags
-from jaxdd.ground import hosts
+from jaxdd.ground import hosts, stop
 from jaxdd.ground.errors import DivergenceError, InputError, one_line
 from jaxdd.ground.memory import keep_freed
 
@@ -22,7 +22,8 @@ def run(
     """Parse every field of the dataclass that ``default(arguments)`` returns as a flag and call ``main``.
 
     `InputError` becomes one line on stderr, in which parameters are called by their flags, and exit status 2. So does a
-    failure of the machine, such as a full disk, and a `DivergenceError`, with exit status 3.
+    failure of the machine, such as a full disk, and a `DivergenceError`, with exit status 3. On SIGTERM and
+    Ctrl-C what is computed so far is kept; the exit status is 143 or 130.
 
     Args:
       arguments: default: those of the command line.
@@ -38,6 +39,7 @@ def run(
         config = default(arguments)
         config = flags.parse(config, arguments, sys.modules[main.__module__].__doc__)
         hosts.join()
+        stop.heed()
         if hosts.count() > 1 and not several:
             raise InputError(f"this program runs in one process, not in {hosts.count()}; start it once")
         main(config)
@@ -46,6 +48,9 @@ def run(
         # The others would take a process that left earlier for dead.
         if hosts.count() > 1:
             hosts.part()
+    except stop.Stopped as error:
+        print("stopped; the same command goes on from what is kept", file=sys.stderr)
+        _stop(error.status)
     except (InputError, DivergenceError) as error:
         _refuse(str(error), config, 2 if isinstance(error, InputError) else 3)
     except (Exception, KeyboardInterrupt) as error:

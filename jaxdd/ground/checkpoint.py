@@ -4,17 +4,23 @@ A checkpoint is written to a temporary place and renamed, so a crash leaves the 
 """
 
 import errno
+import hashlib
 import logging
 import os
 import re
 import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import remove_at_once
 
 
 def save(path: Path | str, tree: Any) -> None:
@@ -62,6 +68,111 @@ def load(path: Path | str, like: Any) -> Any:
             return checkpointer.restore(Path(path).absolute(), jax.tree.map(here, like))
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise InputError(f"the checkpoint at {path} does not fit the model: {str(error).splitlines()[0]}") from error
+
+
+class Checkpoints:
+    """Checkpoints of one long computation, written in the background, of which the last is kept.
+
+        checkpoints = Checkpoints(folder, identity)
+        step, tree = checkpoints.latest(lambda step: like) or (0, start)
+        ...
+        if checkpoints.is_due():
+            checkpoints.save(step, tree)
+        checkpoints.clear()
+
+    Args:
+      folder: where they lie; None keeps none.
+      identity: everything that determines the computation, as a text. Those of others in the same folder are ignored.
+      seconds: the time between two of them.
+    """
+
+    def __init__(self, folder: Path | None, identity: str = "", seconds: float = 30.0):
+        self.folder, self.seconds = folder, seconds
+        self.name = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        self._since, self._pool = time.monotonic(), ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+
+    def latest(self, like: Callable[[int], Any]) -> tuple[int, Any] | None:
+        """The step and the tree of the last checkpoint, or None; ``like`` gives the structure at a step, see `load`."""
+        if self.folder is None:
+            return None
+        for step in sorted(self._steps(), reverse=True):
+            try:
+                return step, load(self._place(step), like(step))
+            except InputError:  # by another version, or damaged: begin anew
+                shutil.rmtree(self._place(step), ignore_errors=True)
+        return None
+
+    def is_due(self) -> bool:
+        """Whether it is time for another one."""
+        return self.folder is not None and time.monotonic() - self._since > self.seconds
+
+    def save(self, step: int, tree: Any, wait: bool = False) -> None:
+        """Write a checkpoint of the tree at a step; ``wait``: return when it is on the disk.
+
+        The arrays are copied first, so the computation may go on and overwrite its own.
+
+        Raises:
+          OSError: the one before could not be written.
+        """
+        if self.folder is None:
+            return
+        self.flush()
+        copy = jax.tree.map(lambda leaf: np.array(leaf, copy=True), jax.device_get(tree))
+        self._since = time.monotonic()
+        self._writing = self._pool.submit(self._write, step, copy)
+        if wait:
+            self.flush()
+
+    def flush(self) -> None:
+        """Wait until what was saved is on the disk.
+
+        Raises:
+          OSError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def clear(self) -> None:
+        """Remove all checkpoints of the computation, which is finished."""
+        self.flush()
+        for step in self._steps():
+            remove_at_once(self._place(step))
+
+    def _write(self, step: int, tree: Any) -> None:
+        assert self.folder is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save(self._place(step), tree)
+        for older in self._steps():
+            if older != step:
+                remove_at_once(self._place(older))
+
+    def _steps(self) -> list[int]:
+        if self.folder is None or not self.folder.is_dir():
+            return []
+        names = (re.fullmatch(rf"{self.name}-(\d+)", entry.name) for entry in self.folder.iterdir())
+        return [int(name.group(1)) for name in names if name]
+
+    def _place(self, step: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{self.name}-{step}"
+
+
+class Scratch(NamedTuple):
+    """Where unfinished work keeps its checkpoints.
+
+    Attributes:
+      folder: the folder; None keeps none.
+      identity: everything that determines the work and is not the same for all in the folder, as a text.
+    """
+
+    folder: Path | None = None
+    identity: str = ""
+
+    def checkpoints(self, part: str) -> Checkpoints:
+        """The checkpoints of one part of the work."""
+        return Checkpoints(self.folder, f"{self.identity} {part}")
 
 
 def _checkpointer():

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdd.ground import stop
+from jaxdd.ground.checkpoint import Checkpoints
 from jaxdd.ground.errors import DivergenceError
 from jaxdd.ground.measure import Array
 from jaxdd.ground.normalise import Normalisation, valid_range
@@ -99,8 +101,30 @@ class Watch:
         self.count = len(rows)
         self.faults = faults or partial(state_faults, rows=False)
         self.first: np.ndarray | None = None
+        self.checkpoints = Checkpoints(None)
         self._seen, self._step = 0, 0
         self._pending: tuple[int, int, Sequence, dict[str, Array]] | None = None
+
+    def keeping(self, checkpoints: Checkpoints) -> "Watch":
+        """The same watch, which also saves checkpoints, and never one of a state that has diverged."""
+        self.checkpoints = checkpoints
+        return self
+
+    def keep(self, step: int, state: Any, losses: Sequence, joined: Callable[[Sequence], Any]) -> None:
+        """Save a checkpoint of the state and the losses if it is time for one, or if the process is asked to end.
+
+        Args:
+          joined: maps the losses on the host to few arrays.
+
+        Raises:
+          DivergenceError: the run has diverged.
+          Stopped: the process is asked to end; what it has is saved.
+        """
+        if not self.checkpoints.is_due() and not stop.is_asked():
+            return
+        self.end(step, state, losses)
+        self.checkpoints.save(step, {"state": state, "losses": joined(jax.device_get(losses))}, wait=stop.is_asked())
+        stop.check()
 
     def is_due(self, step: int, launch: int = 1) -> bool:
         """Whether to look after this number of steps, because another launch of so many would exceed `EVERY`."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.measure import Groups
 from jaxdd.ground.memory import Resources
 from jaxdd.ground.normalise import Normalisation
@@ -80,6 +81,7 @@ class Context(NamedTuple):
       flip: whether a mirrored image still belongs to its class.
       resources: memory and devices of this process.
       subset: the classes to distil, ascending; None means all. The result of a class does not depend on the others.
+      scratch: where unfinished classes keep checkpoints.
     """
 
     teacher: Teacher
@@ -88,6 +90,7 @@ class Context(NamedTuple):
     flip: bool = True
     resources: Resources = Resources()
     subset: np.ndarray | None = None
+    scratch: Scratch = Scratch()
 
     @property
     def labels(self) -> np.ndarray:

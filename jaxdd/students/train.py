@@ -15,10 +15,11 @@ import numpy as np
 import optax
 
 from jaxdd.data import augment as augmentation
+from jaxdd.ground import stop
 from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.measure import Array
 from jaxdd.ground.normalise import Normalisation, normalise
-from jaxdd.ground.progress import progress
+from jaxdd.ground.progress import log, progress
 from jaxdd.ground.promotion import standard_optimizer
 from jaxdd.ground.registry import Registry
 from jaxdd.ground.settings import EPOCHS, SHARE, bounded
@@ -144,7 +145,7 @@ def fit(
     step: Callable[..., tuple[_State, jax.Array]],
     state: _State,
     key: jax.Array,
-    batches: Iterable[tuple[Any, Any, Any]],
+    batches: Iterable[tuple[Any, Any, Any]] | Callable[[int], Iterable[tuple[Any, Any, Any]]],
     steps: int,
     context: Any = None,
     watch: Watch | None = None,
@@ -154,20 +155,30 @@ def fit(
     This is a Python loop on purpose: on CPU, XLA runs a convolution inside a scan tens of times slower.
 
     Args:
+      batches: the batches, or a function from the number of batches already seen to the following ones.
       watch: looks at the state and the losses every `EVERY` steps and at the end; its stage is the title of the
-        progress bar. Default: one that refuses what is not finite or has blown up.
+        progress bar. Default: one that refuses what is not finite or has blown up. The run goes on from the last of its
+        checkpoints, to the same result.
 
     Raises:
       DivergenceError: the run diverged, at most twice `EVERY` steps before.
     """
-    curve: list[jax.Array] = []
-    batches, watch = iter(batches), watch or Watch("train")
-    for taken in progress(range(1, steps + 1), watch.stage):
-        state, loss = step(state, key, *next(batches), context)
-        curve.append(loss)
-        if watch.is_due(taken):
-            watch.look(taken, state, curve)
-    watch.end(steps, state, curve)
+    curve: list[Array] = []
+    watch = watch or Watch("train")
+    like = lambda done: {"state": state, "losses": jax.ShapeDtypeStruct((done,), np.float32)}
+    done, kept = watch.checkpoints.latest(like) or (0, None)
+    if kept is not None:
+        state, curve = kept["state"], list(np.asarray(kept["losses"]))
+        log(f"{watch.stage}: goes on from step {done} of {steps}")
+    stream = iter(batches(done) if callable(batches) else batches)
+    with stop.deferred():
+        for taken in progress(range(done + 1, steps + 1), watch.stage):
+            state, loss = step(state, key, *next(stream), context)
+            curve.append(loss)
+            if watch.is_due(taken):
+                watch.look(taken, state, curve)
+            watch.keep(taken, state, curve, np.array)
+        watch.end(steps, state, curve)
     return state, np.array(jax.device_get(curve), np.float32)
 
 

@@ -12,6 +12,7 @@ from jaxdd import nn
 from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import hosts, parallel, settings
+from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.progress import log
 from jaxdd.methods import RECIPES, Recipe
@@ -45,6 +46,7 @@ class Comparison:
       stored: stored soft labels of some methods, used instead of the teacher.
       width: the channels of the first block of all students; default: those of the teacher for its architecture, and of
         each model otherwise.
+      scratch: for checkpoints and the accuracies of finished students, from which an interrupted comparison goes on.
     """
 
     workspace: Workspace
@@ -55,6 +57,7 @@ class Comparison:
     full_train: TrainSettings | None = None
     stored: dict[str, Labels] | None = None
     width: int | None = None
+    scratch: Scratch = Scratch()
 
     def network(self, student: str) -> Classifier:
         """The network of an architecture for the images of the workspace: that of the teacher for the teacher's.
@@ -162,7 +165,8 @@ def full_accuracies(comparison: Comparison, student: str) -> list[float]:
     trainer = teachers.full_trainer(real, model, training)
 
     def full(seed: int) -> str:
-        variables, *_ = teachers.fit_full(real, model, trainer, training, seed, f"{student}, full, seed {seed}")
+        title = f"{student}, full, seed {seed}"
+        variables, _ = teachers.fit_full(real, model, trainer, training, seed, title, comparison.scratch)
         return str(accuracy(model.apply, variables, teacher.norm, test_batches(real.source)))
 
     scores = [teacher.info["accuracy"]] if model.apply is teacher.apply else []

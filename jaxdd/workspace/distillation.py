@@ -15,6 +15,7 @@ from jaxdd import data, methods
 from jaxdd.data import Source, distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import hosts, parallel, settings
+from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.files import atomic, remove_at_once, write_json, write_text
 from jaxdd.ground.progress import log
 from jaxdd.ground.reading import read_json
@@ -143,12 +144,14 @@ def make(
     count = len(workspace.real.class_names)
     mesh = parallel.mesh() if parts else None
     context = workspace.context(recipe, mesh, ipc)
+    process = jax.process_index() if hosts.count() > 1 else 0
     if parts is None:
         result = methods.joined(methods.distill_parts(_key(seed), recipe, ipc, context))
     else:
         together = recipe.imager.group_size(count, ipc)
         classes = runs.missing_classes(parts, parallel.local_classes(count, parallel.mesh(), together), together)
-        pending = methods.distill_parts(_key(seed), recipe, ipc, context._replace(subset=classes))
+        context = context._replace(subset=classes, scratch=Scratch(parts / "unfinished", f"process {process}"))
+        pending = methods.distill_parts(_key(seed), recipe, ipc, context)
         for part in pending if len(classes) else ():
             runs.keep_classes(parts, part)
         hosts.meet()

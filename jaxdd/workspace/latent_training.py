@@ -12,6 +12,7 @@ import numpy as np
 from jaxdd import data, pretrained
 from jaxdd.data import Source
 from jaxdd.ground import parallel
+from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.normalise import normalise
 from jaxdd.ground.progress import log
 from jaxdd.ground.watch import EVERY, Watch
@@ -24,6 +25,7 @@ from jaxdd.stages.encode import Encoded
 from jaxdd.students import train
 from jaxdd.workspace.encoding import encode_train
 from jaxdd.workspace.real_data import RealData, test_batches
+from jaxdd.workspace.runs import PARTS
 
 
 def train_vae(settings: VAETraining, channels: int, real: RealData, seed: int, out: Path) -> dict:
@@ -40,9 +42,13 @@ def train_vae(settings: VAETraining, channels: int, real: RealData, seed: int, o
     model = vae.autoencoder(config)
     log(f"training an autoencoder on {len(source.labels['train'])} images, {settings.images} draws")
     trainer = training.vae_trainer(model, settings, source.image_shape, real.flip)
-    stream = ((images, labels, None) for images, labels in data.shuffled(source, "train", settings.batch_size, seed))
+    started, size = time.perf_counter(), settings.batch_size
+    stream = lambda first: (
+        (images, labels, None) for images, labels in data.shuffled(source, "train", size, seed, first)
+    )
     stage, remedy = "train autoencoder", "use a lower `latent.vae_train.learning_rate`"
-    variables, info, _ = _fit(trainer, stream, settings, seed, Watch(stage, remedy=remedy))
+    watch = Watch(stage, remedy=remedy).keeping(Scratch(out / PARTS).checkpoints(stage))
+    variables, info, _ = _fit(trainer, stream, settings, seed, watch)
 
     restore = jax.jit(lambda v, x: jnp.square(model.decode(v, model.encode(v, x).mean) - x).mean((1, 2, 3)))
     errors, spread = [], _Spread()
@@ -56,7 +62,7 @@ def train_vae(settings: VAETraining, channels: int, real: RealData, seed: int, o
     latents = _encode_here(LatentModel(model, variables, source.image_shape), source).features
     config = replace(config, scaling_factor=float(1 / latents.std()))
     psnr = float(10 * np.log10(4 / error))
-    log(f"autoencoder: {psnr:.1f} dB on the test images, {info['seconds']:.0f} s")
+    log(f"autoencoder: {psnr:.1f} dB on the test images, {time.perf_counter() - started:.0f} s")
     pretrained.save_vae(out / "vae", config, variables)
     return info | {"psnr": psnr, "settings": dataclasses.asdict(settings)}
 
@@ -75,7 +81,7 @@ def train_dit(
     Raises:
       DivergenceError: the training diverged, or the denoiser is no better than a constant answer.
     """
-    source, schedule = real.source, Schedule()
+    source, schedule, started = real.source, Schedule(), time.perf_counter()
     encoded = _encode_here(model, source)
     labels, count = encoded.labels, len(encoded.labels)
     views = [encoded.features]
@@ -84,16 +90,20 @@ def train_dit(
     latents = np.stack(views).reshape(len(views), count, *latent_shape(model))
     trainer = training.dit_trainer(dit.denoiser(sizes), schedule, settings)
 
-    def batches():
+    def batches(first: int):
         draws = np.random.default_rng([seed, _VIEWS])
-        for rows in data.permutations(count, settings.batch_size, seed):
-            yield latents[draws.integers(len(latents), size=settings.batch_size), rows], labels[rows], None
+        draw = lambda: draws.integers(len(latents), size=settings.batch_size)
+        for _ in range(first):
+            draw()
+        for rows in data.permutations(count, settings.batch_size, seed, first):
+            yield latents[draw(), rows], labels[rows], None
 
     stage, remedy = "train denoiser", "use a lower `latent.dit_train.learning_rate`"
-    variables, info, loss = _fit(trainer, batches(), settings, seed, Watch(stage, remedy=remedy))
+    watch = Watch(stage, remedy=remedy).keeping(Scratch(out / PARTS).checkpoints(stage))
+    variables, info, loss = _fit(trainer, batches, settings, seed, watch)
     # The noise to predict has mean 0 and variance 1.
     training.check_learnt(stage, loss, 1.0, training.steps_of(settings), 4.0, remedy)
-    log(f"denoiser: loss {info['loss'][-1]:.4f}, {info['seconds']:.0f} s")
+    log(f"denoiser: loss {info['loss'][-1]:.4f}, {time.perf_counter() - started:.0f} s")
     pretrained.save_dit(out / "transformer", sizes, variables)
     pretrained.save_schedule(out / "scheduler", schedule)
     return info | {"settings": dataclasses.asdict(settings)}
@@ -132,11 +142,11 @@ class _Spread:
 
 def _fit(trainer: training.LatentTrainer, stream, settings, seed: int, watch: Watch) -> tuple[Variables, dict, float]:
     """Run a trainer and return the averaged variables, on the host, the record of the run, and the loss at its end."""
-    key, started = jax.random.key(seed), time.perf_counter()
+    key = jax.random.key(seed)
     state = trainer.init(jax.random.fold_in(key, 0))
     state, losses = train.fit(
         trainer.step, state, jax.random.fold_in(key, 1), stream, training.steps_of(settings), watch=watch
     )
     loss = [float(chunk.mean()) for chunk in np.array_split(losses, min(50, len(losses)))]
-    info = {"seconds": time.perf_counter() - started, "loss": loss, "jax": jax.__version__}
+    info = {"loss": loss, "jax": jax.__version__}
     return jax.device_get(state.average), info, float(losses[-EVERY:].mean())

@@ -14,6 +14,7 @@ import numpy as np
 from jaxdd import data, nn, pretrained
 from jaxdd.data.augment import Augment
 from jaxdd.ground import checkpoint, hosts, manifest, settings
+from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_json
 from jaxdd.ground.normalise import Normalisation
@@ -128,11 +129,13 @@ def fit_full(
     training: train.TrainSettings,
     seed: int,
     title: str = "train on all images",
-) -> tuple[Variables, np.ndarray, float]:
-    """Train on all real images with a `full_trainer`; returns (variables, losses [steps], seconds).
+    scratch: Scratch = Scratch(),  # noqa: B008
+) -> tuple[Variables, np.ndarray]:
+    """Train on all real images with a `full_trainer`; returns (variables, losses [steps]).
 
     Args:
       title: of the progress bar and of error messages.
+      scratch: for checkpoints, from which an interrupted training goes on.
 
     Raises:
       DivergenceError: the run diverged, or the features of all images became equal.
@@ -143,30 +146,31 @@ def fit_full(
     key = jax.random.fold_in(jax.random.key(seed), 1)
     state = trainer.init(jax.random.key(seed), source.image_shape)
     ones = np.ones(batch_size, np.float32)
-    stream = (
+    stream = lambda first: (
         (images, train.one_hot(target, len(source.class_names)), ones)
-        for images, target in data.shuffled(source, "train", batch_size, seed)
+        for images, target in data.shuffled(source, "train", batch_size, seed, first)
     )
     remedy = "use a lower `teacher_train.learning_rate`"
     probe = source.read("train", np.linspace(0, len(labels) - 1, min(64, len(labels))).astype(int))
     alive = train.not_dead(model.apply, real.norm, probe, len(source.class_names), title, remedy)
-    watch = Watch(title, remedy=remedy, also=[alive])
-    started = time.perf_counter()
+    watch = Watch(title, remedy=remedy, also=[alive]).keeping(scratch.checkpoints(f"{title}, seed {seed}"))
     state, losses = train.fit(trainer.step, state, key, stream, steps, watch=watch)
-    return state.variables, losses, time.perf_counter() - started
+    return state.variables, losses
 
 
-def train_teacher(config: TeacherConfig, real: RealData) -> Teacher:
-    """Train the teacher of a config on all real images."""
+def train_teacher(config: TeacherConfig, real: RealData, scratch: Scratch = Scratch()) -> Teacher:  # noqa: B008
+    """Train the teacher of a config on all real images; an interrupted training goes on from what ``scratch`` keeps."""
+    started = time.perf_counter()
     info = describe(config, real)
     model = build(info, config.compute)
     training = with_flip(config.teacher_train, real.flip)
     log(f"training {config.model} on {len(real.source.labels['train'])} images, {training.epochs} epochs")
-    variables, losses, seconds = fit_full(real, model, full_trainer(real, model, training), training, config.seed)
+    trainer = full_trainer(real, model, training)
+    variables, losses = fit_full(real, model, trainer, training, config.seed, scratch=scratch)
     score = accuracy(model.apply, variables, real.norm, test_batches(real.source))
-    info |= {"accuracy": score, "seconds": seconds, "train": dataclasses.asdict(training), "jax": jax.__version__}
+    info |= {"accuracy": score, "train": dataclasses.asdict(training), "jax": jax.__version__}
     info["loss"] = [float(chunk.mean()) for chunk in np.array_split(losses, min(50, len(losses)))]
-    log(f"teacher: test accuracy {100 * score:.1f} %, {seconds:.0f} s")
+    log(f"teacher: test accuracy {100 * score:.1f} %, {time.perf_counter() - started:.0f} s")
     return Teacher(model.apply, variables, real.norm, info)
 
 
@@ -298,7 +302,7 @@ def _find_or_train(config: TeacherConfig, real: RealData, cache: Path) -> tuple[
         if runs.is_finished(place):
             log(f"teacher: {place}")
             return load_teacher(place, config.compute), place
-        teacher = train_teacher(config, real)
+        teacher = train_teacher(config, real, Scratch(place / runs.PARTS))
         save_teacher(place, teacher)
         runs.finish(place, TEACHER)
     return teacher, place

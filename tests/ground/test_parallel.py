@@ -62,7 +62,7 @@ from jaxdd.ground.measure import Measure
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.stages import encode
 from jaxdd.stages.context import Teacher
-from jaxdd.stages.images.recover import chunks, descent, loss
+from jaxdd.stages.images.recover import chunks, descent, loss, slices
 from jaxdd.stages.images.recover.chunks import Placement
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
 
@@ -121,7 +121,7 @@ start = lambda rows: loss.noise(jax.random.key(1), jnp.asarray(rows), (M, 8, 8, 
 def apart(local):
     placement = Placement(local, 2**30, 3)
     run = lambda *part: chunks.run(jax.random.key(2), teacher, bound, *part, (8, 8, 1), placement)
-    return [done.images for done in chunks.in_slices(run, bound, found, start, 3, 1)]
+    return [done.images for done in slices.in_slices(run, bound, found, start, 3, 1)]
 
 close(*(apart(local) for local in (eight, one)), 1e-5)
 print("devices used:", used)

@@ -15,7 +15,7 @@ from jaxdd.ground.measure import Measure
 from jaxdd.ground.normalise import Normalisation, valid_range
 from jaxdd.nn.classifier import Output
 from jaxdd.stages.context import Teacher
-from jaxdd.stages.images.recover import chunks, descent
+from jaxdd.stages.images.recover import chunks, descent, slices
 from jaxdd.stages.images.recover import loss as recover
 from jaxdd.stages.images.recover.chunks import Placement
 from jaxdd.stages.images.recover.descent import recovery
@@ -241,7 +241,7 @@ def test_slices_are_what_each_would_be_alone(schedule, group):
     # A group at a time, as other numbers of them round otherwise.
     teacher, placement = Teacher(apply, VARIABLES, NORM), Placement(LOCAL, 2**30, group, total=group)
     alone = lambda key, *part: chunks.run(key, teacher, settings, *part, SHAPE, placement)
-    result = list(chunks.in_slices(partial(alone, KEY), settings, whole, start, group, 1))
+    result = list(slices.in_slices(partial(alone, KEY), settings, whole, start, group, 1))
     assert [done.places.tolist() for done in result] == ([[0, 1, 2]] if group == COUNT else [[0, 1], [2]])
     images = np.concatenate([done.images for done in result])
     moment = np.concatenate([done.terms.moment for done in result], 1)

@@ -1,6 +1,6 @@
 """Recovery of any number of classes: in chunks that fit in memory, on all devices of this process."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,16 +11,16 @@ from flax.errors import FlaxError
 from jax.sharding import Mesh, NamedSharding
 
 from jaxdd.ground import parallel
+from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.measure import Array
 from jaxdd.ground.memory import compiled_bytes, values
 from jaxdd.ground.normalise import Normalisation
-from jaxdd.ground.progress import progress
-from jaxdd.ground.watch import PINNED, Watch, out_of_range, pinned
 from jaxdd.nn.classifier import Apply, Variables, remat
 from jaxdd.stages.context import Teacher
 from jaxdd.stages.images.recover.descent import Recovery, State, goal_specs, recovery, state_specs
-from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, Terms, total
+from jaxdd.stages.images.recover.launches import finished, watched
+from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, Terms
 
 Start = Callable[[np.ndarray], Array]  # rows of a goal [k] -> the initial images, [k, m, H, W, ch]
 
@@ -34,19 +34,21 @@ class Recovered(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """On which devices classes are recovered, and how many at a time.
+    """On which devices classes are recovered, how many at a time, and where unfinished ones are kept.
 
     Attributes:
       local: the devices of this process, in one row.
       memory_bytes: what a chunk may take on one device: its pixels, their moments in Adam, and activations.
       group: the number of classes that are optimised together, see `group_size`.
       total: the number of classes of all processes together; None: those of the goal.
+      scratch: for checkpoints of a chunk, from which a later run of the same classes goes on.
     """
 
     local: Mesh
     memory_bytes: int
     group: int = 1
     total: int | None = None
+    scratch: Scratch = Scratch()
 
     def beside(self, classes: int) -> "Placement":
         """The placement of ``classes`` classes of this process, without devices that would get no group."""
@@ -97,22 +99,10 @@ def run(
         kept, rows = places >= 0, np.maximum(places, 0)
         state = init(parallel.put(start(rows), local))
         part = jax.device_put(rows_of(goal, places, settings), goal_at)
-        launched: list[Terms] = []
-        watch, taken = _watch(settings, goal, places, state, teacher.norm), 0
-        for count, coarse in progress(launches, f"recover {i + 1}/{len(chunks)}"):
-            state, values = solver.step(variables, state, part, count=count, coarse=coarse)
-            # Queue at most one launch behind the running one, so that the progress bar stays accurate.
-            jax.block_until_ready(launched[-1:])
-            launched.append(values)
-            taken += count
-            if watch.is_due(taken, count):
-                watch.look(taken, state, launched)
-            if settings.stops_early and len(launched) % max(1, 20 // count) == 0:
-                over = np.asarray(state.pace.turned) + settings.anneal <= int(state.step)
-                if over[kept].all():
-                    break
-        watch.end(taken, state, launched)
-        curve = jax.tree.map(lambda *steps: np.concatenate(steps), *jax.device_get(launched))
+        names = [np.asarray(who)[rows][kept].tolist() for who in (goal.classes, goal.slices) if who is not None]
+        seen = watched(settings, goal, places, state, teacher.norm).keeping(placement.scratch.checkpoints(str(names)))
+        steps = partial(solver.step, variables)
+        state, curve = finished(steps, state, part, launches, seen, settings, f"recover {i + 1}/{len(chunks)}")
         if settings.stops_early:
             # A finished class keeps stepping until its whole chunk is done. Hold its curve at its own last step, so
             # that the curve does not depend on the other classes.
@@ -122,35 +112,7 @@ def run(
         images = np.asarray(state.images)[kept]
         del state
         yield Recovered(places[kept], images, jax.tree.map(partial(np.compress, kept, axis=1), curve))
-
-
-def _watch(settings: RecoverSettings, goal: Goal, places: np.ndarray, state: State, norm: Normalisation) -> Watch:
-    """The watch over the classes ``places`` of a chunk, which starts from ``state``.
-
-    The images of a class are saturated if a share of more than `PINNED` of their pixels has come to lie at the bounds
-    of the valid range, where less than nine tenths did at the start, and the loss is no lower than at the start. A rate
-    above the range of pixels does that: they jump from one bound to the other at each step.
-    """
-    norm = Normalisation(np.asarray(norm.mean), np.asarray(norm.std))
-    before = _pinned(state.images, norm)
-
-    def faults(state: State, launched: Sequence[Terms]) -> dict:
-        worse = total(launched[-1], settings)[-1] >= total(launched[0], settings)[0]
-        saturated = (_pinned(state.images, norm) > PINNED) & (before < 0.9) & worse
-        return {
-            "its images or their moments in Adam are not finite": out_of_range(
-                state, np.finfo(np.float32).max, rows=True
-            ),
-            "its pixels are all black or white": saturated,
-        }
-
-    names = [f"class {goal.classes[place]}" if place >= 0 else None for place in places]
-    curve = lambda launched: np.concatenate([np.asarray(total(terms, settings)) for terms in launched])
-    remedy = "use a lower `imager.learning_rate` or smaller weights of the loss"
-    return Watch("recover", names, curve, faults, remedy)
-
-
-_pinned = jax.jit(pinned)
+        seen.checkpoints.clear()
 
 
 def _fitted(
@@ -192,64 +154,6 @@ def _fitted(
         f"device may take {placement.memory_bytes / 2**20:.0f} MiB; raise `memory_gib` on a CPU, lower `ipc` or "
         "`image_size`, or use a smaller `model`"
     )
-
-
-def in_slices(
-    recover: Callable[[Goal, Start], Iterator[Recovered]],
-    settings: RecoverSettings,
-    goal: Goal,
-    start: Start,
-    group: int,
-    each: int,
-) -> Iterator[Recovered]:
-    """Recovery with global moments over slices: ``each`` images of every class of a group, all slices in parallel.
-
-    The returned terms are means over the slices.
-
-    Args:
-      recover: maps a goal and its start to finished classes, as `run` does. It sees one class per slice.
-      group: the number of classes that share global moments.
-      each: the images of a class in one slice, a divisor of m.
-    """
-    slices = goal.atoms.points.shape[1] // each
-    groups = np.stack(parallel.chunks(len(goal.classes), group))
-    places, which = np.broadcast_arrays(groups[:, None], np.arange(slices)[:, None])  # [groups, slices, group]
-    places, which = places.reshape(-1), which.reshape(-1)
-    parts = Goal(
-        np.repeat(goal.classes, slices),
-        jax.tree.map(lambda x: np.asarray(x).reshape(-1, each, *x.shape[2:]), goal.atoms),
-        np.repeat(goal.means, slices, axis=0),
-        goal.moments,
-        goal.feature_variance,
-        np.tile(np.arange(slices, dtype=np.int32), len(goal.classes)),
-    )
-    parts = rows_of(parts, np.where(places < 0, -1, places * slices + which), settings)
-
-    def begin(rows: np.ndarray) -> np.ndarray:
-        # A chunk may have several slices of a class; read the images of the class only once.
-        classes, at = np.unique(np.maximum(places[rows], 0), return_inverse=True)
-        images = np.asarray(start(classes))
-        return images.reshape(len(classes), slices, each, *images.shape[2:])[at, which[rows]]
-
-    pending: Iterator[np.ndarray] = iter(groups)
-    done: list[Recovered] = []
-    for chunk in recover(parts, begin):
-        for first in range(0, len(chunk.places), group):
-            rows = slice(first, first + group)
-            done.append(chunk._replace(images=chunk.images[rows], terms=Terms(*(x[:, rows] for x in chunk.terms))))
-            if len(done) == slices:
-                yield _joined(next(pending), done)
-                done = []
-
-
-def _joined(places: np.ndarray, done: list[Recovered]) -> Recovered:
-    """Merge the slices of a group into its classes."""
-    kept = places >= 0
-    # With the schedule "plateau" a slice may end before the others.
-    steps = max(len(part.terms.feature) for part in done)
-    long = lambda x: np.pad(x, ((0, steps - len(x)), (0, 0)), "edge")
-    terms = jax.tree.map(lambda *parts: np.mean([long(x) for x in parts], 0)[:, kept], *(part.terms for part in done))
-    return Recovered(places[kept], np.concatenate([part.images for part in done], 1)[kept], terms)
 
 
 def plan(

@@ -15,6 +15,7 @@ from jaxdd.stages.encode import class_means, global_moments, is_constant
 from jaxdd.stages.images.base import IMAGERS, Imager, Images, real_images
 from jaxdd.stages.images.recover import chunks
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, group_size, noise
+from jaxdd.stages.images.recover.slices import in_slices
 from jaxdd.stages.summarize.base import Summarizer, Summary
 
 
@@ -67,11 +68,11 @@ class Recover(RecoverSettings, Imager):
         group, together = group_size(self, len(encoded.counts), ipc)
         resources = context.resources
         total = len(encoded.counts) * (ipc // together)
-        placement = chunks.Placement(resources.mesh, resources.bytes_per_device, group, total)
+        placement = chunks.Placement(resources.mesh, resources.bytes_per_device, group, total, context.scratch)
         views, image_shape = jax.random.fold_in(key, 1), context.classes.image_shape
         run = lambda goal, start: chunks.run(views, context.teacher, settings, goal, start, image_shape, placement)
         goal = self._goal(context, summary)
-        parts = run(goal, start) if together == ipc else chunks.in_slices(run, settings, goal, start, group, together)
+        parts = run(goal, start) if together == ipc else in_slices(run, settings, goal, start, group, together)
         for part in parts:
             # Without a weight the target means are zeros, so the term has no meaning.
             terms = {name: term for name, term in part.terms._asdict().items() if name != "mean" or self.mean_weight}

@@ -1,0 +1,63 @@
+"""Ending on SIGTERM and Ctrl-C at a moment when what was computed can be kept."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+
+class Stopped(KeyboardInterrupt):
+    """The process was asked to end by a signal.
+
+    Attributes:
+      status: the exit status by convention, 128 plus the number of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
+
+
+_deferred = 0
+_waiting: int | None = None
+
+
+def heed() -> None:
+    """From now on SIGTERM and SIGINT raise `Stopped` in the main thread, where nothing defers it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _handle)
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    global _waiting
+    # A second signal does not wait: whoever sends it knows better.
+    if _deferred and _waiting is None:
+        _waiting = number
+        return
+    raise Stopped(number)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """A context manager in which a first signal waits until `check` or the end of the block."""
+    global _deferred
+    _deferred += 1
+    try:
+        yield
+    finally:
+        _deferred -= 1
+    if not _deferred:
+        check()
+
+
+def is_asked() -> bool:
+    """Whether a signal waits."""
+    return _waiting is not None
+
+
+def check() -> None:
+    """Raise `Stopped` if a signal waits."""
+    global _waiting
+    number, _waiting = _waiting, None
+    if number is not None:
+        raise Stopped(number)

@@ -1,0 +1,68 @@
+"""Recovery with global moments over slices: a part of the images of every class at a time."""
+
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from jaxdd.ground import parallel
+from jaxdd.stages.images.recover.chunks import Recovered, Start, rows_of
+from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, Terms
+
+
+def in_slices(
+    recover: Callable[[Goal, Start], Iterator[Recovered]],
+    settings: RecoverSettings,
+    goal: Goal,
+    start: Start,
+    group: int,
+    each: int,
+) -> Iterator[Recovered]:
+    """Recovery with global moments over slices: ``each`` images of every class of a group, all slices in parallel.
+
+    The returned terms are means over the slices.
+
+    Args:
+      recover: maps a goal and its start to finished classes, as `run` does. It sees one class per slice.
+      group: the number of classes that share global moments.
+      each: the images of a class in one slice, a divisor of m.
+    """
+    slices = goal.atoms.points.shape[1] // each
+    groups = np.stack(parallel.chunks(len(goal.classes), group))
+    places, which = np.broadcast_arrays(groups[:, None], np.arange(slices)[:, None])  # [groups, slices, group]
+    places, which = places.reshape(-1), which.reshape(-1)
+    parts = Goal(
+        np.repeat(goal.classes, slices),
+        jax.tree.map(lambda x: np.asarray(x).reshape(-1, each, *x.shape[2:]), goal.atoms),
+        np.repeat(goal.means, slices, axis=0),
+        goal.moments,
+        goal.feature_variance,
+        np.tile(np.arange(slices, dtype=np.int32), len(goal.classes)),
+    )
+    parts = rows_of(parts, np.where(places < 0, -1, places * slices + which), settings)
+
+    def begin(rows: np.ndarray) -> np.ndarray:
+        # A chunk may have several slices of a class; read the images of the class only once.
+        classes, at = np.unique(np.maximum(places[rows], 0), return_inverse=True)
+        images = np.asarray(start(classes))
+        return images.reshape(len(classes), slices, each, *images.shape[2:])[at, which[rows]]
+
+    pending: Iterator[np.ndarray] = iter(groups)
+    done: list[Recovered] = []
+    for chunk in recover(parts, begin):
+        for first in range(0, len(chunk.places), group):
+            rows = slice(first, first + group)
+            done.append(chunk._replace(images=chunk.images[rows], terms=Terms(*(x[:, rows] for x in chunk.terms))))
+            if len(done) == slices:
+                yield _joined(next(pending), done)
+                done = []
+
+
+def _joined(places: np.ndarray, done: list[Recovered]) -> Recovered:
+    """Merge the slices of a group into its classes."""
+    kept = places >= 0
+    # With the schedule "plateau" a slice may end before the others.
+    steps = max(len(part.terms.feature) for part in done)
+    long = lambda x: np.pad(x, ((0, steps - len(x)), (0, 0)), "edge")
+    terms = jax.tree.map(lambda *parts: np.mean([long(x) for x in parts], 0)[:, kept], *(part.terms for part in done))
+    return Recovered(places[kept], np.concatenate([part.images for part in done], 1)[kept], terms)
