@@ -1,0 +1,138 @@
+"""The stages of the work that are killed: a small command each, and the folder in which it starts."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from faults.killer import Done, Kill, Programs
+from faults.trees import differences
+
+TEACHER = ["--dataset", "digits", "--width", "8", "--teacher-train.epochs", "1"]
+LATENT = ["--latent.vae-train.images", "640", "--latent.dit-train.images", "1280", "--latent.dit", "DiT-Ti/4"]
+GRID = """# A small grid.
+#
+# Published: none.
+#
+# Cost: seconds.
+#
+# Command: none.
+
+title = "A small grid"
+published = "nowhere"
+
+[grid]
+dataset = "digits"
+width = 8
+teacher_train = { epochs = 1 }
+ipc = [1, 2]
+epochs = [3, 2]
+seeds = 2
+protocols = ["hard"]
+
+[methods.random]
+
+[methods.wmdd]
+set = { "imager.steps" = 3 }
+"""
+WMDD = ["distill", "--method", "wmdd", *TEACHER, "--imager.steps", "6", "--out", "runs/x"]
+DDOQ = ["distill", "--method", "ddoq", *TEACHER, *LATENT, "--imager.steps", "4", "--out", "runs/y"]
+FEW = ["--seeds", "2", "--protocols", "hard", "--hard.train.epochs", "3", "--baselines", "random", "--full", "2"]
+VAE = ["train", "--what", "vae", "--dataset", "digits", *LATENT, "--out", "runs/vae"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command, and the commands before it, which are not killed. ``removed``: what is made again of their results."""
+
+    arguments: list[str]
+    before: tuple[list[str], ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+STAGES = {
+    "teacher": Stage(["train", *TEACHER, "--out", "runs/teacher"]),
+    "vae": Stage(VAE),
+    "dit": Stage(["train", "--what", "dit", "--dataset", "digits", *LATENT, "--latent.place", "runs/vae",
+                  "--out", "runs/dit"], (VAE,)),
+    "recover": Stage(WMDD, (WMDD,), ("x", "encoded")),
+    "decode": Stage(DDOQ, (DDOQ,), ("y", "encoded")),
+    "evaluate": Stage(["evaluate", "runs/x", *FEW], (WMDD,)),
+    "tables": Stage(["tables", "wmdd-main", "--grid", "grid.toml", "--out", "runs/tables"]),
+    "all of ddoq": Stage(DDOQ),
+    "all of wmdd": Stage(WMDD),
+}  # fmt: skip
+
+
+@dataclass
+class Tally:
+    """What became of the kills of a stage."""
+
+    kills: int = 0
+    refused: int = 0
+    unequal: int = 0
+    lines: tuple[str, ...] = ()
+
+    def note(self, kill: Kill | None, killed: Done, again: Done | None, found: list[str]) -> None:
+        """Count a kill and the run of the same command after it."""
+        self.kills += killed.status < 0
+        self.refused += again is not None and again.status != 0
+        self.unequal += bool(found)
+        if again is not None and again.status or found:
+            text = f"{kill}: status {again and again.status}, {found}, {again and again.err[-600:]}"
+            self.lines = (*self.lines, text)
+
+
+class Trial:
+    """A stage in a folder: where it starts, what comes out where nothing is killed, and trials with kills."""
+
+    def __init__(self, programs: Programs, folder: Path, stage: Stage):
+        self.programs, self.folder, self.stage = programs, folder, stage
+        self.work, self.start = folder / "work", folder / "start"
+        self.start.mkdir(parents=True)
+        (self.start / "grid.toml").write_text(GRID)
+        self._run_before()
+        # Once with a checkpoint at each step, and once without: the results do not depend on it.
+        self.whole = self._once("seldom", 30.0)
+        self.counted = self._once("often", 0.0)
+        assert differences(folder / "seldom" / "runs", folder / "often" / "runs") == []
+
+    def _run_before(self) -> None:
+        shutil.copytree(self.start, self.work)
+        for arguments in self.stage.before:
+            done = self.programs.run(self.work, arguments)
+            assert done.status == 0, done.err
+        for name in self.stage.removed:
+            shutil.rmtree(self.work / "runs" / name)
+        shutil.rmtree(self.start)
+        self.work.rename(self.start)
+
+    def _once(self, name: str, seconds: float) -> Done:
+        shutil.copytree(self.start, self.work)
+        done = self.programs.run(self.work, self.stage.arguments, seconds=seconds)
+        assert done.status == 0, done.err
+        assert not done.err.count("Traceback"), done.err
+        self.work.rename(self.folder / name)
+        return done
+
+    def begin(self, kill: Kill | None = None) -> None:
+        """Make the folder anew; with ``kill``, as a run that is killed there leaves it."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.copytree(self.start, self.work)
+        if kill:
+            assert self.programs.run(self.work, self.stage.arguments, kill).status == -9
+
+    def begin_from_here(self) -> None:
+        """From now on the work starts as the folder is now."""
+        shutil.rmtree(self.start)
+        shutil.copytree(self.work, self.start)
+
+    def killed(self, kill: Kill) -> Done:
+        """Run the command in the folder as it is, and kill it."""
+        return self.programs.run(self.work, self.stage.arguments, kill)
+
+    def again(self) -> tuple[Done, list[str]]:
+        """Run the command to its end; how it ended, and what then differs from the run without kills."""
+        done = self.programs.run(self.work, self.stage.arguments)
+        if done.status:
+            return done, []
+        return done, differences(self.folder / "seldom" / "runs", self.work / "runs")
