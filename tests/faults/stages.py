@@ -72,14 +72,22 @@ class Tally:
     unequal: int = 0
     lines: tuple[str, ...] = ()
 
-    def note(self, kill: Kill | None, killed: Done, again: Done | None, found: list[str]) -> None:
-        """Count a kill and the run of the same command after it."""
-        self.kills += killed.status < 0
-        self.refused += again is not None and again.status != 0
+    def note(self, kill: Kill, killed: Done) -> None:
+        """Count a kill; a program that ends otherwise than by the kill, and not well, is a refused rerun."""
+        self.kills += killed.status == -9
+        self._refuse(kill, killed, killed.status not in (-9, 0))
+
+    def compare(self, kill: Kill, again: Done, found: list[str]) -> None:
+        """Count the last run of the same command after a kill, and what differs after it."""
+        self._refuse(kill, again, again.status != 0)
         self.unequal += bool(found)
-        if again is not None and again.status or found:
-            text = f"{kill}: status {again and again.status}, {found}, {again and again.err[-600:]}"
-            self.lines = (*self.lines, text)
+        if found:
+            self.lines = (*self.lines, f"{kill}: {found}")
+
+    def _refuse(self, kill: Kill, done: Done, is_refused: bool) -> None:
+        self.refused += is_refused
+        if is_refused:
+            self.lines = (*self.lines, f"{kill}: status {done.status}, {done.err[-2000:]}")
 
 
 class Trial:

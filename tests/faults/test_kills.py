@@ -7,9 +7,6 @@ import pytest
 from faults.killer import Kill
 from faults.stages import STAGES, Tally, Trial
 
-KILLS = 34
-"""Of each stage, of which a few may come when the program has ended."""
-
 
 @pytest.fixture
 def trial(programs, tmp_path):
@@ -54,12 +51,18 @@ def check(tally):
 @pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [name for name in STAGES if not name.startswith("all")])
-def test_each_kill_is_made_good(trial, tally, stage):
-    """Killed once, then run to the end."""
+def test_kills_are_made_good(trial, tally, stage):
+    """Killed somewhere, then twice while it goes on from there, then run to the end; again from many places."""
     trial, tally = trial(stage), tally(stage)
-    for kill in moments(trial.counted, KILLS):
+    seconds = trial.counted.moments[-1][-1]
+    for i, first in enumerate(moments(trial.counted, 12)):
         trial.begin()
-        tally.note(kill, trial.killed(kill), *trial.again())
+        for kill in (first, Kill("file", 4 + 5 * i, 0.003 * (i % 2)), Kill("start", delay=(i + 1) / 24 * seconds)):
+            killed = trial.killed(kill)
+            tally.note(kill, killed)
+            if killed.status != -9:
+                break
+        tally.compare(kill, *trial.again())
     check(tally)
     assert tally.kills >= 30
 
@@ -75,7 +78,8 @@ def test_a_kill_at_each_write_of_the_end(trial, tally, stage):
     rest = trial.programs.run(trial.work, trial.stage.arguments)
     for k in spread(rest.count("file"), rest.count("file")):
         trial.begin()
-        tally.note(Kill("file", k), trial.killed(Kill("file", k)), *trial.again())
+        tally.note(Kill("file", k), trial.killed(Kill("file", k)))
+        tally.compare(Kill("file", k), *trial.again())
     check(tally)
     assert tally.kills == rest.count("file")
 
@@ -89,26 +93,18 @@ def beginning_of_the_end(counted):
 
 @pytest.mark.faults
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["all of ddoq", "all of wmdd", "tables"])
-def test_one_run_survives_many_kills(trial, tally, stage):
-    """Killed again and again, each time a little later, and then run to the end."""
-    trial, tally = trial(stage), tally(f"{stage}, one after another")
-    chain(trial, tally, 40)
-    check(tally)
-    assert tally.kills >= 30
-
-
-def chain(trial, tally, count):
-    """Kill the command ``count`` times in the same folder, and then run it to its end."""
+def test_one_run_survives_many_kills(trial, tally):
+    """From images to images through all models: killed again and again, each time a little later."""
+    trial, tally = trial("all of ddoq"), tally("ddoq, one after another")
     trial.begin()
-    for k in range(count):
+    for k in range(40):
         kill = [Kill("step", 2), Kill("file", 9 + 5 * k, 0.002 * (k % 2)), Kill("start", delay=0.1 * k)][k % 3]
         killed = trial.killed(kill)
-        tally.note(kill, killed, None, [])
-        if killed.status >= 0:
-            assert killed.status == 0, killed.err
+        tally.note(kill, killed)
+        if killed.status != -9:
             break
-    tally.note(None, killed, *trial.again())
+    tally.compare(kill, *trial.again())
+    check(tally)
 
 
 @pytest.mark.faults
@@ -135,8 +131,8 @@ def test_a_run_goes_on_wherever_it_is_killed(trial, tally):
     trial.begin()
     for kill in (Kill("step", 7), Kill("step", 9), Kill("step", 3, signal=signal.SIGTERM), Kill("file", 60)):
         killed = trial.killed(kill)
-        assert killed.status in (-9, 143), killed.err
-        tally.note(kill, killed, None, [])
-    tally.note(None, killed, *trial.again())
+        assert killed.status == (143 if kill.signal == signal.SIGTERM else -9), killed.err
+        tally.kills += killed.status == -9
+    tally.compare(kill, *trial.again())
     check(tally)
     assert counted.count("step") == 18
