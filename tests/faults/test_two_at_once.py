@@ -57,6 +57,7 @@ def test_the_second_waits_for_a_model_and_finds_it(programs, tmp_path):
     assert not list((tmp_path / "runs").rglob(".*"))
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_the_waiting_one_goes_on_where_the_other_died(programs, tmp_path):
     """Also the lock of the dead one does not block, neither of the model nor of the run folder."""
