@@ -7,7 +7,7 @@ import divergence_helpers as small
 import jax
 import numpy as np
 import pytest
-from helpers import diverged
+from helpers import diverged, message
 
 from jaxdd.ground import checkpoint
 from jaxdd.ground.checkpoint import Checkpoints, Scratch
@@ -22,6 +22,19 @@ def equal(one, other):
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)):
         assert a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_an_array_of_another_shape_is_named(tmp_path):
+    tree = {"w.x": {"k": np.ones((2, 3))}, "t": (np.ones(2), np.ones(3))}
+    checkpoint.save(tmp_path / "x", tree)
+    equal(checkpoint.load(tmp_path / "x", tree), jax.tree.map(jax.numpy.asarray, tree))
+    for other, words in (
+        (tree | {"t": (np.ones(2), np.ones(4))}, "t.1 has shape [3] instead of [4]"),
+        (tree | {"w.x": {"k": np.ones((3, 2))}}, "w.x.k has shape [2, 3] instead of [3, 2]"),
+        ({"t": tree["t"]}, "does not fit the model: "),
+    ):
+        line = message(lambda other=other: checkpoint.load(tmp_path / "x", other))
+        assert line.startswith(f"the checkpoint at {tmp_path / 'x'} does not fit the model: ") and words in line
 
 
 def test_the_last_checkpoint_is_kept_until_the_end(tmp_path):
