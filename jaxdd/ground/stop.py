@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -24,6 +25,8 @@ _waiting: int | None = None
 
 def heed() -> None:
     """From now on SIGTERM and SIGINT raise `Stopped` in the main thread, where nothing defers it."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # only the main thread may set handlers
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _handle)
 
