@@ -155,24 +155,47 @@ def test_two_processes_evaluate_as_one_does(place):
     assert one.read_text() == two.read_text() and two.read_text().count("accuracies") == 2
 
 
+LOST = """
+import time
+from jaxdd.ground import hosts
+hosts._PATIENCE = 2.0
+hosts.join()
+hosts.meet()
+print("met", flush=True)
+hosts.first(lambda: time.sleep(600))
+"""
+
+
 @pytest.mark.slow
-def test_one_of_four_is_killed_and_the_first_of_two_and_two_go_on_to_the_files_that_one_makes(place):
+def test_the_first_is_killed_and_the_others_end_with_a_line(tmp_path):
+    processes = start(tmp_path, "lost", 2, program=LOST)
+    deadline = time.monotonic() + 120
+    while not all("met" in process.log.read_text() for process in processes):
+        assert time.monotonic() < deadline and processes[0].poll() is None
+        time.sleep(0.05)
+    processes[0].send_signal(signal.SIGKILL)
+    assert processes[1].wait(60) == 1
+    log = processes[1].log.read_text()
+    assert "error: process 0 of 2 stopped answering, so this one ends; run the same command again" in log
+    assert "Traceback" not in log and "Fatal" not in log
+
+
+@pytest.mark.slow
+def test_one_of_four_is_killed_the_others_end_and_two_go_on_to_the_files_that_one_makes(place):
+    processes = start(place, "four", 4)
     parts = place / "four" / "parts"
-    for count, victim, done in ((4, 1, 3), (2, 0, 5)):
-        processes = start(place, "four", count)
-        deadline = time.monotonic() + 200
-        while len(list(parts.glob("0*.npz"))) < done:
-            assert time.monotonic() < deadline and processes[victim].poll() is None
-            time.sleep(0.02)
-        processes[victim].send_signal(signal.SIGKILL)
-        killed = time.monotonic()
-        for process in processes[:victim] + processes[victim + 1 :]:
-            assert process.wait(60) == 1
-            log = process.log.read_text()
-            line = f"error: process {victim} of {count} stopped answering, so this one ends; run the same command again"
-            assert line in log and "Traceback" not in log and "Fatal" not in log
-        assert time.monotonic() - killed < 60
-        assert done <= len(list(parts.glob("0*.npz"))) < 10 and not (place / "four" / "distilled").exists()
+    deadline = time.monotonic() + 200
+    while len(list(parts.glob("0*.npz"))) < 3:
+        assert time.monotonic() < deadline and processes[1].poll() is None
+        time.sleep(0.02)
+    processes[1].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    for i in (0, 2, 3):
+        assert processes[i].wait(60) == 1
+        log = processes[i].log.read_text()
+        assert "error: process 1 of 4 stopped answering, so this one ends; run the same command again" in log
+    assert time.monotonic() - killed < 60
+    assert 3 <= len(list(parts.glob("0*.npz"))) < 10 and not (place / "four" / "distilled").exists()
 
     processes = start(place, "four", 2)
     wait(processes)

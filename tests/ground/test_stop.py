@@ -26,9 +26,9 @@ each_signal = pytest.mark.parametrize("number", STATUS, ids=lambda number: numbe
 @pytest.fixture(autouse=True)
 def handlers():
     """Signals are handled as before after a test, and none waits."""
-    before = {number: signal.getsignal(number) for number in STATUS}
+    before, hook = {number: signal.getsignal(number) for number in STATUS}, sys.unraisablehook
     yield
-    stop._waiting = None
+    stop._waiting, sys.unraisablehook = None, hook
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -66,6 +66,20 @@ def test_a_second_signal_does_not_wait():
         send(signal.SIGTERM)
         pytest.fail("goes on")
     assert caught.value.status == 143
+
+
+@each_signal
+def test_a_signal_is_not_lost_where_nothing_can_be_raised(number, capfd):
+    class Last:
+        def __del__(self):
+            send(number)
+
+    stop.heed()
+    with pytest.raises(stop.Stopped) as caught:
+        last = Last()
+        del last
+        time.sleep(10)
+    assert caught.value.status == STATUS[number] and capfd.readouterr().err == ""
 
 
 @dataclass(frozen=True)
@@ -109,8 +123,7 @@ def test_a_program_without_checkpoints_is_stopped_too(capfd):
 
 
 @pytest.mark.slow
-@each_signal
-def test_a_process_that_is_stopped_goes_on_to_the_same_teacher(tmp_path, number):
+def test_a_process_that_is_stopped_goes_on_to_the_same_teacher(tmp_path):
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     flags = ["--width", "8", "--teacher-train.epochs", "6", "--out"]
     command = [sys.executable, "-m", "experiments.train", *flags]
@@ -119,9 +132,10 @@ def test_a_process_that_is_stopped_goes_on_to_the_same_teacher(tmp_path, number)
     while not (tmp_path / "cut" / "parts").is_dir():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
-    process.send_signal(number)
+    time.sleep(0.5)  # of the compilation
+    process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == STATUS[number]
+    assert process.returncode == 143
     assert err.endswith("stopped; the same command goes on from what is kept\n") and "Traceback" not in err
     assert {path.name for path in (tmp_path / "cut").iterdir()} == {"parts"}
     kept = any(path.is_dir() for path in (tmp_path / "cut" / "parts").iterdir())
