@@ -23,16 +23,6 @@ STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 each_signal = pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
 
 
-@pytest.fixture(autouse=True)
-def handlers():
-    """Signals are handled as before after a test, and none waits."""
-    before, hook = {number: signal.getsignal(number) for number in STATUS}, sys.unraisablehook
-    yield
-    stop._waiting, sys.unraisablehook = None, hook
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 def send(number):
     os.kill(os.getpid(), number)
 
