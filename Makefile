@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast lint types clean
+.PHONY: demo test test-fast test-faults lint types clean
 
 demo: .venv/core
 	$(BIN)/python -m experiments.demo
@@ -12,6 +12,9 @@ test: .venv/dev
 
 test-fast: .venv/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-faults: .venv/dev
+	$(BIN)/python -m pytest -n 2 --dist load -m faults tests/faults
 
 lint: .venv/dev
 	$(BIN)/ruff check .

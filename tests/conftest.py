@@ -45,6 +45,16 @@ gc.set_threshold(200_000, 50, 1000)
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests marked ``faults`` unless -m asks for them."""
+    if "faults" in (config.option.markexpr or ""):
+        return
+    left_out = [item for item in items if item.get_closest_marker("faults")]
+    items[:] = [item for item in items if not item.get_closest_marker("faults")]
+    config.hook.pytest_deselected(items=left_out)
+
+
 PLAIN = Augment(crop="none", flip=False)
 
 

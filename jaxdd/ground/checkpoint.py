@@ -92,10 +92,13 @@ class Checkpoints:
 
         checkpoints = Checkpoints(folder, identity)
         step, tree = checkpoints.latest(lambda step: like) or (0, start)
-        ...
-        if checkpoints.is_due():
-            checkpoints.save(step, tree)
+        with checkpoints:
+            ...
+            if checkpoints.is_due():
+                checkpoints.save(step, tree)
         checkpoints.clear()
+
+    At the end of the block the last one is on the disk, so nothing is written any more.
 
     Args:
       folder: where they lie; None keeps none.
@@ -108,6 +111,17 @@ class Checkpoints:
         self.name = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._since, self._pool = time.monotonic(), ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            self.flush()
+        except OSError:
+            # What ended the block comes first.
+            if kind is None:
+                raise
 
     def latest(self, like: Callable[[int], Any]) -> tuple[int, Any] | None:
         """The step and the tree of the last checkpoint, or None; ``like`` gives the structure at a step, see `load`."""

@@ -34,6 +34,8 @@ def scratch(folder: Path) -> Iterator[Scratch]:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder / LOCK, str(folder)))
             sweep(folder, alone=True)
+            # What a process left that died while it removed the folder.
+            sweep(folder.parent)
 
         hosts.first(begin)
         yield Scratch(folder)
