@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast lint types clean
+.PHONY: demo test test-fast fuzz lint types clean
 
 demo: .venv/core
 	$(BIN)/python -m experiments.demo
@@ -12,6 +12,11 @@ test: .venv/dev
 
 test-fast: .venv/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# Needs atheris, which is not among the requirements; RUNS is the number of inputs of each target.
+RUNS ?= 100000
+fuzz: .venv/dev
+	PYTHONPATH=.:tests:$(PYTHONPATH) $(BIN)/python -m faults.fuzz -runs=$(RUNS) $(TARGETS)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

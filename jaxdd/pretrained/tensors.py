@@ -5,6 +5,7 @@ The path of a leaf, joined by dots, is the name of its tensor. Convolution kerne
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from jaxdd.ground import reading
-from jaxdd.ground.errors import InputError, shown
+from jaxdd.ground.errors import InputError, one_line, shown
 from jaxdd.ground.files import atomic
 from jaxdd.nn.classifier import Variables
 from jaxdd.pretrained.hub import read_json
@@ -113,14 +114,16 @@ def _shard(index, name):
 
 
 def _opened(file):
-    if file.exists():
+    # A name that no file can have is no file, whereas Path.exists would raise an error.
+    if os.path.exists(file):
         reading.check_regular(file, "download it again")
     try:
         return safe_open(file, framework="numpy")
     except FileNotFoundError as error:
         raise InputError(f"{file} is missing, one of the files of its index; download it again") from error
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{file} is damaged or no safetensors file ({error}); download it again") from error
+        reason = one_line(str(error))
+        raise InputError(f"{file} is damaged or no safetensors file ({reason}); download it again") from error
 
 
 def fill(like: Any, contents: Mapping[str, Stored], naming: Naming, place: Path) -> Variables:
