@@ -5,6 +5,7 @@ Sections for files that the folder lacks, such as the accuracies before `experim
 
 import dataclasses
 import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -198,10 +199,15 @@ def _metrics(place: Path) -> list[dict[str, float]]:
     texts = read_text(place, _AGAIN).splitlines()
     lines = [parse_json(text, f"{place}, line {number}", _AGAIN, finite=False) for number, text in enumerate(texts, 1)]
     for number, line in enumerate(lines, 1):
-        numbers = isinstance(line, dict) and all(type(value) in (int, float) for value in line.values())
+        numbers = isinstance(line, dict) and all(map(_is_number, line.values()))
         if not numbers or line.keys() != lines[0].keys() or not 0 <= line.get("step", -1) <= STEPS:
             raise InputError(f"{place}, line {number}: {shown(line)} are no losses of a step; {_AGAIN}")
     return lines
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value of JSON is a float, or an integer that is no larger than floats are."""
+    return type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
 def arrays(place: Path, classes: int, *names: str) -> list[np.ndarray]:

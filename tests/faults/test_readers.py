@@ -15,6 +15,7 @@ from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import map_array, write_json
 from jaxdd.ground.reading import parse_json
 from jaxdd.pretrained.tensors import tensors
+from jaxdd.reports import html, run_page
 from jaxdd.stages.context import Teacher
 from jaxdd.workspace import grid_file, teachers
 
@@ -99,3 +100,20 @@ def test_formats_of_other_programs_are_not_opened(kind):
     Image.new("L", (4, 4)).save(file, kind)
     with pytest.raises(InputError, match="cannot identify"):
         image.decode(("a.png", file.getvalue()), (4, 4, 1))
+
+
+EXTREMES = [0.0, 5e-324, 1e-322, 1e-300, 1.0, 1e270, 1e308, -1e308, -5e-324, float("nan"), float("inf"), -float("inf")]
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_a_curve_of_any_numbers_has_finite_axes(log):
+    for first in EXTREMES:
+        for second in EXTREMES:
+            drawn = html.curve([0, 1], {"line": [first, second]}, "step", "loss", log)
+            assert "nan" not in drawn and "inf" not in drawn
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "-1" + "0" * 400, "true"])
+def test_losses_that_are_no_floats(value, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "a": {value}}}\n')
+    assert "metrics.jsonl, line 1" in message(lambda: run_page._metrics(tmp_path / "metrics.jsonl"))
