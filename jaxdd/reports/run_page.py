@@ -92,8 +92,8 @@ def accuracies(rows: list[dict]) -> list[str]:
     The highest mean for a dataset, student and number of images per class is bold, ties included, if there are several
     methods. A dataset or student that is the same in all rows is named below the table instead of in a column.
     """
-    kinds = list(dict.fromkeys(["hard", "soft"] + [row["labels"] for row in rows]))
-    kinds = [kind for kind in kinds if any(row["labels"] == kind for row in rows)]
+    present = dict.fromkeys(row["labels"] for row in rows)
+    kinds = [kind for kind in dict.fromkeys(["hard", "soft", *present]) if kind in present]
     several = [name for name in ("dataset", "student") if len({row[name] for row in rows}) > 1]
     body: list[list[str]] = []
     contests: dict[tuple, list[tuple]] = {}  # the cells (line, column, mean) that compete for bold type
@@ -105,12 +105,10 @@ def accuracies(rows: list[dict]) -> list[str]:
         for j, kind in enumerate(kinds, left + 1):
             if kind in cells and ipc is not None:
                 contests.setdefault((dataset, student, ipc, kind), []).append((i, j, np.mean(cells[kind])))
-    best = [
-        (i, j)
-        for contest in contests.values()
-        for i, j, mean in contest
-        if len(contest) > 1 and mean == max(mean for *_, mean in contest)
-    ]
+    best = []
+    for contest in contests.values():
+        highest = max(mean for *_, mean in contest)
+        best += [(i, j) for i, j, mean in contest if len(contest) > 1 and mean == highest]
     named = [caption(kind) for kind in kinds]
     text = "Top-1 accuracy on real test images in percent, mean and standard deviation over the seeds."
     for name in ("dataset", "student"):

@@ -1,6 +1,7 @@
 """Faults that fuzzing found, one of each kind: what is read ends in a value or one line, soon and in little memory."""
 
 import io
+import json
 import time
 
 import numpy as np
@@ -17,6 +18,7 @@ from jaxdd.ground.reading import parse_json
 from jaxdd.pretrained.tensors import tensors
 from jaxdd.reports import html, run_page
 from jaxdd.stages.context import Teacher
+from jaxdd.students.rows import read, row
 from jaxdd.workspace import grid_file, teachers
 
 LONG = "x" * 5000
@@ -117,3 +119,18 @@ def test_a_curve_of_any_numbers_has_finite_axes(log):
 def test_losses_that_are_no_floats(value, tmp_path):
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "a": {value}}}\n')
     assert "metrics.jsonl, line 1" in message(lambda: run_page._metrics(tmp_path / "metrics.jsonl"))
+
+
+def many(place, rows):
+    place.write_text(json.dumps([row("a", "digits", 1, "convnet3", "hard", [0.5]) | one for one in rows]))
+    return place
+
+
+def test_a_table_of_many_rows(tmp_path):
+    place = tmp_path / "evaluation.json"
+    begun = time.process_time()
+    page = "".join(run_page.accuracies(read(many(place, ({"method": f"m{k}"} for k in range(5000))))))
+    # All have the same accuracy, so that each is the best.
+    assert page.count("<strong>") == 5000 and time.process_time() - begun < 4
+    for rows in (({"method": f"m{k}"} for k in range(10_001)), ({"labels": f"soft{k}"} for k in range(101))):
+        assert "too many for a table" in message(lambda rows=rows: read(many(place, rows)))
