@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from jaxdd.ground import reading
-from jaxdd.ground.errors import InputError, one_line, shown
+from jaxdd.ground.errors import InputError, shown
 from jaxdd.ground.files import atomic
 from jaxdd.nn.classifier import Variables
 from jaxdd.pretrained.hub import read_json
@@ -122,8 +122,7 @@ def _opened(file):
     except FileNotFoundError as error:
         raise InputError(f"{file} is missing, one of the files of its index; download it again") from error
     except (SafetensorError, OSError) as error:
-        reason = one_line(str(error))
-        raise InputError(f"{file} is damaged or no safetensors file ({reason}); download it again") from error
+        raise InputError(f"{file} is damaged or no safetensors file ({error}); download it again") from error
 
 
 def fill(like: Any, contents: Mapping[str, Stored], naming: Naming, place: Path) -> Variables:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import message
 from PIL import Image
+from safetensors.numpy import save
 
 from jaxdd import pretrained
 from jaxdd.data import image
@@ -15,7 +16,7 @@ from jaxdd.ground import manifest
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import map_array, write_json
 from jaxdd.ground.reading import parse_json
-from jaxdd.pretrained.tensors import tensors
+from jaxdd.pretrained.tensors import Naming, fill, tensors
 from jaxdd.reports import html, run_page
 from jaxdd.stages.context import Teacher
 from jaxdd.students.rows import read, row
@@ -75,6 +76,12 @@ def test_what_a_library_says_in_several_lines(tmp_path):
     header = b'{"a": {"dtype": "F\\n32", "shape": [1], "data_offsets": [0, 4]}}'
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     assert "F\\n32" in message(lambda: tensors(tmp_path))
+
+
+def test_names_of_several_lines(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(save({"a\nb": np.zeros(1, np.float32)}))
+    assert "a\\nb [1]" in message(lambda: fill({}, tensors(tmp_path), Naming(), tmp_path))
+    assert str(InputError("a\x1b\u2028\udcff\u202eé")) == r"a\x1b\u2028\udcff\u202eé"
 
 
 def test_tokens_that_are_no_text(tmp_path):

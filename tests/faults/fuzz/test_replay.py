@@ -31,6 +31,11 @@ def test_a_value_or_one_line(name):
     assert kinds.keys() == {"value", "refused"} and min(kinds.values()) > 3, kinds
 
 
+class Lines(InputError):
+    def __str__(self):
+        return "a\nb"
+
+
 def _raising(error):
     def read(folder, data):
         raise error
@@ -41,7 +46,7 @@ def _raising(error):
 @pytest.mark.parametrize(("read", "words"), [
     (_raising(KeyError("a")), "KeyError"),
     (_raising(BaseException("panic")), "BaseException"),
-    (_raising(InputError("a\nb")), "more than one line"),
+    (_raising(Lines()), "more than one line"),
     (_raising(InputError("")), "or none"),
     (lambda folder, data: time.sleep(0.2), "0.2 s"),
     (lambda folder, data: None, "2048 MiB more"),
