@@ -52,7 +52,8 @@ def verify(folder: Path, *names: str) -> None:
         if not whole and not inner:
             continue
         file = folder / name
-        if not file.is_file():
+        # A name that no file can have is no file, whereas Path.is_file would raise an error.
+        if not os.path.isfile(file):
             raise InputError(f"{file} is missing, but {MANIFEST} names it; copy the folder again, or make it again")
         if file.stat().st_size != entry["bytes"] or _digest(file) != entry["sha256"]:
             raise InputError(f"{file} is damaged: it is not what {MANIFEST} says; copy or make the folder again")

@@ -249,7 +249,7 @@ def parsed(kind: type[_Settings], values: Any, where: str) -> _Settings:
 
 def _converted(kind: type, item: dataclasses.Field, value: Any, where: str) -> Any:
     """A value of a TOML or JSON file as the value of a field; InputError for another type, or out of bounds."""
-    hint = typing.get_type_hints(kind)[item.name]
+    hint = _hints(kind)[item.name]
     try:
         # TOML has neither tuples nor paths, and an integer may stand for a float.
         value = _typed(hint, value)

@@ -22,6 +22,7 @@ from jaxdd.data.augment import Augment
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import settings as fields
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import map_array
 from jaxdd.ground.reading import check_regular, read_json
 from jaxdd.ground.settings import EPOCHS, REQUIRED, SEED, Bounds, bounded
 
@@ -226,10 +227,10 @@ def _opened(place: Path, shape: tuple[int, int], kind: np.dtype) -> np.ndarray:
     remedy = f"remove it, and {_AGAIN}"
     check_regular(place, remedy)
     try:
-        shard = np.load(place, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, OverflowError) as error:
+        shard = map_array(place, records=True)
+    except InputError as error:
         raise InputError(f"{place} is damaged; {remedy}") from error
-    if not isinstance(shard, np.memmap) or (shard.shape, shard.dtype) != (shape, kind):
+    if (shard.shape, shard.dtype) != (shape, kind):
         raise InputError(f"{place} is not what labels.json in its folder says; remove {place.parent}")
     return shard
 
