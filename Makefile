@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast test-faults lint types clean
+.PHONY: demo test test-fast test-faults fuzz lint types clean
 
 demo: .venv/core
 	$(BIN)/python -m experiments.demo
@@ -15,6 +15,11 @@ test-fast: .venv/dev
 
 test-faults: .venv/dev
 	$(BIN)/python -m pytest -n 2 --dist load -m faults tests/faults
+
+# Needs atheris, which is not among the requirements; RUNS is the number of inputs of each target.
+RUNS ?= 100000
+fuzz: .venv/dev
+	PYTHONPATH=.:tests:$(PYTHONPATH) $(BIN)/python -m faults.fuzz -runs=$(RUNS) $(TARGETS)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

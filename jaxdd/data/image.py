@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -31,6 +32,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# What cameras, browsers and scanners write. Pillow has readers of more formats; that of EPS runs another program.
+_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
+# Pixels of any file, and of each of its bytes: decoding takes up to 25 bytes a pixel, whatever the size of the file.
+_PIXELS, _PIXELS_A_BYTE = 2**25, 100
 _PILLOW = re.compile(r"PIL\.")
 # Without a handler of the program, Python would print the log of a damaged file to stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -106,7 +111,8 @@ def decode(encoded: Encoded, shape: tuple[int, int, int]) -> np.ndarray:
     """Decode one image file, or its bytes, to uint8 of ``shape`` (S, S, C); see `fit`.
 
     Raises:
-      DamagedImage: the image cannot be read, is damaged, or has more than 2 `PIL.Image.MAX_IMAGE_PIXELS` pixels.
+      DamagedImage: the image cannot be read, is damaged, has more than 2 `PIL.Image.MAX_IMAGE_PIXELS` pixels, or has
+        more than 2^25 pixels and than 100 for each byte of the file.
     """
     with _opened(encoded) as image:
         return fit(image, shape[0], shape[2])
@@ -187,11 +193,21 @@ def _opened(encoded: Encoded) -> Iterator[Image.Image]:
     _hush()
     try:
         file = io.BytesIO(content) if isinstance(content, bytes) else open_regular(content)
-        with file, Image.open(file) as image:
+        with file, Image.open(file, formats=_formats()) as image:
+            size = len(content) if isinstance(content, bytes) else os.fstat(file.fileno()).st_size
+            if image.width * image.height > max(_PIXELS, _PIXELS_A_BYTE * size):
+                raise ValueError(f"it declares {image.width} x {image.height} pixels in {size} bytes")
             yield image
     # Pillow's decoders raise many types on damaged files, and MemoryError on sizes that cannot be.
     except Exception as error:
         raise DamagedImage(_unreadable(place, error)) from error
+
+
+@cache
+def _formats() -> list[str]:
+    """The formats that are read, as far as this Pillow has them."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def _hush() -> None:

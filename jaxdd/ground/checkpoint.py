@@ -65,9 +65,26 @@ def load(path: Path | str, like: Any) -> Any:
     here = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
     try:
         with _checkpointer() as checkpointer:
+            _check_shapes(checkpointer, Path(path), like)
             return checkpointer.restore(Path(path).absolute(), jax.tree.map(here, like))
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise InputError(f"the checkpoint at {path} does not fit the model: {str(error).splitlines()[0]}") from error
+
+
+def _check_shapes(checkpointer: Any, path: Path, like: Any) -> None:
+    """Raise ValueError if an array of a checkpoint has another shape than in ``like``.
+
+    Orbax finds that only while it reads, and then leaves tasks behind that print stack traces when they are collected.
+    """
+    try:
+        known = jax.tree.leaves(checkpointer.metadata(path.absolute()).item_metadata.tree)
+        shapes = {leaf.name: tuple(leaf.shape) for leaf in known}
+    except (ValueError, KeyError, OSError, AttributeError, TypeError):
+        return  # damaged, which the reader words better
+    for place, leaf in jax.tree_util.tree_leaves_with_path(like):
+        name = jax.tree_util.keystr(place, simple=True, separator=".")
+        if shapes.get(name, leaf.shape) != leaf.shape:
+            raise ValueError(f"{name} has shape {list(shapes[name])} instead of {list(leaf.shape)}")
 
 
 class Checkpoints:

@@ -4,8 +4,12 @@
 class InputError(ValueError):
     """Bad input. The message is one line that names the value, the place and the remedy.
 
-    The programs print it and exit with status 2. Library users can catch it as a ValueError.
+    The programs print it and exit with status 2. Library users can catch it as a ValueError. What cannot be printed,
+    such as a line break in a name that a file holds, is escaped.
     """
+
+    def __init__(self, message: str = ""):
+        super().__init__(_escaped(message))
 
 
 class DivergenceError(RuntimeError):
@@ -27,5 +31,11 @@ def shown(value: object, most: int = 80) -> str:
 
 def one_line(text: str, most: int = 2000) -> str:
     """A message as one line that a terminal can print: other characters are escaped, and a long one is cut."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    text = _escaped(text)
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

@@ -186,15 +186,18 @@ def read_arrays(
         raise InputError(_damaged(path, error)) from None
 
 
-def map_array(path: Path | str) -> np.ndarray:
+def map_array(path: Path | str, records: bool = False) -> np.ndarray:
     """A file in NumPy's npy format as a read-only array in mapped memory; nothing is unpickled.
+
+    Args:
+      records: whether the elements may also be records, which have a structured dtype without objects.
 
     Raises:
       InputError: no regular file, or one that is damaged or does not hold one array of booleans or numbers.
     """
     try:
         with open_regular(path) as file:
-            header = _read_header(file, "the array")
+            header = _read_header(file, "the array", _NUMBERS + _TEXT + "V" * records)
             if header.dtype.kind in _TEXT:
                 raise ValueError("it holds text")
             _check_size(header, os.fstat(file.fileno()).st_size, "the array")
@@ -229,8 +232,8 @@ def _members(archive: zipfile.ZipFile, names: Collection[str], others: bool) -> 
     return members
 
 
-def _read_header(file: IO[bytes], name: str) -> _Header:
-    """The header of an array; its length is bounded before it is read."""
+def _read_header(file: IO[bytes], name: str, kinds: str = _NUMBERS + _TEXT) -> _Header:
+    """The header of an array of some kinds of dtypes; its length is bounded before it is read."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"{name} is written in an unknown version of NumPy's format")
@@ -241,7 +244,7 @@ def _read_header(file: IO[bytes], name: str) -> _Header:
     if length > _HEADER_BYTES:
         raise ValueError(f"the header of {name} takes {length} bytes")
     shape, fortran, dtype = read(io.BytesIO(prefix + file.read(length)), max_header_size=_HEADER_BYTES)
-    if dtype.kind not in _NUMBERS + _TEXT or dtype.hasobject or dtype.subdtype:
+    if dtype.kind not in kinds or dtype.hasobject or dtype.subdtype:
         raise ValueError(f"{name} holds {dtype}, neither numbers nor text")
     if any(type(side) is not int or side < 0 for side in shape):
         raise ValueError(f"{name} has shape {shape}")

@@ -2,13 +2,14 @@
 
 import json
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from jaxdd.ground.errors import InputError, shown
 
-# No text that this library reads is longer, and no record is deeper.
-_LONGEST, _DEEPEST = 2**26, 50
+# No text that this library reads is longer, and no record is deeper. JSON takes up to thirty times its size in memory.
+_LONGEST, _DEEPEST = 2**24, 50
 
 
 def check_regular(path: Path, remedy: str = "give another file") -> int:
@@ -26,14 +27,14 @@ def check_regular(path: Path, remedy: str = "give another file") -> int:
     return status.st_size
 
 
-def read_text(path: Path, remedy: str = "give another file") -> str:
-    """Read a text file in UTF-8.
+def read_text(path: Path, remedy: str = "give another file", longest: int = _LONGEST) -> str:
+    """Read a text file in UTF-8 of at most ``longest`` bytes, 16 MiB by default.
 
     Raises:
-      InputError: no such file, no regular file, one of more than 64 MiB, or not UTF-8.
+      InputError: no such file, no regular file, a longer one, or not UTF-8.
     """
-    if check_regular(path, remedy) > _LONGEST:
-        raise InputError(f"{path} has more than {_LONGEST // 2**20} MiB, too much for a text; {remedy}")
+    if check_regular(path, remedy) > longest:
+        raise InputError(f"{path} has more than {longest // 2**20} MiB, too much for a text; {remedy}")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -86,7 +87,6 @@ def _no_constant(name: str) -> None:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for k, name in enumerate(names) if name in names[:k])
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise ValueError(f"the key {shown(twice)} occurs twice")
     return record

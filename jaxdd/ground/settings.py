@@ -58,6 +58,8 @@ LATENT_SIDE = Bounds(1, 2**8)
 DRAWS = Bounds(0, 10**10)
 CLASSES = Bounds(0, 0, longest=10**5)
 SHARE = Bounds(0.0, 1.0)
+# Of a crop, as a share of the image: none at all would have no pixels.
+AREA = Bounds(1e-6, 1.0)
 ANY = Bounds(-_LARGEST_FLOAT, _LARGEST_FLOAT)
 
 
@@ -247,7 +249,7 @@ def parsed(kind: type[_Settings], values: Any, where: str) -> _Settings:
 
 def _converted(kind: type, item: dataclasses.Field, value: Any, where: str) -> Any:
     """A value of a TOML or JSON file as the value of a field; InputError for another type, or out of bounds."""
-    hint = typing.get_type_hints(kind)[item.name]
+    hint = _hints(kind)[item.name]
     try:
         # TOML has neither tuples nor paths, and an integer may stand for a float.
         value = _typed(hint, value)

@@ -5,6 +5,7 @@ The path of a leaf, joined by dots, is the name of its tensor. Convolution kerne
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -113,7 +114,8 @@ def _shard(index, name):
 
 
 def _opened(file):
-    if file.exists():
+    # A name that no file can have is no file, whereas Path.exists would raise an error.
+    if os.path.exists(file):
         reading.check_regular(file, "download it again")
     try:
         return safe_open(file, framework="numpy")

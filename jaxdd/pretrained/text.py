@@ -67,6 +67,10 @@ def _vocabulary(folder):
     vocab = read_json(file)
     if not all(type(i) is int and 0 <= i < _MOST for i in vocab.values()) or len(set(vocab.values())) < len(vocab):
         raise InputError(f"{file} is no map from tokens to numbers; download it again")
+    try:
+        "".join(vocab).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{file} has a token with half of a surrogate pair; download it again") from None
     for token in (_START, _END):
         if token not in vocab:
             raise InputError(f"{file} has no token {token}; give CLIP's vocabulary")

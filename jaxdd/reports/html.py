@@ -20,6 +20,9 @@ from jaxdd.reports.preview import heaviest
 # The largest number of classes and of pixels on a page.
 CLASSES, PIXELS = 50, 2_560_000
 
+# Of larger numbers, and on a logarithmic axis of smaller ones than the inverse, the ends of an axis might overflow.
+_FAR = 1e270
+
 # Control characters but tabs and line breaks, surrogates, and marks that change the direction of the text around them.
 _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
@@ -305,23 +308,23 @@ def curve(
 
     Args:
       x: [n].
-      lines: name -> values [n]. Values that are not finite, or not positive if ``log``, are left out, and so are lines
-        without other values.
+      lines: name -> values [n]. Values that are not finite or beyond 1e270, or not above 1e-270 if ``log``, are left
+        out, and so are lines without other values.
       across: the title of the horizontal axis.
       up: the title of the vertical axis.
       log: whether the vertical axis is logarithmic.
     """
     positions = np.asarray(x, float)
     curves = {name: np.asarray(values, float) for name, values in lines.items()}
-    drawable = {name: np.isfinite(values) & ((values > 0) | (not log)) for name, values in curves.items()}
+    drawable = {name: (np.abs(values) <= _FAR) & ((values >= 1 / _FAR) | (not log)) for name, values in curves.items()}
     curves = {name: values for name, values in curves.items() if drawable[name].any()}
     if not curves:
         return paragraph(f"There is no {up} to show.", note=True)
     every = np.concatenate([values[drawable[name]] for name, values in curves.items()])
     scale = (lambda value: float(np.log10(value))) if log else float
     low, high = (scale(value) for value in (every.min(), every.max()))
-    flat = high - low <= 1e-6 * abs(high)
-    margin = (0.1 * abs(high) or 0.1) if flat else 0.06 * (high - low)
+    flat = high - low <= max(1e-6 * abs(high), 1 / _FAR)
+    margin = (0.1 * abs(high) if abs(high) > 1 / _FAR else 0.1) if flat else 0.06 * (high - low)
     low, high = low - margin, high + margin
     left = float(positions.min())
     right = float(positions.max()) if positions.max() > left else left + 1

@@ -5,6 +5,7 @@ Sections for files that the folder lacks, such as the accuracies before `experim
 
 import dataclasses
 import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
-from jaxdd.ground import settings
+from jaxdd.ground import manifest, settings
 from jaxdd.ground.errors import InputError, shown
 from jaxdd.ground.files import read_arrays, write_text
 from jaxdd.ground.reading import parse_json, read_text
@@ -38,6 +39,7 @@ def run_page(folder: Path) -> str:
     """
     config = records.run(folder, ("method", "dataset", "recipe"))
     dataset = distilled.load(folder)
+    manifest.verify(folder, "atoms.npz", "metrics.jsonl")
     blocks = [
         html.facts(_facts(dataset)),
         html.heading("Images"),
@@ -91,8 +93,8 @@ def accuracies(rows: list[dict]) -> list[str]:
     The highest mean for a dataset, student and number of images per class is bold, ties included, if there are several
     methods. A dataset or student that is the same in all rows is named below the table instead of in a column.
     """
-    kinds = list(dict.fromkeys(["hard", "soft"] + [row["labels"] for row in rows]))
-    kinds = [kind for kind in kinds if any(row["labels"] == kind for row in rows)]
+    present = dict.fromkeys(row["labels"] for row in rows)
+    kinds = [kind for kind in dict.fromkeys(["hard", "soft", *present]) if kind in present]
     several = [name for name in ("dataset", "student") if len({row[name] for row in rows}) > 1]
     body: list[list[str]] = []
     contests: dict[tuple, list[tuple]] = {}  # the cells (line, column, mean) that compete for bold type
@@ -104,12 +106,10 @@ def accuracies(rows: list[dict]) -> list[str]:
         for j, kind in enumerate(kinds, left + 1):
             if kind in cells and ipc is not None:
                 contests.setdefault((dataset, student, ipc, kind), []).append((i, j, np.mean(cells[kind])))
-    best = [
-        (i, j)
-        for contest in contests.values()
-        for i, j, mean in contest
-        if len(contest) > 1 and mean == max(mean for *_, mean in contest)
-    ]
+    best = []
+    for contest in contests.values():
+        highest = max(mean for *_, mean in contest)
+        best += [(i, j) for i, j, mean in contest if len(contest) > 1 and mean == highest]
     named = [caption(kind) for kind in kinds]
     text = "Top-1 accuracy on real test images in percent, mean and standard deviation over the seeds."
     for name in ("dataset", "student"):
@@ -198,10 +198,15 @@ def _metrics(place: Path) -> list[dict[str, float]]:
     texts = read_text(place, _AGAIN).splitlines()
     lines = [parse_json(text, f"{place}, line {number}", _AGAIN, finite=False) for number, text in enumerate(texts, 1)]
     for number, line in enumerate(lines, 1):
-        numbers = isinstance(line, dict) and all(type(value) in (int, float) for value in line.values())
+        numbers = isinstance(line, dict) and all(map(_is_number, line.values()))
         if not numbers or line.keys() != lines[0].keys() or not 0 <= line.get("step", -1) <= STEPS:
             raise InputError(f"{place}, line {number}: {shown(line)} are no losses of a step; {_AGAIN}")
     return lines
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value of JSON is a float, or an integer that is no larger than floats are."""
+    return type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
 def arrays(place: Path, classes: int, *names: str) -> list[np.ndarray]:

@@ -10,6 +10,9 @@ from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError, shown
 from jaxdd.ground.reading import read_json
 
+# Far beyond any comparison; a table has a line for each row and a column for each protocol.
+_ROWS, _PROTOCOLS = 10_000, 100
+
 
 def row(
     method: str, dataset: str, ipc: int | None, student: str, labels: str, accuracies: list[float], **more: Any
@@ -55,13 +58,18 @@ def read(place: Path) -> list[dict]:
     """Read the rows of evaluation.json, or of another file of rows.
 
     Raises:
-      InputError: the file is damaged, or a row lacks a value or has one that cannot be.
+      InputError: the file is damaged, a row lacks a value or has one that cannot be, or there are more than 10,000 rows
+        or 100 protocols.
     """
     rows = read_json(place)
     if not isinstance(rows, list):
         raise InputError(f"{place} holds {shown(rows)}, not a list of rows; make it again or remove it")
     for number, one in enumerate(rows):
         check(one, f"{place}, row {number}")
+    protocols = len({one["labels"] for one in rows})
+    if len(rows) > _ROWS or protocols > _PROTOCOLS:
+        raise InputError(f"{place} holds {len(rows)} rows of {protocols} protocols, too many for a table of up to "
+                         f"{_ROWS} and {_PROTOCOLS}; split it")  # fmt: skip
     return rows
 
 

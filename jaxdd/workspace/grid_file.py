@@ -6,6 +6,7 @@ settings under ``set``, and figures ``published`` for it ({IPC = percent}). ``[s
 several values of one setting, and ``[[claim]]`` states which method should be better than which.
 """
 
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from jaxdd.workspace.teachers import TeacherConfig
 
 # Folders that all tables share.
 _SHARED = ("runs", "teachers", "latents", "encoded")
+# Bytes of a grid file, and dots of a dotted key: tomllib takes the square of their number in time.
+_SIZE, _DOTS = 2**20, 50
 # Characters of the name of a method.
 _LONGEST = 100
 # The method with which scores compare.
@@ -134,13 +137,8 @@ def read(table: str, path: Path | None, configs: Path) -> Grid:
     if place is None:
         known = sorted(file.stem.removeprefix(f"{table}-") for file in configs.glob(f"{table}-*.toml"))
         raise InputError(f"no grid {choices[0]}; give `grid` a file" + (f" or {', '.join(known)}" if known else ""))
-    text = read_text(place)
-    try:
-        parsed = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{place} is no TOML: {error}; correct it") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{place} has a number of thousands of digits, or is nested too deep; correct it") from None
+    text = read_text(place, longest=_SIZE)
+    parsed = _parsed(text, place)
     tables, claims = parsed.pop("methods", None), parsed.pop("claim", [])
     head = settings.changed(_Head(), parsed, str(place))
     if not isinstance(tables, dict) or not tables or not isinstance(claims, list):
@@ -163,6 +161,19 @@ def read(table: str, path: Path | None, configs: Path) -> Grid:
     published = " ".join(head.published.split())
     return Grid(place.stem, comment, title, head.columns, published, head.scores, head.sweep, tuple(entries),
                 claims, head.grid)  # fmt: skip
+
+
+def _parsed(text: str, place: Path) -> dict[str, Any]:
+    """The tables of a TOML file; InputError if it is none."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.lstrip().startswith("#") and max(key.count(".") for key in re.split(r"[=,{}\[\]]", line)) > _DOTS:
+            raise InputError(f"{place}, line {number}, is nested too deep; correct it")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{place} is no TOML: {error}; correct it") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{place} has a number of thousands of digits, or is nested too deep; correct it") from None
 
 
 def _check_names(entries: list[Entry], claims: tuple[Claim, ...], sweep: Sweep, place: Path) -> None:

@@ -67,7 +67,9 @@ def with_flip(training: train.TrainSettings, flip: bool) -> train.TrainSettings:
 
 
 def training_of(teacher: Teacher) -> train.TrainSettings:
-    """The settings that a teacher was trained with, from its record."""
+    """The settings that a teacher was trained with, from its record; InputError if it has none."""
+    if "train" not in teacher.info:
+        raise InputError("the record of the teacher, teacher.json, has no `train`; give `full` 0, or another teacher")
     return settings.changed(train.TrainSettings(), dict(teacher.info["train"]), "the teacher's record")
 
 
