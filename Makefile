@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast fuzz lint types clean
+.PHONY: demo test test-fast test-faults fuzz lint types clean
 
 demo: .venv/core
 	$(BIN)/python -m experiments.demo
@@ -12,6 +12,9 @@ test: .venv/dev
 
 test-fast: .venv/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-faults: .venv/dev
+	$(BIN)/python -m pytest -n 2 --dist load -m faults tests/faults
 
 # Needs atheris, which is not among the requirements; RUNS is the number of inputs of each target.
 RUNS ?= 100000

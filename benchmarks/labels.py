@@ -28,7 +28,8 @@ from jaxdd.data.augment import Augment
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.nn import Classifier, Variables
 from jaxdd.stages.context import Teacher
-from jaxdd.stages.relabel.stored import Labels, LabelSettings, materialise, open_labels, record
+from jaxdd.stages.relabel.stored import Labels, LabelSettings, open_labels, record
+from jaxdd.stages.relabel.storing import materialise
 from jaxdd.students.evaluation import Lane, accuracies, student_trainer, train_students
 from jaxdd.students.lanes import Limits
 from jaxdd.students.protocol import HARD, SOFT, Protocol

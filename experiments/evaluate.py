@@ -18,7 +18,7 @@ from jaxdd.ground.files import write_json
 from jaxdd.methods import RECIPES
 from jaxdd.reports import run_page, tables
 from jaxdd.students.protocol import PROTOCOLS
-from jaxdd.workspace import Comparison, compare, comparison, makers_for, workspace_of
+from jaxdd.workspace import Comparison, compare, comparison, finished, makers_for, workspace_of
 from jaxdd.workspace.protocols import ProtocolConfig
 
 
@@ -75,11 +75,12 @@ def main(config: EvaluateConfig) -> None:
     runs = dict(zip(datasets, config.runs))
     stored = comparison.stored_labels(runs, datasets, protocols, workspace.real.flip) if config.stored else None
     makers = makers_for(datasets, config.baselines, next(iter(datasets.values())).ipc, workspace)
-    setting = replace(setting, stored=stored)
-    rows = compare(makers, setting, lambda rows: write_json(out, rows) if hosts.is_first() else None)
-    if hosts.is_first():
-        if config.out is None:
+    with finished.scratch(out.with_name(f"{out.name}.parts")) as scratch:
+        setting = replace(setting, stored=stored, scratch=scratch)
+        rows = compare(makers, setting, lambda rows: write_json(out, rows) if hosts.is_first() else None)
+        if hosts.is_first() and config.out is None:
             run_page.write(config.runs[0])
+    if hosts.is_first():
         print(tables.table(rows))
 
 

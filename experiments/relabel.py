@@ -18,8 +18,9 @@ from jaxdd import commands
 from jaxdd.data import distilled
 from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.locks import LOCK, locked
 from jaxdd.reports.tables import label_sizes
-from jaxdd.stages.relabel import stored
+from jaxdd.stages.relabel import storing
 from jaxdd.stages.relabel.stored import LabelSettings
 from jaxdd.workspace import comparison, workspace_of
 from jaxdd.workspace.protocols import ProtocolConfig
@@ -58,7 +59,8 @@ def main(config: RelabelConfig) -> None:
     if not os.access(out.parent, os.W_OK):
         raise InputError(f"cannot write to {out.parent}; give `out` in a folder that exists and is writable")
     stream = protocol.stream(len(dataset.labels))
-    labels = stored.materialise(out, dataset, stream, workspace.teacher, form, config.seed)
+    with locked(out.with_name(f".{out.name}{LOCK}"), f"the folder of labels {out}"):
+        labels = storing.materialise(out, dataset, stream, workspace.teacher, form, config.seed)
     print(label_sizes(labels, config.run))
 
 

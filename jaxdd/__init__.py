@@ -21,7 +21,8 @@ from jaxdd.stages.context import Classes, Context, Problem, Teacher
 from jaxdd.stages.encode import Encoded, encode
 from jaxdd.stages.images import IMAGERS, Crops, Diffusion, Imager, Images, Nearest, Recover, Vae
 from jaxdd.stages.relabel.labelling import LABELLINGS, HardLabels, Labelling, SoftLabels
-from jaxdd.stages.relabel.stored import Labels, LabelSettings, materialise, open_labels
+from jaxdd.stages.relabel.stored import Labels, LabelSettings, open_labels
+from jaxdd.stages.relabel.storing import materialise
 from jaxdd.stages.summarize import (
     SUMMARIZERS,
     AtMost,

@@ -20,8 +20,9 @@ from safetensors.numpy import load, save
 from experiments import tables
 from jaxdd import commands, pretrained, workspace
 from jaxdd.ground.files import write_json
+from jaxdd.ground.manifest import MANIFEST
 from jaxdd.reports import run_page
-from jaxdd.stages.relabel import stored
+from jaxdd.stages.relabel import stored, storing
 from jaxdd.students.protocol import named
 from jaxdd.students.rows import row
 from jaxdd.workspace import comparison
@@ -139,21 +140,39 @@ def replaced(place, content):
         place.write_text(content)
 
 
-def in_run(file, what, *call):
+def in_run(file, what, *call, listed=False):
     """An entry that damages a file of a run folder, then calls a program on it.
 
     Args:
-      what: keys to change in a JSON file, or what `replaced` takes.
+      what: keys to change in a JSON file, what `replaced` takes, or a function of its place.
       call: the program and its flags; default: report.
+      listed: whether the manifests stay, by which the damage is noticed before the file is read.
     """
     name, *arguments = call or ("report",)
 
     def entry(box):
         place = box.run / file
-        edited(place, **what) if isinstance(what, dict) else replaced(place, what)
+        listed or unlisted(box.run)
+        if callable(what):
+            what(place)
+        else:
+            edited(place, **what) if isinstance(what, dict) else replaced(place, what)
         return box.call(name, box.run, *arguments)
 
     return entry
+
+
+def unlisted(folder):
+    """Remove the manifests in a folder, so that the files themselves have to be checked."""
+    for place in folder.rglob(MANIFEST):
+        place.unlink()
+
+
+def flipped(place):
+    """Change one bit of a file."""
+    content = bytearray(place.read_bytes())
+    content[len(content) // 2] ^= 1
+    place.write_bytes(content)
 
 
 def teacher(what):
@@ -161,6 +180,7 @@ def teacher(what):
 
     def entry(box):
         place = box.run / "teacher" / "teacher.json"
+        unlisted(place.parent)
         edited(place, **what) if isinstance(what, dict) else replaced(place, what)
         return box.call("distill", "--method", "random", "--teacher", box.run / "teacher", "--out", OUT)
 
@@ -307,6 +327,6 @@ def make_run(place):
     run_page.write(place)
     opened = workspace.workspace_of(place)
     stream = comparison.with_flip(named("soft"), opened.real.flip).stream(len(dataset.labels))
-    stored.materialise(place / "labels", dataset, stream, opened.teacher, stored.LabelSettings(epochs=2))
+    storing.materialise(place / "labels", dataset, stream, opened.teacher, stored.LabelSettings(epochs=2))
     write_json(place / "evaluation.json", [row("random", "digits", 1, "convnet3", "hard", [0.5])])
     return place

@@ -3,6 +3,7 @@
 import gc
 import importlib
 import os
+import signal
 import sys
 import tempfile
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from jaxdd import commands, data, nn
 from jaxdd.data.augment import Augment
+from jaxdd.ground import stop
 from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.latent import Schedule, VAEConfig, autoencoder, decoding, dit
 from jaxdd.latent.vae import RANGE
@@ -43,7 +45,28 @@ gc.set_threshold(200_000, 50, 1000)
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests marked ``faults`` unless -m asks for them."""
+    if "faults" in (config.option.markexpr or ""):
+        return
+    left_out = [item for item in items if item.get_closest_marker("faults")]
+    items[:] = [item for item in items if not item.get_closest_marker("faults")]
+    config.hook.pytest_deselected(items=left_out)
+
+
 PLAIN = Augment(crop="none", flip=False)
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """After a test, which may run a program, signals are handled as before, and none waits."""
+    numbers, hook = (signal.SIGTERM, signal.SIGINT), sys.unraisablehook
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    stop._waiting, sys.unraisablehook = None, hook
+    for number, handler in zip(numbers, before):
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from lane_helpers import LINEAR, UNIT, dataset, linear_apply, linear_init
 from jaxdd import nn
 from jaxdd.data.augment import Augment
 from jaxdd.ground import parallel
+from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.measure import Measure
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.latent.decoding import LatentModel, Pixels, decode
@@ -49,8 +50,10 @@ def pooled(variables, images):
     return Output(features, features, {"image": nn.image_moments(images)})
 
 
-def recovered(settings=RECOVER, variables=TABLE, atoms=lambda points: points, start=lambda images: images):
-    """The recovered classes, chunk by chunk; two classes go together at most."""
+def recovered(
+    settings=RECOVER, variables=TABLE, atoms=lambda points: points, start=lambda images: images, scratch=None
+):
+    """The recovered classes, chunk by chunk."""
     rng = np.random.default_rng(1)
     points = atoms(0.1 * rng.normal(size=(CLASSES, M, 3)).astype(np.float32))
     images = start(0.5 * rng.normal(size=(CLASSES, M, 4, 4, 1)).astype(np.float32))
@@ -58,7 +61,7 @@ def recovered(settings=RECOVER, variables=TABLE, atoms=lambda points: points, st
     means = np.zeros((CLASSES, 3), np.float32)
     atoms = Measure(points, np.full((CLASSES, M), 1 / M, np.float32))
     goal = Goal(np.arange(CLASSES, dtype=np.int32), atoms, means, {"image": layer}, np.float32(1))
-    placement = Placement(parallel.mesh(jax.local_devices()[:1]), 2**30)
+    placement = Placement(parallel.mesh(jax.local_devices()[:1]), 2**30, scratch=scratch or Scratch())
     return chunks.run(
         KEY, Teacher(pooled, variables, NORM), settings, goal, lambda rows: images[rows], (4, 4, 1), placement
     )

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdd.ground.registry import Registry
+from jaxdd.ground.settings import AREA, SHARE, Bounds, bounded
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,11 @@ class Augment:
     """The augmentations, applied in the order of the fields: crop, flip, mix."""
 
     crop: str = "resized"  # "resized" (random-resized-crop), "pad" (pad and crop) or "none"
-    min_scale: float = 0.08  # least area of a random-resized-crop, as a share of the image
-    pad: float = 0.125  # padding of pad-and-crop, as a share of the side
+    min_scale: float = bounded(0.08, AREA)  # least area of a random-resized-crop, as a share of the image
+    pad: float = bounded(0.125, SHARE)  # padding of pad-and-crop, as a share of the side
     flip: bool = True
     mix: str = "none"  # "cutmix", "mixup" or "none"
-    alpha: float = 1.0  # the mixing coefficient is drawn from Beta(alpha, alpha)
+    alpha: float = bounded(1.0, Bounds(1e-6, 1e6))  # the mixing coefficient is drawn from Beta(alpha, alpha)
 
 
 def random_box(key: jax.Array, min_scale: float, max_ratio: float = 4 / 3) -> tuple[jax.Array, jax.Array]:

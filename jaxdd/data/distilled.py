@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdd.data.checks import check_class_names, check_labels, layout
+from jaxdd.ground import manifest
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import atomic, read_arrays
 from jaxdd.ground.measure import power
@@ -215,8 +216,8 @@ def _pixel_statistics(images: np.ndarray) -> Normalisation:
 def save(dataset: DistilledDataset, folder: Path | str) -> None:
     """Write a folder: an ImageFolder tree train/<class>/<nnn>.png, and distilled.npz with the exact arrays.
 
-    Sorted by name, the class folders are in the order of the labels, see `folder_names`. The folder is written
-    atomically, so that it is complete or absent. Nothing in it is pickled.
+    Sorted by name, the class folders are in the order of the labels, see `folder_names`. The checksums of all files are
+    in manifest.json. The folder is written atomically, so that it is complete or absent. Nothing in it is pickled.
 
     Raises:
       InputError: the folder exists, the classes do not have equally many images, or weights that do not sum to one in
@@ -232,6 +233,7 @@ def save(dataset: DistilledDataset, folder: Path | str) -> None:
         raise InputError(f"provenance cannot be written as JSON: {error}; give keys of text, and no circles") from None
     with atomic(folder) as place:
         _write(dataset, provenance, place)
+        manifest.write(place)
 
 
 def _check_measure(dataset: DistilledDataset) -> None:
@@ -280,14 +282,16 @@ def load(folder: Path | str) -> DistilledDataset:
     The folder may come from anywhere: nothing in it is trusted or run, see `ground.files.read_arrays`.
 
     Raises:
-      InputError: the folder holds no distilled dataset, or distilled.npz is damaged or holds anything that `save` does
-        not write.
+      InputError: the folder holds no distilled dataset, or distilled.npz is not what its manifest says, damaged, or
+        holds anything that `save` does not write.
     """
-    for place in (Path(folder) / "distilled.npz", Path(folder) / "distilled" / "distilled.npz"):
+    for name in ("distilled.npz", "distilled/distilled.npz"):
+        place = Path(folder) / name
         if place.is_file():
             break
     else:
         raise InputError(f"no distilled dataset in {folder}; make one with: python -m experiments.distill")
+    manifest.verify(Path(folder), name)
     arrays = read_arrays(place, _ARRAYS, others=False)
     try:
         for name, (kinds, axes) in _ARRAYS.items():

@@ -65,9 +65,26 @@ def load(path: Path | str, like: Any) -> Any:
     here = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
     try:
         with _checkpointer() as checkpointer:
+            _check_shapes(checkpointer, Path(path), like)
             return checkpointer.restore(Path(path).absolute(), jax.tree.map(here, like))
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise InputError(f"the checkpoint at {path} does not fit the model: {str(error).splitlines()[0]}") from error
+
+
+def _check_shapes(checkpointer: Any, path: Path, like: Any) -> None:
+    """Raise ValueError if an array of a checkpoint has another shape than in ``like``.
+
+    Orbax finds that only while it reads, and then leaves tasks behind that print stack traces when they are collected.
+    """
+    try:
+        known = jax.tree.leaves(checkpointer.metadata(path.absolute()).item_metadata.tree)
+        shapes = {leaf.name: tuple(leaf.shape) for leaf in known}
+    except (ValueError, KeyError, OSError, AttributeError, TypeError):
+        return  # damaged, which the reader words better
+    for place, leaf in jax.tree_util.tree_leaves_with_path(like):
+        name = jax.tree_util.keystr(place, simple=True, separator=".")
+        if shapes.get(name, leaf.shape) != leaf.shape:
+            raise ValueError(f"{name} has shape {list(shapes[name])} instead of {list(leaf.shape)}")
 
 
 class Checkpoints:
@@ -75,10 +92,13 @@ class Checkpoints:
 
         checkpoints = Checkpoints(folder, identity)
         step, tree = checkpoints.latest(lambda step: like) or (0, start)
-        ...
-        if checkpoints.is_due():
-            checkpoints.save(step, tree)
+        with checkpoints:
+            ...
+            if checkpoints.is_due():
+                checkpoints.save(step, tree)
         checkpoints.clear()
+
+    At the end of the block the last one is on the disk, so nothing is written any more.
 
     Args:
       folder: where they lie; None keeps none.
@@ -91,6 +111,17 @@ class Checkpoints:
         self.name = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._since, self._pool = time.monotonic(), ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            self.flush()
+        except OSError:
+            # What ended the block comes first.
+            if kind is None:
+                raise
 
     def latest(self, like: Callable[[int], Any]) -> tuple[int, Any] | None:
         """The step and the tree of the last checkpoint, or None; ``like`` gives the structure at a step, see `load`."""

@@ -42,6 +42,8 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
 
 def _held(path: Path, what: str, wait: bool) -> IO[str]:
     while True:
+        # Whoever held the lock may have removed the folder too, because it failed.
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")  # noqa: SIM115  stays open while the lock is held
         try:
             _flock(file, path, what, wait)

@@ -28,23 +28,28 @@ def write(folder: Path, names: tuple[str, ...] = ()) -> None:
 
 
 def verify(folder: Path, *names: str) -> None:
-    """Check files of a folder against its manifest. A folder without one is not checked.
+    """Check files of a folder against its manifest, and those of its subfolders against theirs.
+
+    A folder without a manifest is not checked, only those below it that have one.
 
     Args:
-      names: the files or subfolders that are about to be read.
+      names: the files or subfolders that are about to be read, relative to the folder; default: all.
 
     Raises:
       InputError: a file of the manifest is missing or has another size or checksum, or the manifest is damaged.
     """
     place = folder / MANIFEST
-    if not place.is_file():
+    if not os.path.lexists(place):
+        for head, _, rest in (name.partition("/") for name in names):
+            if rest:
+                verify(folder / head, rest)
         return
-    known = read_json(place)
-    files = known.get("files") if isinstance(known, dict) else None
-    if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
-        raise InputError(f"{place} is no manifest; make the folder again, or remove the file to use it unchecked")
-    for name, entry in files.items():
-        if not any(name == wanted or name.startswith(f"{wanted}/") for wanted in names):
+    for name, entry in _entries(place).items():
+        nested = name.endswith(f"/{MANIFEST}")  # stands for the other files of its folder
+        within = name.removesuffix(MANIFEST)
+        inner = [wanted.removeprefix(within) for wanted in names if nested and wanted.startswith(within)]
+        whole = not names or any(f"{name}/".startswith(f"{wanted}/") for wanted in names)
+        if not whole and not inner:
             continue
         file = folder / name
         # A name that no file can have is no file, whereas Path.is_file would raise an error.
@@ -52,6 +57,17 @@ def verify(folder: Path, *names: str) -> None:
             raise InputError(f"{file} is missing, but {MANIFEST} names it; copy the folder again, or make it again")
         if file.stat().st_size != entry["bytes"] or _digest(file) != entry["sha256"]:
             raise InputError(f"{file} is damaged: it is not what {MANIFEST} says; copy or make the folder again")
+        if nested:
+            verify(file.parent, *([] if whole else inner))
+
+
+def _entries(place: Path) -> dict[str, dict]:
+    """The entries of a manifest by the names of the files."""
+    known = read_json(place, "make the folder again, or remove the file to use it unchecked")
+    files = known.get("files") if isinstance(known, dict) else None
+    if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
+        raise InputError(f"{place} is no manifest; make the folder again, or remove the file to use it unchecked")
+    return files
 
 
 def _is_entry(name: str, entry: object) -> bool:

@@ -58,6 +58,8 @@ LATENT_SIDE = Bounds(1, 2**8)
 DRAWS = Bounds(0, 10**10)
 CLASSES = Bounds(0, 0, longest=10**5)
 SHARE = Bounds(0.0, 1.0)
+# Of a crop, as a share of the image: none at all would have no pixels.
+AREA = Bounds(1e-6, 1.0)
 ANY = Bounds(-_LARGEST_FLOAT, _LARGEST_FLOAT)
 
 

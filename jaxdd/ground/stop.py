@@ -1,7 +1,10 @@
 """Ending on SIGTERM and Ctrl-C at a moment when what was computed can be kept."""
 
 import contextlib
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -24,8 +27,11 @@ _waiting: int | None = None
 
 def heed() -> None:
     """From now on SIGTERM and SIGINT raise `Stopped` in the main thread, where nothing defers it."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # only the main thread may set handlers
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _handle)
+    sys.unraisablehook = _unraisable
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
@@ -35,6 +41,16 @@ def _handle(number: int, frame: FrameType | None) -> None:
         _waiting = number
         return
     raise Stopped(number)
+
+
+def _unraisable(lost: "sys.UnraisableHookArgs") -> None:
+    """Send a signal again that was lost in a finalizer or a callback of the garbage collector, which cannot raise."""
+    if isinstance(lost.exc_value, Stopped):
+        again = threading.Timer(0.05, os.kill, (os.getpid(), lost.exc_value.status - 128))
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 @contextlib.contextmanager

@@ -107,7 +107,7 @@ def decode(
         raise InputError(f"strength {settings.strength} of noise, but no denoiser; give one, or strength 0")
     side = latent_shape(model)
     owner = np.repeat(np.arange(count) if classes is None else classes, m)
-    keys = jax.vmap(lambda c, j: jax.random.fold_in(jax.random.fold_in(key, c), j))(owner, np.tile(np.arange(m), count))
+    keys = _keys(key, owner, np.tile(np.arange(m), count))
     labels = owner if model.labels is None else np.asarray(model.labels)[owner]
     flat = np.asarray(latents, np.float32).reshape(-1, *side)
 
@@ -127,11 +127,21 @@ def decode(
         rows = np.maximum(places, 0)
         made, lost = program(*same, *parallel.put((keys[rows], flat[rows], labels[rows]), local))
         if np.asarray(lost).any():
-            label, steps = owner[rows[np.argmax(lost)]], round(settings.strength * settings.steps)
-            raise DivergenceError(f"denoise: class {label} diverged by step {steps}: its latents are not finite or "
-                                  "far too large; use a lower `imager.guidance`")  # fmt: skip
+            raise _diverged(owner[rows[np.argmax(lost)]], settings)
         images.append(np.asarray(made))
     return np.concatenate(images)[: len(flat)].reshape(count, m, *pixels.image_shape)
+
+
+def _keys(key: jax.Array, classes: np.ndarray, places: np.ndarray) -> jax.Array:
+    """The keys of the atoms at these places of these classes, [N]."""
+    return jax.vmap(lambda c, j: jax.random.fold_in(jax.random.fold_in(key, c), j))(classes, places)
+
+
+def _diverged(label: int, settings: Sampling) -> DivergenceError:
+    return DivergenceError(
+        f"denoise: class {label} diverged by step {round(settings.strength * settings.steps)}: its latents are not "
+        "finite or far too large; use a lower `imager.guidance`"
+    )
 
 
 @lru_cache(maxsize=8)

@@ -268,9 +268,8 @@ def _alternate(mu: Measure, start: Measure, held: jax.Array | None, settings: Ba
     costs = jnp.full(settings.rounds + 1, jnp.inf, x.dtype).at[0].set(cost)
     state = _State(0, start, jnp.zeros_like(start.weights), start, costs, 0)
     if annealed:
-        epsilons = jnp.asarray(np.geomspace(settings.start, settings.end, annealed), x.dtype) * _margin(
-            first, a, spread
-        )
+        falling = jnp.asarray(np.geomspace(settings.start, settings.end, annealed), x.dtype)
+        epsilons = falling * _margin(first, a, spread)
         state = jax.lax.while_loop(lambda state: state.rounds < settings.polish, exact_round, state)
         state, _ = jax.lax.scan(annealing_round, state, epsilons)
     return jax.lax.while_loop(unfinished, exact_round, state)

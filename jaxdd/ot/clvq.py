@@ -115,7 +115,8 @@ def step(
     check_shapes(batch)
     x, a = real_points(batch), batch.weights
     m = state.points.shape[0]
-    cell = jnp.argmin(near_distances(x, state.points), axis=1)
+    centre = jnp.mean(state.points, axis=0)
+    cell = jnp.argmin(near_distances(x - centre, state.points - centre), axis=1)
     rest = x - jnp.asarray(state.points)[cell]
     nearest = jnp.sum(rest**2, axis=1)
     members = a[:, None] * memberships(cell, m, a.dtype)

@@ -73,16 +73,18 @@ def near_distances(x: Array, z: Array) -> jax.Array:
     r"""`squared_distances` of x [n, d] to atoms z [m, d], with all digits also in clusters far from each other: [n, m].
 
     With z_c the nearest atom of x and r = x - z_c, it is :math:`|r|^2 + 2 r \cdot (z_c - z) + |z_c - z|^2`. The error
-    grows with the distance of a point from its own atom, and not with that from the other clusters.
+    grows with the distance of a point from its own atom, and not with that from the other clusters. Both clouds must
+    lie about the origin.
     """
     z = jnp.asarray(z)
-    cell = jax.lax.stop_gradient(nearest_atoms(x, z))
+    cell = jax.lax.stop_gradient(jnp.argmin(expanded(x, z), axis=1))
     own = z[cell]
     rest = x - own
+    short = jnp.sum(rest**2, axis=1)[:, None]
     gaps = jax.lax.map(lambda atom: jnp.sum((atom - z) ** 2, axis=1), z)
-    centre = jnp.mean(jax.lax.stop_gradient(z), axis=0)
-    across = jnp.sum(rest * (own - centre), axis=1)[:, None] - jnp.matmul(rest, (z - centre).T, precision="highest")
-    return jnp.maximum(jnp.sum(rest**2, axis=1)[:, None] + 2 * across + gaps[cell], 0.0)
+    across = jnp.sum(rest * own, axis=1)[:, None] - jnp.matmul(rest, z.T, precision="highest")
+    others = jnp.maximum(short + 2 * across + gaps[cell], 0.0)
+    return jnp.where(cell[:, None] == jnp.arange(len(z)), short, others)
 
 
 def distortion(mu: Measure, z: Array) -> jax.Array:
@@ -102,15 +104,13 @@ def distortion(mu: Measure, z: Array) -> jax.Array:
       InputError: see `ground.measure.check_measure`.
     """
     check_measure(mu)
-    return attained(mu, z, jnp.argmin(jax.lax.stop_gradient(near_distances(real_points(mu), z)), axis=1))
+    return jnp.sum(mu.weights * jnp.min(near_distances(*_about(mu, z)), axis=1))
 
 
-def attained(mu: Measure, z: Array, cell: Array) -> jax.Array:
-    r"""What it costs to move every point to the atom of its cell [n], :math:`\sum_i a_i \|x_i - z_{c(i)}\|^2`.
-
-    The differences are squared themselves, so that rounding cannot make the cost too small.
-    """
-    return jnp.sum(mu.weights * jnp.sum((real_points(mu) - jnp.asarray(z)[cell]) ** 2, axis=1))
+def _about(mu: Measure, z: Array) -> tuple[jax.Array, jax.Array]:
+    """The points of mu and z, both minus the mean of z."""
+    centre = jnp.mean(jax.lax.stop_gradient(z), axis=0)
+    return real_points(mu) - centre, jnp.asarray(z) - centre
 
 
 def quantization_loss(mu: Measure, z: jax.Array, *, epsilon: float = 0.01) -> jax.Array:
@@ -152,7 +152,7 @@ def cell_masses(mu: Measure, z: Array) -> jax.Array:
       InputError: see `ground.measure.check_measure`.
     """
     check_measure(mu)
-    return masses_of(mu.weights, jnp.argmin(near_distances(real_points(mu), z), axis=1), z.shape[0])
+    return masses_of(mu.weights, jnp.argmin(near_distances(*_about(mu, z)), axis=1), z.shape[0])
 
 
 def masses_of(a: Array, cell: jax.Array, m: int) -> jax.Array:

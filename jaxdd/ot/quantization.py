@@ -10,7 +10,6 @@ from jaxdd.ground.keys import as_key
 from jaxdd.ground.measure import Measure, centred, check_measure, standardise
 from jaxdd.ot import coordinates
 from jaxdd.ot.distance import (
-    attained,
     cell_means,
     expanded,
     masses_of,
@@ -77,7 +76,7 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
     standard, shift, scale = standardise(mu)
     if m == 1:
         close = Closing.of(mu, centred(*standard)[1][None], shift, scale)
-        variance = attained(close.mu, close.points, jnp.zeros(n, jnp.int32))
+        variance = jnp.sum(mu.weights * jnp.sum((close.mu.points - close.points) ** 2, axis=1))
         atoms = Measure(close.points, jnp.ones(1, shift.dtype))
         return Summary(atoms, variance[None], variance - slack(variance), jnp.bool_(True)).rescaled(shift, close.unit)
 
@@ -108,9 +107,9 @@ def raised(costs: jax.Array, final: jax.Array) -> jax.Array:
 
 def settled(mu: Measure, points: jax.Array) -> tuple[Measure, jax.Array]:
     """The points [m, d] with the masses of their cells, and the W2^2 between them and mu, which is the distortion."""
-    cell = jnp.argmin(near_distances(mu.points, points), axis=1)
-    masses = masses_of(mu.weights, cell, len(points))
-    return Measure(points, masses / masses.sum()), attained(mu, points, cell)
+    distances = near_distances(mu.points, points)
+    masses = masses_of(mu.weights, jnp.argmin(distances, axis=1), len(points))
+    return Measure(points, masses / masses.sum()), jnp.sum(mu.weights * jnp.min(distances, axis=1))
 
 
 def iterations(settings: KMeansSettings) -> int:

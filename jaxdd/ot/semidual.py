@@ -112,15 +112,20 @@ def solve(
         improvable = (error(state.masses) > settings.tolerance) & (state.damping <= 1e6)
         return (state.evaluations == 0) | (improvable & (state.evaluations < settings.max_iterations))
 
-    # Subtracting a constant from the potential changes no plan, and leaves more digits for the differences.
-    start = jnp.where(live, start - jnp.sum(b * jnp.where(live, start, 0.0)) / b.sum(), 0.0)
-    nothing = jnp.zeros((), cost.dtype)
-    state = _State(start, start, nothing, b, jnp.diag(b), nothing, 0)
-    state = jax.lax.while_loop(unfinished, body, state)
+    state = jax.lax.while_loop(unfinished, body, _begun(start, b))
     shares, top, _ = _softmax(cost, live, state.g, epsilon)
     lower = jnp.sum(b * state.g) + jnp.sum(a * (row_min - epsilon * top))
     lower -= slack(jnp.sum(b * jnp.abs(state.g)) + jnp.sum(a * (row_min + epsilon * jnp.abs(top))))
     return SemiDual(shares * a[:, None], state.g, lower, error(state.masses), state.evaluations)
+
+
+def _begun(start: Array, b: Array) -> _State:
+    """The state before the first evaluation."""
+    live = b > 0
+    # Subtracting a constant from the potential changes no plan, and leaves more digits for the differences.
+    start = jnp.where(live, start - jnp.sum(b * jnp.where(live, start, 0.0)) / b.sum(), 0.0)
+    nothing = jnp.zeros((), start.dtype)
+    return _State(start, start, nothing, b, jnp.diag(b), nothing, 0)
 
 
 def _softmax(cost: jax.Array, live: Array, g: jax.Array, epsilon: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

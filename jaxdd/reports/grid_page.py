@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jaxdd.ground import manifest
 from jaxdd.ground.files import write_text
 from jaxdd.reports import grid_tables, html, plots
 from jaxdd.reports.run_page import arrays
@@ -138,6 +139,7 @@ def _distances(work: Work, ipc: int) -> list[str]:
         place = folder(work, entry, ipc) / "atoms.npz"
         if entry.swept or not place.is_file():
             continue
+        manifest.verify(place.parent, place.name)
         costs, weights = arrays(place, len(work.workspace.real.class_names), "costs", "weights")
         if costs.size:
             effective = float((1 / np.square(weights / weights.sum(1, keepdims=True)).sum(1)).mean())

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
-from jaxdd.ground import settings
+from jaxdd.ground import manifest, settings
 from jaxdd.ground.errors import InputError, shown
 from jaxdd.ground.files import read_arrays, write_text
 from jaxdd.ground.reading import parse_json, read_text
@@ -39,6 +39,7 @@ def run_page(folder: Path) -> str:
     """
     config = records.run(folder, ("method", "dataset", "recipe"))
     dataset = distilled.load(folder)
+    manifest.verify(folder, "atoms.npz", "metrics.jsonl")
     blocks = [
         html.facts(_facts(dataset)),
         html.heading("Images"),

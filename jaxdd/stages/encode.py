@@ -47,10 +47,22 @@ SPACES.register("latents", Space(frozenset({"autoencoder"}), _latent_encoder))
 
 
 class MomentState(NamedTuple):
-    """Running moments of each class: the accumulator of `init` and `step`, whose result is `moments`."""
+    """Running moments of each class: the accumulator of `init` and `step`, whose result is `moments`.
+
+    Means are accumulated about the mean of the first batch. Far from zero, the rounding of many sums would move them.
+    """
 
     counts: jax.Array  # [C], images seen
-    moments: dict[str, Moments]  # layer -> [C, ch]
+    origins: dict[str, jax.Array]  # layer -> [ch], the mean of the first batch
+    about: dict[str, Moments]  # layer -> [C, ch], with means relative to the origin
+
+    @property
+    def moments(self) -> dict[str, Moments]:
+        """Layer -> mean and total variance of its input, [C, ch] each."""
+        return {
+            name: Moments(layer.mean + self.origins[name][..., None, :], layer.var)
+            for name, layer in self.about.items()
+        }
 
 
 class Encoded(NamedTuple):
@@ -68,7 +80,8 @@ def init(apply: Apply, variables: Variables, image_shape: tuple[int, int, int], 
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     layers = jax.eval_shape(apply, variables, image).moments
     empty = jax.tree.map(lambda m: jnp.zeros((num_classes, m.shape[-1]), jnp.float32), layers)
-    return MomentState(jnp.zeros(num_classes, jnp.float32), empty)
+    origins = {name: jnp.zeros(layer.mean.shape[-1], layer.mean.dtype) for name, layer in layers.items()}
+    return MomentState(jnp.zeros(num_classes, jnp.float32), origins, empty)
 
 
 def step(
@@ -87,11 +100,12 @@ def step(
     out = apply(variables, images)
     num_classes = state.counts.shape[0]
     counts = jax.ops.segment_sum(valid, labels, num_classes)
-    moments = {
-        name: merge(state.moments[name], state.counts, pool_by_label(layer, valid, labels, num_classes), counts)
-        for name, layer in out.moments.items()
-    }
-    return MomentState(state.counts + counts, moments), out.features
+    begun, origins, about = state.counts.sum() > 0, {}, {}
+    for name, layer in out.moments.items():
+        origins[name] = jnp.where(begun, state.origins[name], pool(layer, valid).mean)
+        near = Moments(layer.mean - origins[name], layer.var)
+        about[name] = merge(state.about[name], state.counts, pool_by_label(near, valid, labels, num_classes), counts)
+    return MomentState(state.counts + counts, origins, about), out.features
 
 
 def encode(
@@ -201,7 +215,7 @@ def _reduced(state: MomentState, mesh: Mesh) -> tuple[np.ndarray, dict[str, Mome
 def _merged(mesh: Mesh):
     def merged(state):
         group = lambda moments: pool(jax.tree.map(lambda x: x.swapaxes(0, 1), moments), state.counts.T)
-        return MomentState(state.counts.sum(0), {name: group(layer) for name, layer in state.moments.items()})
+        return state.counts.sum(0), {name: group(layer) for name, layer in state.moments.items()}
 
     return jax.jit(merged, out_shardings=NamedSharding(mesh, parallel.SAME))
 

@@ -17,10 +17,11 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxdd.data import permutations
-from jaxdd.ground import parallel
+from jaxdd.ground import parallel, stop
+from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.measure import Array
 from jaxdd.ground.memory import budget, compiled_bytes
-from jaxdd.ground.progress import progress
+from jaxdd.ground.progress import log, progress
 from jaxdd.ground.watch import Watch, state_faults
 from jaxdd.nn.classifier import Variables
 from jaxdd.stages.relabel.stored import Labels
@@ -75,6 +76,7 @@ class Limits(NamedTuple):
       resident_bytes: the memory that the pool, the order of the batches and stored labels may take on each device.
       memory_bytes: the total memory that a training step may take on each device. Fewer lanes are trained at a time if
         the compiled program needs more. Default: most of the free memory of an accelerator; no limit on CPU.
+      scratch: for checkpoints, from which an interrupted call goes on.
     """
 
     local: Mesh | None = None
@@ -84,6 +86,7 @@ class Limits(NamedTuple):
     launch: int | None = None
     resident_bytes: int = 4 * 2**30
     memory_bytes: int | None = None
+    scratch: Scratch = Scratch()
 
 
 def run(
@@ -115,29 +118,53 @@ def run(
     for i, places in enumerate(chunks):
         title = limits.title if len(chunks) == 1 else f"{limits.title} {i + 1}/{len(chunks)}"
         state, batches, inputs = feed.begin(places, size)
-        launched: list[jax.Array] = []
-        watch, taken = _watch(lanes, places, limits), 0
-        for steps in progress(feed.launches, title):
-            state, losses = feed.programs(size).launch(state, context, next(batches), *inputs, count=steps)
-            # Queue at most one launch behind the running one: batches do not pile up, and the progress bar is accurate.
-            jax.block_until_ready(launched[-1:])
-            launched.append(losses)
-            taken += steps
-            if watch.is_due(taken, steps):
-                watch.look(taken, state, launched)
-        watch.end(taken, state, launched)
+        watch = _watch(lanes, places, limits)
+        state, launched, taken = _resumed(watch, state, feed.launches)
+        for _ in launched:
+            next(batches)
+        with stop.deferred():
+            for steps in progress(feed.launches[len(launched) :], title):
+                state, losses = feed.programs(size).launch(state, context, next(batches), *inputs, count=steps)
+                # Queue at most one launch behind the running one: batches do not pile up, and the bar is accurate.
+                jax.block_until_ready(launched[-1:])
+                launched.append(losses)
+                taken += steps
+                if watch.is_due(taken, steps):
+                    watch.look(taken, state, launched)
+                watch.keep(taken, state, launched, _joined)
+            watch.end(taken, state, launched)
         real = partial(np.compress, places >= 0, axis=0)
         variables, curve = jax.device_get((state.variables, launched))
         del state
-        yield Trained(real(places), jax.tree.map(real, variables), real(np.concatenate(curve, 1)))
+        yield Trained(real(places), jax.tree.map(real, variables), real(_joined(curve)))
+        watch.checkpoints.clear()
+
+
+def _joined(launched: Sequence[np.ndarray]) -> np.ndarray:
+    """The losses of all launches, [S, steps]."""
+    return np.concatenate(launched, 1)
+
+
+def _resumed(watch: Watch, state: Any, launches: list[int]) -> tuple[Any, list[Array], int]:
+    """The state to go on from, the losses of the launches before it, and the number of their steps."""
+    like = lambda step: {"state": state, "losses": jax.ShapeDtypeStruct((watch.count, step), np.float32)}
+    step, kept = watch.checkpoints.latest(like) or (0, None)
+    if kept is None:
+        return state, [], 0
+    log(f"{watch.stage}: goes on from step {step}")
+    state = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), kept["state"], state)
+    ends = np.cumsum(launches)
+    before = ends[: int(np.searchsorted(ends, step)) + 1]
+    return state, list(np.split(np.asarray(kept["losses"]), before[:-1], 1)), step
 
 
 def _watch(lanes: Lanes, places: np.ndarray, limits: Limits) -> Watch:
-    """The watch over the lanes ``places`` of a chunk."""
+    """The watch over the lanes ``places`` of a chunk, with its checkpoints."""
     every = lanes.names or [f"lane {s}, seed {seed}" for s, seed in enumerate(lanes.seeds)]
     names = [every[s] if s >= 0 else None for s in places]
     curve = lambda losses: np.concatenate(losses, 1).T
-    return Watch(limits.title, names, curve, partial(state_faults, rows=True), limits.remedy)
+    watch = Watch(limits.title, names, curve, partial(state_faults, rows=True), limits.remedy)
+    return watch.keeping(limits.scratch.checkpoints(f"{limits.title}: {names}"))
 
 
 def _lanes_a_device(feed: "_Feed", context: Any, limits: Limits) -> int:

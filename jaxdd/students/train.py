@@ -171,7 +171,7 @@ def fit(
         state, curve = kept["state"], list(np.asarray(kept["losses"]))
         log(f"{watch.stage}: goes on from step {done} of {steps}")
     stream = iter(batches(done) if callable(batches) else batches)
-    with stop.deferred():
+    with stop.deferred(), watch.checkpoints:
         for taken in progress(range(done + 1, steps + 1), watch.stage):
             state, loss = step(state, key, *next(stream), context)
             curve.append(loss)

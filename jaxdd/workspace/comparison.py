@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from jaxdd.ground.errors import InputError
 from jaxdd.ground.progress import log
 from jaxdd.methods import RECIPES, Recipe
 from jaxdd.nn import Classifier
-from jaxdd.stages.relabel.stored import Labels, check_fits, open_labels
+from jaxdd.stages.context import Teacher
+from jaxdd.stages.relabel.stored import Labels, check_fits, fingerprint, open_labels
 from jaxdd.students.evaluation import Lane, accuracies, accuracy, side_by_side, student_trainer
-from jaxdd.students.lanes import Limits
+from jaxdd.students.lanes import Limits, Trained
 from jaxdd.students.protocol import Protocol
 from jaxdd.students.rows import cell, row
 from jaxdd.students.train import TrainSettings
 from jaxdd.workspace import records, teachers
 from jaxdd.workspace.distillation import make
+from jaxdd.workspace.finished import Finished
 from jaxdd.workspace.real_data import DataConfig, test_batches
 from jaxdd.workspace.teachers import TeacherConfig
 from jaxdd.workspace.workspace import Workspace, open_workspace
@@ -130,25 +133,37 @@ def measured(
         for method in makers
         for seed in range(seeds)
     ]
-    trainer = student_trainer(model, protocol, teacher.apply, lanes[0].dataset, lanes[0].labels)
-    context = None if lanes[0].labels else teacher.variables
     title = f"{comparison.label(student)}, {kind}"
-    mine = parallel.local_classes(len(lanes), parallel.mesh())
-    limits = Limits(title=title, remedy=f"use a lower `{kind.partition(':')[0]}.train.learning_rate`")
-    parts = side_by_side(trainer, protocol, [lanes[s] for s in mine], context, limits) if len(mine) else ()
-    scores, finished = np.full((len(makers), seeds), np.nan), set()
-    for part in (*parts, None) if hosts.count() > 1 else parts:
+    known = Finished(comparison.scratch, title, workspace.config, protocol, fingerprint(teacher.variables))
+    keys = [known.key(lane) for lane in lanes]
+    scores, finished = np.array([known.known.get(key, np.nan) for key in keys]).reshape(-1, seeds), set()
+    missing = np.flatnonzero(np.isnan(scores))
+    mine = missing[parallel.local_classes(len(missing), parallel.mesh())]
+    remedy = f"use a lower `{kind.partition(':')[0]}.train.learning_rate`"
+    limits = Limits(title=title, remedy=remedy, scratch=comparison.scratch)
+    parts = _trained([lanes[s] for s in mine], model, protocol, teacher, limits) if len(mine) else ()
+    for part in chain(parts, [None]) if hosts.count() > 1 else chain([None], parts):
         if part:
-            scores.flat[mine[part.lanes]] = accuracies(
-                model.apply, part.variables, teacher.norm, test_batches(workspace.real.source)
-            )
-        else:
+            at = mine[part.lanes]
+            scores.flat[at] = accuracies(model.apply, part.variables, teacher.norm, test_batches(workspace.real.source))
+            for s in at:
+                known.add(keys[s], float(scores.flat[s]))
+        elif hosts.count() > 1:
             scores = np.nanmax(hosts.everywhere(scores), 0)
         for method, values in zip(dict.fromkeys(names), scores.tolist()):
             if method not in finished and not np.isnan(values).any():
                 finished.add(method)
                 log(f"{title}, {method}: {cell(values)}")
                 yield method, values
+
+
+def _trained(
+    lanes: list[Lane], model: Classifier, protocol: Protocol, teacher: Teacher, limits: Limits
+) -> Iterator[Trained]:
+    """Train students in parallel, some at a time; none has stored labels, or all have."""
+    trainer = student_trainer(model, protocol, teacher.apply, lanes[0].dataset, lanes[0].labels)
+    context = None if lanes[0].labels else teacher.variables
+    return side_by_side(trainer, protocol, lanes, context, limits)
 
 
 def with_flip(protocol: Protocol, flip: bool) -> Protocol:
@@ -164,10 +179,15 @@ def full_accuracies(comparison: Comparison, student: str) -> list[float]:
 
     trainer = teachers.full_trainer(real, model, training)
 
+    known = Finished(comparison.scratch, comparison.label(student), workspace.config, training)
+
     def full(seed: int) -> str:
-        title = f"{student}, full, seed {seed}"
-        variables, _ = teachers.fit_full(real, model, trainer, training, seed, title, comparison.scratch)
-        return str(accuracy(model.apply, variables, teacher.norm, test_batches(real.source)))
+        key = f"{known.common}, full, seed {seed}"
+        if key not in known.known:
+            title = f"{student}, full, seed {seed}"
+            variables, _ = teachers.fit_full(real, model, trainer, training, seed, title, comparison.scratch)
+            known.add(key, accuracy(model.apply, variables, teacher.norm, test_batches(real.source)))
+        return repr(known.known[key])
 
     scores = [teacher.info["accuracy"]] if model.apply is teacher.apply else []
     return scores + [float(str(hosts.first(partial(full, seed)))) for seed in range(len(scores), comparison.full)]

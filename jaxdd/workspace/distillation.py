@@ -206,7 +206,8 @@ def save_run(config: DistillConfig, teacher_folder: Path, dataset: DistilledData
     out = config.out
     write_json(out / "config.json", record(config))
     with atomic(out / "teacher") as place:
-        shutil.copytree(teacher_folder, place)
+        # Another process may look for the same teacher just now, and hold its lock.
+        shutil.copytree(teacher_folder, place, ignore=shutil.ignore_patterns(".*"))
     # Pass an open file: np.savez would append .npz to a name.
     with atomic(out / "atoms.npz") as place, open(place, "wb") as file:
         np.savez(file, points=result.atoms.points, weights=result.atoms.weights, costs=result.costs)

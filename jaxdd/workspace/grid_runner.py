@@ -14,6 +14,7 @@ from jaxdd import methods, nn
 from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import settings
+from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import remove_at_once, sweep, write_json
 from jaxdd.ground.locks import LOCK, locked
@@ -35,6 +36,11 @@ class Work:
     config: GridConfig
     workspace: Workspace
     entries: tuple[Entry, ...]
+
+    @property
+    def scratch(self) -> Scratch:
+        """Where unfinished students are kept."""
+        return Scratch(self.config.out / runs.PARTS)
 
 
 @contextlib.contextmanager
@@ -139,6 +145,7 @@ def run(work: Work, keep: Callable[[list[dict]], None]) -> list[dict]:
             for kind in config.protocols:
                 protocol = _with_epochs(config.protocol(kind), epochs)
                 _cell(work, rows, makers, ipc, student, kind, protocol)
+    remove_at_once(config.out / runs.PARTS)
     return rows.table()
 
 
@@ -147,7 +154,7 @@ def _full(work: Work, rows: _Rows, student: str) -> None:
     config, key = work.config, _key(work, *_network(work, student), "full")
     rows.order.append(("full", "hard", key))
     if len(rows.known.get(key, {"accuracies": []})["accuracies"]) < config.full:
-        comparison = Comparison(work.workspace, {}, (student,), full=config.full)
+        comparison = Comparison(work.workspace, {}, (student,), full=config.full, scratch=work.scratch)
         values = full_accuracies(comparison, student)
         rows.add(row("full", work.workspace.real.name, None, student, "hard", values, key=key))
 
@@ -163,7 +170,7 @@ def _cell(
     rows.order += [(method, kind, key) for method, key in keys.items()]
     # Two entries may be the same method, for example if a sweep includes the default value.
     missing = {key: method for method, key in keys.items() if key not in rows.known}
-    comparison = Comparison(work.workspace, {kind: protocol}, (student,), work.config.seeds)
+    comparison = Comparison(work.workspace, {kind: protocol}, (student,), work.config.seeds, scratch=work.scratch)
     wanted = {method: makers[method] for method in missing.values()}
     for method, values in measured(wanted, comparison, student, kind):
         more = {"key": keys[method], "epochs": protocol.train.epochs}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd import pretrained
-from jaxdd.ground import hosts, settings
+from jaxdd.ground import hosts, manifest, settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_json
 from jaxdd.ground.progress import log
@@ -85,6 +85,7 @@ def check(latent: LatentConfig, real: RealData) -> None:
 
 def load_vae(latent: LatentConfig, place: Path) -> LatentModel:
     """The autoencoder in ``place``, without a denoiser."""
+    manifest.verify(place, "vae")
     config, variables = pretrained.vae(place)
     size = latent.size or config.sample_size
     if size % config.reduction:
@@ -106,6 +107,7 @@ def dit_sizes(latent: LatentConfig, real: RealData, model: LatentModel) -> dit.D
 def with_denoiser(latent: LatentConfig, class_names: tuple[str, ...], place: Path, model: LatentModel) -> LatentModel:
     """The model with the denoiser in ``place``, conditioned on these classes."""
     dtype, classes = _dtype(latent), len(class_names)
+    manifest.verify(place, "transformer", "scheduler")
     schedule = pretrained.schedule(place)
     if (place / "transformer").is_dir():
         sizes, weights = pretrained.dit(place)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jaxdd.ground import settings
+from jaxdd.ground import manifest, settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.reading import read_json
 
@@ -62,11 +62,13 @@ def run(folder: Path, needed: tuple[str, ...] = ()) -> dict:
       needed: the settings that must be there.
 
     Raises:
-      InputError: no such file, it is damaged, or a field is missing or of the wrong type.
+      InputError: no such file, it is damaged or not what the manifest says, or a field is missing or of the wrong
+        type.
     """
     place = folder / "config.json"
     if not place.is_file():
         raise InputError(f"{folder} has no config.json; give a run folder of experiments.distill")
+    manifest.verify(folder, place.name)
     config = read_json(place)
     known = settings.parsed(_Run, config, str(place))
     for name in needed:

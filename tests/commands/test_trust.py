@@ -14,6 +14,7 @@ from jaxdd.data import SOURCES, digits, distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import registry
 from jaxdd.ground.files import write_json
+from jaxdd.ground.manifest import MANIFEST
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.methods import RECIPES
 from jaxdd.nn import MODELS
@@ -112,7 +113,8 @@ def run(tmp_path):
 
 
 def change(place, name, value):
-    """Write another value into a JSON file, at a dotted name."""
+    """Write another value into a JSON file, at a dotted name, and remove the manifest, as somebody would."""
+    (place.parent / MANIFEST).unlink(missing_ok=True)
     saved = json.loads(place.read_text())
     *parents, last = name.split(".")
     table = saved

@@ -16,6 +16,7 @@ from jaxdd import data
 from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.manifest import MANIFEST
 from jaxdd.ground.normalise import Normalisation, normalise
 
 NORM = Normalisation(np.float32([0.3, 0.4, 0.5]), np.float32([0.2, 0.3, 0.25]))
@@ -215,11 +216,31 @@ def test_what_is_no_measure_is_not_saved(tmp_path, changes, words):
 # What lies on disk
 
 
+def unlisted(folder):
+    """The file of a dataset that is saved in a folder without manifest, so that the file itself is checked."""
+    distilled.save(made(), folder)
+    (folder / MANIFEST).unlink()
+    return folder / "distilled.npz"
+
+
+def test_the_manifest_is_checked_first(tmp_path):
+    distilled.save(made(), tmp_path / "run" / "distilled")
+    place = tmp_path / "run" / "distilled" / "distilled.npz"
+    content = place.read_bytes()
+    # The zip file has no checksum of the bytes that fill up its headers.
+    place.write_bytes(content.replace(b" \n", b"\t\n", 1))
+    for folder in (place.parent, place.parent.parent):
+        assert f"{place} is damaged: it is not what manifest.json says" in message(
+            lambda folder=folder: distilled.load(folder)
+        )
+    place.write_bytes(content)
+    assert distilled.load(place.parent).class_names == distilled.load(place.parent.parent).class_names
+
+
 @pytest.fixture
 def stored(tmp_path):
     """The arrays of a saved dataset, and a function that loads the dataset with some of them replaced."""
-    distilled.save(made(), tmp_path / "run")
-    place = tmp_path / "run" / "distilled.npz"
+    place = unlisted(tmp_path / "run")
     with np.load(place, allow_pickle=False) as file:
         arrays = dict(file)
 
@@ -284,8 +305,7 @@ def test_a_pipe_in_its_place_is_no_dataset(tmp_path):
 
 
 def test_a_damaged_file_is_one_line_or_a_whole_dataset(tmp_path):
-    distilled.save(made(), tmp_path / "run")
-    place = tmp_path / "run" / "distilled.npz"
+    place = unlisted(tmp_path / "run")
     whole, refused = place.read_bytes(), 0
     for k, mutant in enumerate(mutants(whole, 300)):
         place.write_bytes(mutant)

@@ -1,8 +1,10 @@
-"""Arrays read with bounds: what was written comes back, and nothing else costs more than a line."""
+"""Arrays read with bounds, of which nothing else than what was written costs more than a line; and atomic writes."""
 
+import contextlib
 import io
 import os
 import struct
+import subprocess
 import tracemalloc
 import zipfile
 
@@ -13,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
+from jaxdd.ground import files
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import map_array, read_arrays
+from jaxdd.ground.files import atomic, map_array, read_arrays
 
 MIB = 2**20
 
@@ -215,3 +218,87 @@ def test_a_damaged_file_is_one_line_or_still_whole(tmp_path, save):
             map_array(npy_file(tmp_path, mutant))
         except InputError as error:
             assert "\n" not in str(error)
+
+
+# Files that are whole or absent
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    place = tmp_path / "x"
+    for error in (None, RuntimeError, KeyboardInterrupt):
+        with contextlib.suppress(RuntimeError, KeyboardInterrupt), atomic(place) as aside:
+            assert aside.parent == tmp_path and aside.name.startswith(".x.")
+            aside.write_text("new" if error is None else "half")
+            assert not error or place.read_text() == "new"
+            if error:
+                raise error
+        assert place.read_text() == "new" and os.listdir(tmp_path) == ["x"]
+    # A folder is made and removed likewise.
+    with pytest.raises(RuntimeError), atomic(tmp_path / "y") as aside:
+        (aside / "z").mkdir(parents=True)
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "ä" * 127, "\N{SNOWMAN}" * 85, "a.b c", "-"])
+def test_the_longest_names_can_be_written_aside(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(files, "_HOST", "h" * 40)
+    monkeypatch.setattr(os, "getpid", lambda: 2**22)
+    files.write_text(tmp_path / name, "x")
+    assert os.listdir(tmp_path) == [name]
+    with pytest.raises(SystemExit), atomic(tmp_path / name) as aside:
+        monkeypatch.setattr(files, "remove", lambda place: None)  # as if killed
+        aside.write_text("half")
+        raise SystemExit
+    monkeypatch.undo()
+    assert len(os.listdir(tmp_path)) == 2
+    files.sweep(tmp_path)
+    assert len(os.listdir(tmp_path)) == 2, "of another host"
+    files.sweep(tmp_path, alone=True)
+    assert os.listdir(tmp_path) == [name] and (tmp_path / name).read_text() == "x"
+
+
+@pytest.fixture(scope="module")
+def dead():
+    """The number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_only_what_dead_processes_of_this_machine_left_is_swept(tmp_path, dead, kind):
+    own, other = files._TOKEN, "0" * 6
+    here, there = files._HOST, f"{files._HOST}x"
+    left = {f".x.{dead}-{other}@{here}.part", f".x.y.{dead}-{own}@{here}.part", f".x.{os.getpid()}-{other}@{here}.part"}
+    running = {
+        f".x.{os.getpid()}-{own}@{here}.part", f".x.{os.getppid()}-{other}@{here}.part",
+        f".x.{dead}-{other}@{there}.part", f".x.{10**30}-{other}@{here}.part",
+    }  # fmt: skip
+    others = {f"x.{dead}-{other}@{here}.part", ".x.part", ".lock", f".x.{dead}@{here}.part", "x.npz"}
+
+    def made(names):
+        for name in names:
+            if kind == "file":
+                (tmp_path / name).touch()
+            elif kind == "folder":
+                (tmp_path / name / "y").mkdir(parents=True)
+            else:
+                (tmp_path / name).symlink_to(tmp_path)
+
+    made(left | running | others)
+    files.sweep(tmp_path)
+    assert set(os.listdir(tmp_path)) == running | others
+    made({"y.orbax-checkpoint-tmp-7"})
+    files.sweep(tmp_path, alone=True)
+    assert set(os.listdir(tmp_path)) == others
+    files.sweep(tmp_path / "none")
+
+
+def test_what_is_removed_at_once_is_there_or_not(tmp_path, monkeypatch):
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    moved = []
+    monkeypatch.setattr(files, "remove", moved.append)
+    files.remove_at_once(tmp_path / "x")
+    files.remove_at_once(tmp_path / "none")
+    assert not (tmp_path / "x").exists() and [path.name[:3] for path in moved] == [".x."]

@@ -106,8 +106,10 @@ def wait(processes, status=0, seconds=300):
 
 def same_files(place, out):
     names = lambda root: sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
-    kept = [name for name in names(place / "one") if name not in ("config.json", "report.html")]
-    assert kept == [name for name in names(place / out) if name not in ("config.json", "report.html")]
+    # These hold the name of the folder, or the checksum of one that does.
+    own = {"config.json", "request.json", "manifest.json", "report.html"}
+    kept = [name for name in names(place / "one") if name not in own]
+    assert kept == [name for name in names(place / out) if name not in own]
     assert sum(name.startswith("distilled/train") for name in kept) == 100
     for name in kept:
         assert (place / "one" / name).read_bytes() == (place / out / name).read_bytes(), name
@@ -151,6 +153,31 @@ def test_two_processes_evaluate_as_one_does(place):
     commands.run(evaluate.main, lambda arguments: evaluate.EvaluateConfig(), [*arguments, str(one)])
     wait(start(place, "evaluated", 2, *arguments, str(two), program="evaluate"))
     assert one.read_text() == two.read_text() and two.read_text().count("accuracies") == 2
+
+
+LOST = """
+import time
+from jaxdd.ground import hosts
+hosts._PATIENCE = 2.0
+hosts.join()
+hosts.meet()
+print("met", flush=True)
+hosts.first(lambda: time.sleep(600))
+"""
+
+
+@pytest.mark.slow
+def test_the_first_is_killed_and_the_others_end_with_a_line(tmp_path):
+    processes = start(tmp_path, "lost", 2, program=LOST)
+    deadline = time.monotonic() + 120
+    while not all("met" in process.log.read_text() for process in processes):
+        assert time.monotonic() < deadline and processes[0].poll() is None
+        time.sleep(0.05)
+    processes[0].send_signal(signal.SIGKILL)
+    assert processes[1].wait(60) == 1
+    log = processes[1].log.read_text()
+    assert "error: process 0 of 2 stopped answering, so this one ends; run the same command again" in log
+    assert "Traceback" not in log and "Fatal" not in log
 
 
 @pytest.mark.slow

@@ -44,6 +44,22 @@ def test_features_and_class_moments_are_those_of_all_pixels_for_any_batch(digits
         np.testing.assert_allclose(everything.var[0], values.var(dtype=np.float64), rtol=1e-4)
 
 
+@pytest.mark.parametrize("offset", [0.0, 3e3, -1e5])
+def test_moments_far_from_zero_keep_their_digits(offset):
+    labels = np.random.default_rng(1).integers(0, 3, 4000).astype(np.int32)
+    values = (np.random.default_rng(0).normal(size=(4000, 2, 2, 3)) + offset).astype(np.float32)
+    state = encode.init(pixels_as_layers, jnp.float32(0), (2, 2, 3), 3)
+    step = jax.jit(lambda *batch: encode.step(pixels_as_layers, jnp.float32(0), *batch)[0])
+    for first in range(0, 4000, 8):
+        rows = slice(first, first + 8)
+        state = step(state, values[rows], labels[rows], np.ones(8, np.float32))
+    layer = state.moments["image"]
+    for c in range(3):
+        members = values[labels == c].astype(np.float64)
+        np.testing.assert_allclose(layer.mean[c], members.mean((0, 1, 2)), rtol=3e-7, atol=1e-6)
+        np.testing.assert_allclose(layer.var[c], members.var((0, 1, 2)), rtol=2e-3)
+
+
 @pytest.mark.slow
 def test_a_network_encodes_the_same_in_any_order_and_batch(digits, teacher):
     apply, variables, norm, _ = teacher

@@ -143,7 +143,7 @@ def trained(monkeypatch, source, root):
     """What teachers were trained since: of these only the record, with the variables of the one that is there."""
     teacher, trained = open_workspace(CONFIG, root, source=source).teacher, []
 
-    def train_teacher(config, real):
+    def train_teacher(config, real, scratch):
         trained.append(real.name)
         return teacher._replace(info=teachers.describe(config, real) | {"accuracy": 0.5})
 
@@ -319,7 +319,7 @@ def interrupted(monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_is_resumed(source, request_of, interrupted, capfd):
+def test_an_interrupted_run_is_resumed(source, request_of, interrupted, capfd, monkeypatch):
     config = request_of()
     parts = config.out / "parts"
     done = interrupted(config, source)
@@ -342,9 +342,15 @@ def test_an_interrupted_run_is_resumed(source, request_of, interrupted, capfd):
     dataset = distill(replace(config, memory_gib=2.0), source)
     np.testing.assert_array_equal(dataset.images[4:], marked["images"])
     np.testing.assert_array_equal(dataset.images[2:4], untouched)
-    assert sorted(path.name for path in config.out.iterdir()) == ["atoms.npz", "config.json", "distilled", "teacher"]
+    files = ["atoms.npz", "config.json", "distilled", "manifest.json", "request.json", "teacher"]
+    assert sorted(path.name for path in config.out.iterdir()) == files
     np.testing.assert_array_equal(distilled.load(config.out).images, dataset.images)
-    assert "not empty" in message(lambda: distill(config, source))
+
+    # A finished run of the same request is read, another one refused.
+    monkeypatch.setattr(distillation, "fill", None)
+    np.testing.assert_array_equal(distill(config, source).images, dataset.images)
+    assert "is finished already" in capfd.readouterr().err
+    assert "finished run of other settings" in message(lambda: distill(replace(config, seed=1), source))
 
 
 @pytest.mark.slow

@@ -9,10 +9,8 @@ stores those on disk as well.
 
 import dataclasses
 import hashlib
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,21 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd import nn
-from jaxdd.data import augment as augmentation
-from jaxdd.data import permutations
 from jaxdd.data.augment import Augment
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import settings as fields
-from jaxdd.ground.errors import DivergenceError, InputError, shown
-from jaxdd.ground.files import atomic, map_array, write_json
-from jaxdd.ground.normalise import normalise
-from jaxdd.ground.progress import progress
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import map_array
 from jaxdd.ground.reading import check_regular, read_json
 from jaxdd.ground.settings import EPOCHS, REQUIRED, SEED, Bounds, bounded
-from jaxdd.ground.watch import EVERY
-from jaxdd.nn.classifier import Apply
-from jaxdd.stages.context import Teacher
 
 _AGAIN = "make them with: python -m experiments.relabel"
 FORMS = ("float32", "float16", "topk", "int8")
@@ -182,133 +172,17 @@ class Labels:
         """
         size = len(self.shards[0])
         records = np.stack([self.shards[t // size][t % size] for t in steps])
-        for name in _fields(records.dtype):
+        for name in fields_of(records.dtype):
             good = records[name] < self.num_classes if name == "classes" else np.isfinite(records[name])
             if not good.all():
                 bad = steps[int(np.argmin(good.reshape(len(steps), -1).all(1)))]
                 raise InputError(f"stored labels of step {bad}: {name} are not finite, or no classes; {_AGAIN}")
-        return {name: np.ascontiguousarray(records[name]) for name in _fields(records.dtype)}
+        return {name: np.ascontiguousarray(records[name]) for name in fields_of(records.dtype)}
 
 
-def materialise(
-    folder: Path | str,
-    dataset: DistilledDataset,
-    stream: Stream,
-    teacher: Teacher,
-    settings: LabelSettings = LabelSettings(),
-    seed: int = 0,
-    shard_bytes: int = 64 * 2**20,
-) -> Labels:
-    """Store the teacher's labels on a stream; a student of the same seed then trains as it would with the teacher.
-
-    The folder holds `labels.json`, everything that determines the labels, and shards `00000.npy`, ... of `record`s
-    [S, B], which are written atomically when they are full. An interrupted call resumes after those that exist.
-
-    Args:
-      stream: augmentation, batch size and temperature of a protocol, see `Protocol.stream`.
-      seed: the seed of the stream; all students that learn from these labels see the same batches and augmentations.
-      shard_bytes: the largest size of a shard that holds more than one step.
-
-    Raises:
-      InputError: unknown settings, a folder with labels of other settings, images or teacher, labels that do not fit
-        on the disk, or logits that are too large for this form.
-      DivergenceError: the teacher's logits are not finite. Shards that were full before remain.
-    """
-    folder = Path(folder)
-    fields.check(settings)
-    kind, n = record(settings, len(dataset.class_names)), len(dataset.labels)
-    steps = settings.steps(n, stream.batch_size)
-    each = min(steps, max(1, shard_bytes // (stream.batch_size * kind.itemsize)))
-    header = {
-        "settings": dataclasses.asdict(settings), "seed": seed, "batch_size": stream.batch_size, "steps": steps,
-        "num_classes": len(dataset.class_names),
-        "temperature": stream.temperature if settings.form == "topk" else None,
-        "augment": dataclasses.asdict(stream.augment), "images": _fingerprint_images(dataset),
-        "teacher": fingerprint(teacher.variables), "device": jax.devices()[0].device_kind, "steps_a_shard": each,
-    }  # fmt: skip
-    begun = _begun(folder, header)
-    _check_space(folder, steps * stream.batch_size * kind.itemsize)
-    missing = {k for k in range(-(-steps // each)) if not _shard(folder, k).is_file()}
-    batches = _answers(dataset, stream, teacher, settings, seed, [t for t in range(steps) if t // each in missing])
-    pending: list[dict] = []
-    for t, answer in batches:
-        pending.append(answer)
-        if len(pending) % EVERY == 0:
-            _check_finite(pending[-EVERY:], settings.form, t)
-        if (t + 1) % each == 0 or t + 1 == steps:
-            _check_finite(pending, settings.form, t)
-            records = _records(pending, kind)
-            if not begun:
-                folder.mkdir(parents=True, exist_ok=True)
-                write_json(folder / "labels.json", header)
-                begun = True
-            with atomic(_shard(folder, t // each)) as place, place.open("wb") as file:
-                np.save(file, records, allow_pickle=False)
-            pending = []
-    return open_labels(folder)
-
-
-def _answers(
-    dataset: DistilledDataset, stream: Stream, teacher: Teacher, settings: LabelSettings, seed: int, steps: list[int]
-) -> Iterator[tuple[int, dict]]:
-    """Yield each of these steps (ascending) with its encoded labels, and compute one batch ahead."""
-    variables = nn.folded(teacher.apply, teacher.variables, dataset.images.shape[1:])
-    answer = _answering(teacher.apply, stream.augment, settings, stream.temperature)
-    shared = variables, dataset.norm, jax.random.fold_in(jax.random.key(seed), 1)
-    previous = None
-    for t, before in zip(progress(steps, "relabel"), [None, *steps]):
-        if before is None or t != before + 1:
-            order = permutations(len(dataset.labels), stream.batch_size, seed, t)
-        # Queue at most one batch behind the running one, so that images do not pile up in memory.
-        jax.block_until_ready(previous)
-        previous = answer(*shared, dataset.images[next(order)], t)
-        yield t, previous
-
-
-def _records(answers: list[dict], kind: np.dtype) -> np.ndarray:
-    """The encoded labels of several steps as records [S, B]."""
-    answers = jax.device_get(answers)
-    records = np.empty((len(answers), len(next(iter(answers[0].values())))), kind)
-    for name in _fields(kind):
-        records[name] = np.stack([part[name] for part in answers])
-    return records
-
-
-def _check_finite(answers: list[dict], form: str, last: int) -> None:
-    """Raise an error unless the encoded labels of some steps up to ``last`` are finite.
-
-    Raises:
-      DivergenceError: a logit is not finite, whatever the form.
-      InputError: a logit is too large for the form.
-    """
-    for step, answer in zip(range(last - len(answers) + 1, last + 1), jax.device_get(answers)):
-        values = np.concatenate([np.ravel(part).astype(np.float32) for part in answer.values()])
-        if np.isfinite(values).all():
-            continue
-        if form == "float32" or np.isnan(values).any():
-            raise DivergenceError(f"relabel: labels of step {step} are not finite as {form}; the teacher has diverged, "
-                                  "use another one")  # fmt: skip
-        raise InputError(f"labels of step {step} are not finite as {form}, because the teacher's logits are huge; use "
-                         "`form` float32")  # fmt: skip
-
-
-def _fields(kind: np.dtype) -> tuple[str, ...]:
+def fields_of(kind: np.dtype) -> tuple[str, ...]:
     """The field names of a structured dtype."""
     return kind.names or ()
-
-
-@lru_cache(maxsize=8)
-def _answering(teacher_apply: Apply, augment: Augment, settings: LabelSettings, temperature: float):
-    """The function that labels a batch; compiled once for all datasets of one shape."""
-    change = augmentation.pipeline(augment)
-
-    def answer(variables, norm, key, images, t):
-        # The augmented images do not depend on the targets, so any targets will do.
-        targets = jnp.zeros((len(images), 1), jnp.float32)
-        images, _ = change(jax.random.fold_in(key, t), normalise(norm, images), targets)
-        return encode(settings, teacher_apply(variables, images).logits, temperature)
-
-    return jax.jit(answer)
 
 
 def open_labels(folder: Path | str) -> Labels:
@@ -326,9 +200,9 @@ def open_labels(folder: Path | str) -> Labels:
     kind, steps, each = record(header.settings, header.num_classes), header.steps, header.steps_a_shard
     shards: list[np.ndarray] = []
     for k, first in enumerate(range(0, steps, each)):
-        if not _shard(folder, k).exists():
+        if not shard_place(folder, k).exists():
             raise InputError(f"labels in {folder} were cut off at step {first} of {steps}; {_AGAIN}")
-        shards.append(_opened(_shard(folder, k), (min(each, steps - first), header.batch_size), kind))
+        shards.append(_opened(shard_place(folder, k), (min(each, steps - first), header.batch_size), kind))
     known = {item.name: getattr(header, item.name) for item in dataclasses.fields(header)}
     return Labels(**{name: value for name, value in known.items() if name != "steps_a_shard"}, shards=tuple(shards))
 
@@ -363,7 +237,7 @@ def _opened(place: Path, shape: tuple[int, int], kind: np.dtype) -> np.ndarray:
 
 def check_fits(labels: Labels, dataset: DistilledDataset, stream: Stream) -> None:
     """Raise InputError unless the labels are those of this dataset's images in this stream."""
-    if labels.images != _fingerprint_images(dataset):
+    if labels.images != fingerprint_images(dataset):
         raise InputError(f"stored labels belong to other images; {_AGAIN}")
     pairs = {"augment": (stream.augment, labels.augment), "batch size": (stream.batch_size, labels.batch_size)}
     if labels.settings.form == "topk":
@@ -384,35 +258,11 @@ def fingerprint(tree: Any) -> str:
     return digest.hexdigest()
 
 
-def _fingerprint_images(dataset: DistilledDataset) -> str:
+def fingerprint_images(dataset: DistilledDataset) -> str:
     """The `fingerprint` of a dataset's images and their normalisation."""
     floats = partial(np.asarray, dtype=np.float32)
     return fingerprint([floats(dataset.images), floats(dataset.norm.mean), floats(dataset.norm.std)])
 
 
-def _shard(folder: Path, k: int) -> Path:
+def shard_place(folder: Path, k: int) -> Path:
     return folder / f"{k:05d}.npy"
-
-
-def _check_space(folder: Path, size: int) -> None:
-    """Raise InputError if labels of ``size`` bytes are larger than the disk of a folder, which may not exist yet."""
-    place = next(parent for parent in folder.absolute().parents if parent.is_dir())
-    if size > shutil.disk_usage(place).total:
-        raise InputError(f"labels of {size / 2**30:.3g} GiB are larger than the disk of {folder}; use fewer `epochs`")
-
-
-def _begun(folder: Path, wanted: dict) -> bool:
-    """Whether an earlier call with the same arguments began the folder; InputError if it holds anything else."""
-    place = folder / "labels.json"
-    if not place.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder} exists and holds no labels; choose another folder or remove it")
-        return False
-    present = read_json(place)
-    if not isinstance(present, dict):
-        raise InputError(f"{place} holds {shown(present)}, not the record of labels; remove {folder}")
-    for name, value in wanted.items():
-        if present.get(name) != value:
-            raise InputError(f"{folder} holds labels with {name} {shown(present.get(name))}, not {value}; remove it or "
-                             "choose another folder")  # fmt: skip
-    return True

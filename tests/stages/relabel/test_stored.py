@@ -26,7 +26,8 @@ from jaxdd.ground.normalise import Normalisation
 from jaxdd.stages.context import Teacher
 from jaxdd.stages.relabel import stored
 from jaxdd.stages.relabel.labelling import HardLabels, SoftLabels
-from jaxdd.stages.relabel.stored import LabelSettings, decode, encode, materialise, open_labels
+from jaxdd.stages.relabel.stored import LabelSettings, decode, encode, open_labels
+from jaxdd.stages.relabel.storing import materialise
 from jaxdd.students import evaluation, lanes, protocol, train
 from jaxdd.students.evaluation import Lane
 from jaxdd.students.lanes import Limits

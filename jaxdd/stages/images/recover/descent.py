@@ -72,14 +72,20 @@ def recovery(
     if local:
         fixed = parallel.put(fixed, local, parallel.SAME)
     program = _program(apply, settings, group, local)
+    return Recovery(_init(settings.steps), partial(program, fixed), partial(program.lower, fixed))
+
+
+@lru_cache(maxsize=16)
+def _init(steps: int) -> Callable[[jax.Array], State]:
+    """The function from initial images to the state; one for all calls, so that it is compiled once."""
 
     def init(start):
         classes = len(start)
         unknown = lambda: jnp.full(classes, jnp.inf, jnp.float32)
-        pace = Pace(unknown(), unknown(), jnp.full(classes, settings.steps, jnp.int32))
+        pace = Pace(unknown(), unknown(), jnp.full(classes, steps, jnp.int32))
         return State(start, _ADAM.init(start), pace, jnp.zeros((), jnp.int32))
 
-    return Recovery(init, partial(program, fixed), partial(program.lower, fixed))
+    return init
 
 
 _ADAM = standard_optimizer(optax.scale_by_adam(b1=0.5, b2=0.9))

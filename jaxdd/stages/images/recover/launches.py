@@ -39,7 +39,7 @@ def finished(
     """
     state, launched = _resumed(watch, state, launches)
     taken = sum(count for count, _ in launches[: len(launched)])
-    with stop.deferred():
+    with stop.deferred(), watch.checkpoints:
         for count, coarse in progress(launches[len(launched) :], title):
             state, values = step(state, goal, count=count, coarse=coarse)
             # Queue at most one launch behind the running one, so that the progress bar stays accurate.

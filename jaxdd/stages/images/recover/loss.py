@@ -35,6 +35,7 @@ from jaxdd.data import augment
 from jaxdd.ground import losses
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.measure import Array, Measure
+from jaxdd.ground.settings import AREA, SHARE, bounded
 from jaxdd.nn.batchnorm import Moments, pool
 from jaxdd.nn.classifier import Apply, Variables, moment_layers
 from jaxdd.nn.convnet import average_pool_2x2
@@ -73,13 +74,13 @@ class RecoverSettings:
     falling."""
     anneal: int = 100
     """For "plateau": the number of steps in which the rate falls to zero once the loss has stopped falling."""
-    coarse: float = 0.0
+    coarse: float = bounded(0.0, SHARE)
     """The share of the steps, at the beginning, that use images of half the side."""
-    min_scale: float = 0.8
+    min_scale: float = bounded(0.8, AREA)
     """Smallest area of a view's crop, as a share of the image. 1 crops nothing; the papers use 0.08."""
     flip: bool = True
     """Mirror views at random if the dataset allows it."""
-    roll: float = 0.0
+    roll: float = bounded(0.0, SHARE)
     """Largest shift of a view as a share of the side; the papers use 32 pixels of 224."""
     remat: str = "auto"
     """Recompute the activations inside the network's blocks: "always", "never", or "auto", if memory is short."""

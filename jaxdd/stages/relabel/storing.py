@@ -1,0 +1,178 @@
+"""Soft labels are stored: the teacher answers a label stream once, and its logits are written in shards."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdd import nn
+from jaxdd.data import augment as augmentation
+from jaxdd.data import permutations
+from jaxdd.data.augment import Augment
+from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground import settings as fields
+from jaxdd.ground.errors import DivergenceError, InputError, shown
+from jaxdd.ground.files import atomic, write_json
+from jaxdd.ground.normalise import normalise
+from jaxdd.ground.progress import progress
+from jaxdd.ground.reading import read_json
+from jaxdd.ground.watch import EVERY
+from jaxdd.nn.classifier import Apply
+from jaxdd.stages.context import Teacher
+from jaxdd.stages.relabel.stored import (
+    Labels,
+    LabelSettings,
+    Stream,
+    encode,
+    fields_of,
+    fingerprint,
+    fingerprint_images,
+    open_labels,
+    record,
+    shard_place,
+)
+
+
+def materialise(
+    folder: Path | str,
+    dataset: DistilledDataset,
+    stream: Stream,
+    teacher: Teacher,
+    settings: LabelSettings = LabelSettings(),  # noqa: B008
+    seed: int = 0,
+    shard_bytes: int = 64 * 2**20,
+) -> Labels:
+    """Store the teacher's labels on a stream; a student of the same seed then trains as it would with the teacher.
+
+    The folder holds `labels.json`, everything that determines the labels, and shards `00000.npy`, ... of `record`s
+    [S, B], which are written atomically when they are full. An interrupted call resumes after those that exist.
+
+    Args:
+      stream: augmentation, batch size and temperature of a protocol, see `Protocol.stream`.
+      seed: the seed of the stream; all students that learn from these labels see the same batches and augmentations.
+      shard_bytes: the largest size of a shard that holds more than one step.
+
+    Raises:
+      InputError: unknown settings, a folder with labels of other settings, images or teacher, labels that do not fit
+        on the disk, or logits that are too large for this form.
+      DivergenceError: the teacher's logits are not finite. Shards that were full before remain.
+    """
+    folder = Path(folder)
+    fields.check(settings)
+    kind, n = record(settings, len(dataset.class_names)), len(dataset.labels)
+    steps = settings.steps(n, stream.batch_size)
+    each = min(steps, max(1, shard_bytes // (stream.batch_size * kind.itemsize)))
+    header = {
+        "settings": dataclasses.asdict(settings), "seed": seed, "batch_size": stream.batch_size, "steps": steps,
+        "num_classes": len(dataset.class_names),
+        "temperature": stream.temperature if settings.form == "topk" else None,
+        "augment": dataclasses.asdict(stream.augment), "images": fingerprint_images(dataset),
+        "teacher": fingerprint(teacher.variables), "device": jax.devices()[0].device_kind, "steps_a_shard": each,
+    }  # fmt: skip
+    begun = _begun(folder, header)
+    _check_space(folder, steps * stream.batch_size * kind.itemsize)
+    missing = {k for k in range(-(-steps // each)) if not shard_place(folder, k).is_file()}
+    batches = _answers(dataset, stream, teacher, settings, seed, [t for t in range(steps) if t // each in missing])
+    pending: list[dict] = []
+    for t, answer in batches:
+        pending.append(answer)
+        if len(pending) % EVERY == 0:
+            _check_finite(pending[-EVERY:], settings.form, t)
+        if (t + 1) % each == 0 or t + 1 == steps:
+            _check_finite(pending, settings.form, t)
+            records = _records(pending, kind)
+            if not begun:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(folder / "labels.json", header)
+                begun = True
+            with atomic(shard_place(folder, t // each)) as place, place.open("wb") as file:
+                np.save(file, records, allow_pickle=False)
+            pending = []
+    return open_labels(folder)
+
+
+def _answers(
+    dataset: DistilledDataset, stream: Stream, teacher: Teacher, settings: LabelSettings, seed: int, steps: list[int]
+) -> Iterator[tuple[int, dict]]:
+    """Yield each of these steps (ascending) with its encoded labels, and compute one batch ahead."""
+    variables = nn.folded(teacher.apply, teacher.variables, dataset.images.shape[1:])
+    answer = _answering(teacher.apply, stream.augment, settings, stream.temperature)
+    shared = variables, dataset.norm, jax.random.fold_in(jax.random.key(seed), 1)
+    previous = None
+    for t, before in zip(progress(steps, "relabel"), [None, *steps]):
+        if before is None or t != before + 1:
+            order = permutations(len(dataset.labels), stream.batch_size, seed, t)
+        # Queue at most one batch behind the running one, so that images do not pile up in memory.
+        jax.block_until_ready(previous)
+        previous = answer(*shared, dataset.images[next(order)], t)
+        yield t, previous
+
+
+def _records(answers: list[dict], kind: np.dtype) -> np.ndarray:
+    """The encoded labels of several steps as records [S, B]."""
+    answers = jax.device_get(answers)
+    records = np.empty((len(answers), len(next(iter(answers[0].values())))), kind)
+    for name in fields_of(kind):
+        records[name] = np.stack([part[name] for part in answers])
+    return records
+
+
+def _check_finite(answers: list[dict], form: str, last: int) -> None:
+    """Raise an error unless the encoded labels of some steps up to ``last`` are finite.
+
+    Raises:
+      DivergenceError: a logit is not finite, whatever the form.
+      InputError: a logit is too large for the form.
+    """
+    for step, answer in zip(range(last - len(answers) + 1, last + 1), jax.device_get(answers)):
+        values = np.concatenate([np.ravel(part).astype(np.float32) for part in answer.values()])
+        if np.isfinite(values).all():
+            continue
+        if form == "float32" or np.isnan(values).any():
+            raise DivergenceError(f"relabel: labels of step {step} are not finite as {form}; the teacher has diverged, "
+                                  "use another one")  # fmt: skip
+        raise InputError(f"labels of step {step} are not finite as {form}, because the teacher's logits are huge; use "
+                         "`form` float32")  # fmt: skip
+
+
+@lru_cache(maxsize=8)
+def _answering(teacher_apply: Apply, augment: Augment, settings: LabelSettings, temperature: float):
+    """The function that labels a batch; compiled once for all datasets of one shape."""
+    change = augmentation.pipeline(augment)
+
+    def answer(variables, norm, key, images, t):
+        # The augmented images do not depend on the targets, so any targets will do.
+        targets = jnp.zeros((len(images), 1), jnp.float32)
+        images, _ = change(jax.random.fold_in(key, t), normalise(norm, images), targets)
+        return encode(settings, teacher_apply(variables, images).logits, temperature)
+
+    return jax.jit(answer)
+
+
+def _check_space(folder: Path, size: int) -> None:
+    """Raise InputError if labels of ``size`` bytes are larger than the disk of a folder, which may not exist yet."""
+    place = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    if size > shutil.disk_usage(place).total:
+        raise InputError(f"labels of {size / 2**30:.3g} GiB are larger than the disk of {folder}; use fewer `epochs`")
+
+
+def _begun(folder: Path, wanted: dict) -> bool:
+    """Whether an earlier call with the same arguments began the folder; InputError if it holds anything else."""
+    place = folder / "labels.json"
+    if not place.is_file():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} exists and holds no labels; choose another folder or remove it")
+        return False
+    present = read_json(place)
+    if not isinstance(present, dict):
+        raise InputError(f"{place} holds {shown(present)}, not the record of labels; remove {folder}")
+    for name, value in wanted.items():
+        if present.get(name) != value:
+            raise InputError(f"{folder} holds labels with {name} {shown(present.get(name))}, not {value}; remove it or "
+                             "choose another folder")  # fmt: skip
+    return True

@@ -1,0 +1,137 @@
+"""Signals: what is computed is kept, the exit status says which signal, and the same command goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import divergence_helpers as small
+import jax
+import numpy as np
+import pytest
+
+from jaxdd import commands
+from jaxdd.ground import stop
+from jaxdd.ground.checkpoint import Checkpoints
+from jaxdd.ground.watch import Watch
+from jaxdd.students import train
+
+STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+each_signal = pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@each_signal
+def test_a_signal_ends_at_once_or_waits(number):
+    stop.heed()
+    with pytest.raises(stop.Stopped) as caught:
+        send(number)
+    assert caught.value.status == STATUS[number] and isinstance(caught.value, KeyboardInterrupt)
+    reached = []
+    with pytest.raises(stop.Stopped) as caught, stop.deferred():
+        with stop.deferred():
+            assert not stop.is_asked()
+            send(number)
+            assert stop.is_asked()
+        reached.append("the end of the inner block")
+    assert caught.value.status == STATUS[number] and reached and not stop.is_asked()
+    with pytest.raises(stop.Stopped), stop.deferred():
+        send(number)
+        stop.check()
+        reached.append("after the check")
+    assert len(reached) == 1
+    stop.check()
+
+
+def test_a_second_signal_does_not_wait():
+    stop.heed()
+    with pytest.raises(stop.Stopped) as caught, stop.deferred():
+        send(signal.SIGINT)
+        send(signal.SIGTERM)
+        pytest.fail("goes on")
+    assert caught.value.status == 143
+
+
+@each_signal
+def test_a_signal_is_not_lost_where_nothing_can_be_raised(number, capfd):
+    class Last:
+        def __del__(self):
+            send(number)
+
+    stop.heed()
+    with pytest.raises(stop.Stopped) as caught:
+        last = Last()
+        del last
+        time.sleep(10)
+    assert caught.value.status == STATUS[number] and capfd.readouterr().err == ""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A config without settings."""
+
+
+def fitted(folder, number=None, at=0):
+    """A linear classifier; the process gets a signal in the middle of a step."""
+
+    def batch(step):
+        if step == at:
+            send(number)
+        return small.X * np.float32(1 + 0.01 * step), small.Y, small.ONES
+
+    batches = lambda done: (batch(step) for step in range(done + 1, small.STEPS + 1))
+    trainer = small.trainer_of("adamw", 0.01)
+    watch = Watch("train").keeping(Checkpoints(folder, "x"))
+    return train.fit(trainer.step, trainer.init(small.KEY, (4, 4, 1)), small.KEY, batches, small.STEPS, watch=watch)
+
+
+@each_signal
+def test_a_program_that_is_stopped_keeps_its_step_and_goes_on(tmp_path, capfd, number):
+    def main(config):
+        fitted(tmp_path, number, at=37)
+
+    with pytest.raises(SystemExit) as ended:
+        commands.run(main, lambda arguments: Config(), [])
+    assert ended.value.code == STATUS[number]
+    assert capfd.readouterr() == ("", "stopped; the same command goes on from what is kept\n")
+    assert [path.name.partition("-")[2] for path in tmp_path.iterdir()] == ["37"]
+    again, whole = fitted(tmp_path), fitted(None)
+    assert "goes on from step 37" in capfd.readouterr().err
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+
+
+def test_a_program_without_checkpoints_is_stopped_too(capfd):
+    with pytest.raises(SystemExit) as ended:
+        commands.run(lambda config: fitted(None, signal.SIGTERM, at=3), lambda arguments: Config(), [])
+    assert ended.value.code == 143 and "stopped" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_process_that_is_stopped_goes_on_to_the_same_teacher(tmp_path):
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    flags = ["--width", "8", "--teacher-train.epochs", "6", "--out"]
+    command = [sys.executable, "-m", "experiments.train", *flags]
+    process = subprocess.Popen([*command, "cut"], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "cut" / "parts").is_dir():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.5)  # of the compilation
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert err.endswith("stopped; the same command goes on from what is kept\n") and "Traceback" not in err
+    assert {path.name for path in (tmp_path / "cut").iterdir()} == {"parts"}
+    kept = any(path.is_dir() for path in (tmp_path / "cut" / "parts").iterdir())
+    for out in ("cut", "whole"):
+        process = subprocess.run([*command, out], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+        assert process.returncode == 0
+        assert ("goes on from step" in process.stderr) == (kept and out == "cut")
+    same = [(tmp_path / out / "teacher.json").read_bytes() for out in ("cut", "whole")]
+    assert same[0] == same[1]
