@@ -31,14 +31,17 @@ def main(arguments: list[str]) -> int:
     except ImportError:
         print("fuzzing needs atheris; install it with: .venv/bin/pip install atheris", file=sys.stderr)
         return 2
+    from faults.fuzz import rules  # imports the package, which the other processes first instrument
+
     if not any(one.startswith("-runs=") for one in flags):
         flags.append(f"-runs={RUNS}")
     status = 0
     for name in names:
         log = OUT / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as file:
-            command = [sys.executable, "-m", "faults.fuzz.__main__", "--one", name, *flags]
+        # The folder is made and removed here, as libFuzzer ends the process that uses it.
+        with log.open("wb") as file, rules.folder() as place:
+            command = [sys.executable, "-m", "faults.fuzz.__main__", "--one", name, str(place), *flags]
             code = subprocess.run(command, stdout=file, stderr=file).returncode
         record = OUT / name / "summary.json"
         print(f"{name}: {record.read_text() if record.is_file() else 'no summary'}, status {code}", flush=True)
@@ -46,8 +49,8 @@ def main(arguments: list[str]) -> int:
     return status
 
 
-def one(name: str, flags: list[str]) -> None:
-    """Fuzz a target in this process, which libFuzzer ends."""
+def one(name: str, place: Path, flags: list[str]) -> None:
+    """Fuzz a target with files in a folder, in this process, which libFuzzer ends."""
     import atheris
 
     warnings.simplefilter("ignore")
@@ -62,7 +65,6 @@ def one(name: str, flags: list[str]) -> None:
     (out / "summary.json").unlink(missing_ok=True)
     runs = int(next(one for one in flags if one.startswith("-runs=")).partition("=")[2])
     seeds = target.seeds()
-    place = rules.folder().__enter__()
     found: dict[str, str] = {}
     kinds: Counter[str] = Counter()
     begun, slowest = rules.peak(), 0.0
@@ -98,6 +100,6 @@ def one(name: str, flags: list[str]) -> None:
 if __name__ == "__main__":
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if sys.argv[1:2] == ["--one"]:
-        one(sys.argv[2], sys.argv[3:])
+        one(sys.argv[2], Path(sys.argv[3]), sys.argv[4:])
     else:
         sys.exit(main(sys.argv[1:]))
