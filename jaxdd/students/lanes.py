@@ -122,7 +122,7 @@ def run(
         state, launched, taken = _resumed(watch, state, feed.launches)
         for _ in launched:
             next(batches)
-        with stop.deferred():
+        with stop.deferred(), watch.checkpoints:
             for steps in progress(feed.launches[len(launched) :], title):
                 state, losses = feed.programs(size).launch(state, context, next(batches), *inputs, count=steps)
                 # Queue at most one launch behind the running one: batches do not pile up, and the bar is accurate.
