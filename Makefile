@@ -14,7 +14,7 @@ test-fast: .venv/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-faults: .venv/dev
-	$(BIN)/python -m pytest -n 2 --dist load -m faults tests/faults
+	$(BIN)/python -m pytest -n 2 --dist load -m faults tests
 
 # Needs atheris, which is not among the requirements; RUNS is the number of inputs of each target.
 RUNS ?= 100000

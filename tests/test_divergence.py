@@ -379,7 +379,7 @@ def test_programs_cache_nothing_that_diverged(program, tmp_path):
     assert "train on all images diverged" in line and step_of(line) <= 5 and "--teacher-train.learning-rate" in line
     assert list(tmp_path.iterdir()) == []
     # The teacher is finished, and kept; the run is not.
-    line = ended(program, "distill", *TEACHER, "--imager.learning-rate", "nan", "--out", tmp_path / "x")
+    line = ended(program, "distill", *TEACHER, "--imager.learning-rate", "1e30", "--out", tmp_path / "x")
     assert "recover: class 0" in line and "--imager.learning-rate" in line
     assert [path.name for path in (tmp_path / "teachers").iterdir() if (path / "teacher.json").is_file()]
     assert not (tmp_path / "x").exists()
@@ -390,7 +390,7 @@ def test_rows_of_students_that_diverged_are_not_kept_but_those_before_are(progra
     status, _, err = program("distill", *TEACHER, "--method", "random", "--out", tmp_path / "x")
     assert status == 0, err
     few = ["--baselines", "--seeds", "1", "--hard.train.epochs", "3", "--soft.train.epochs", "3"]
-    line = ended(program, "evaluate", tmp_path / "x", *few, "--soft.train.learning-rate", "nan")
+    line = ended(program, "evaluate", tmp_path / "x", *few, "--soft.train.learning-rate", "1e30")
     assert "convnet3, soft: random, seed 0 diverged at step 2" in line and "--soft.train.learning-rate" in line
     rows = json.loads((tmp_path / "x" / "evaluation.json").read_text())
     assert [(row["method"], row["labels"]) for row in rows] == [("random", "hard")]

@@ -91,7 +91,7 @@ def test_encoding_and_recovery(settings):
     state = traced(lambda: encode.init(model.apply, variables_of(model), (32, 32, 3), 2))
     state, features = traced(partial(encode.step, model.apply), variables, state, images(),
                              shape(4, dtype=jnp.int32), shape(4))  # fmt: skip
-    moments = state.moments
+    moments = jax.eval_shape(lambda state: state.moments, state)
     if not settings.per_class:
         moments = jax.tree.map(lambda x: shape(*x.shape[1:]), moments)
     d = features.shape[-1]

@@ -49,20 +49,18 @@ SPACES.register("latents", Space(frozenset({"autoencoder"}), _latent_encoder))
 class MomentState(NamedTuple):
     """Running moments of each class: the accumulator of `init` and `step`, whose result is `moments`.
 
-    Means are accumulated about the mean of the first batch. Far from zero, the rounding of many sums would move them.
+    Means are accumulated about the mean of the first batch of a class. Far from zero, the rounding of many sums would
+    move them.
     """
 
     counts: jax.Array  # [C], images seen
-    origins: dict[str, jax.Array]  # layer -> [ch], the mean of the first batch
+    origins: dict[str, jax.Array]  # layer -> [C, ch], the mean of the first batch with images of the class
     about: dict[str, Moments]  # layer -> [C, ch], with means relative to the origin
 
     @property
     def moments(self) -> dict[str, Moments]:
         """Layer -> mean and total variance of its input, [C, ch] each."""
-        return {
-            name: Moments(layer.mean + self.origins[name][..., None, :], layer.var)
-            for name, layer in self.about.items()
-        }
+        return {name: Moments(layer.mean + self.origins[name], layer.var) for name, layer in self.about.items()}
 
 
 class Encoded(NamedTuple):
@@ -80,7 +78,7 @@ def init(apply: Apply, variables: Variables, image_shape: tuple[int, int, int], 
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     layers = jax.eval_shape(apply, variables, image).moments
     empty = jax.tree.map(lambda m: jnp.zeros((num_classes, m.shape[-1]), jnp.float32), layers)
-    origins = {name: jnp.zeros(layer.mean.shape[-1], layer.mean.dtype) for name, layer in layers.items()}
+    origins = {name: layer.mean for name, layer in empty.items()}
     return MomentState(jnp.zeros(num_classes, jnp.float32), origins, empty)
 
 
@@ -100,10 +98,11 @@ def step(
     out = apply(variables, images)
     num_classes = state.counts.shape[0]
     counts = jax.ops.segment_sum(valid, labels, num_classes)
-    begun, origins, about = state.counts.sum() > 0, {}, {}
+    begun, origins, about = state.counts[:, None] > 0, {}, {}
     for name, layer in out.moments.items():
-        origins[name] = jnp.where(begun, state.origins[name], pool(layer, valid).mean)
-        near = Moments(layer.mean - origins[name], layer.var)
+        first = pool_by_label(layer, valid, labels, num_classes).mean
+        origins[name] = jnp.where(begun, state.origins[name], first)
+        near = Moments(layer.mean - origins[name][labels], layer.var)
         about[name] = merge(state.about[name], state.counts, pool_by_label(near, valid, labels, num_classes), counts)
     return MomentState(state.counts + counts, origins, about), out.features
 

@@ -19,6 +19,9 @@ FEW = ["--latent.vae-train.images", "640", "--latent.dit-train.images", "640", "
 DDOQ = ["--dataset", "digits", *TEACHER, *FEW, "--imager.steps", "4"]
 
 
+KEPT = ("manifest.json", "request.json")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Where one test leaves the models for the next."""
@@ -38,7 +41,7 @@ def test_what_is_missing_is_trained_and_found_again(program, place):
         np.testing.assert_allclose(atoms["weights"].reshape(-1), made.weights)
     (whole,) = (place / "latents").glob("digits-DiT-Ti-4-*")
     assert made.provenance["latents"] == whole.name
-    assert {part.name for part in whole.iterdir()} == {"vae", "transformer", "scheduler", "latents.json"}
+    assert {part.name for part in whole.iterdir()} == {"vae", "transformer", "scheduler", "latents.json", *KEPT}
     info = json.loads((whole / "latents.json").read_text())["dit"]
     assert info["settings"]["images"] == 640 and info["loss"][-1] < info["loss"][0]
 
@@ -76,13 +79,13 @@ def test_runs_of_one_method_are_told_apart(program, place):
 def test_train_trains_either_model(program, place):
     status, out, _ = program("train", "--what", "vae", "--dataset", "digits", *FEW, "--out", place / "vae")
     assert status == 0 and "dB" in out
-    assert sorted(os.listdir(place / "vae")) == ["latents.json", "vae"]
+    assert sorted(os.listdir(place / "vae")) == sorted(["latents.json", "vae", *KEPT])
     config, variables = pretrained.vae(place / "vae")
     assert isinstance(config, VAEConfig) and config.scaling_factor != 1.0
     small = ["--what", "dit", "--dataset", "digits", *FEW, "--latent.place", place / "vae"]
     status, out, _ = program("train", *small, "--out", place / "dit")
     assert status == 0 and "DiT-Ti/4" in out
-    assert sorted(os.listdir(place / "dit")) == ["latents.json", "scheduler", "transformer", "vae"]
+    assert sorted(os.listdir(place / "dit")) == sorted(["latents.json", "scheduler", "transformer", "vae", *KEPT])
     assert pretrained.dit(place / "dit").config == dit.named("DiT-Ti/4", 10, 4)
     jax.tree.map(np.testing.assert_array_equal, variables, pretrained.vae(place / "dit").variables)
 

@@ -139,7 +139,17 @@ def test_a_process_of_its_own_ends_with_the_same_line_and_status(tmp_path):
 # Good input
 
 DISTILL = ["--dataset", "digits", "--ipc", "2", "--imager.steps", "12", *TEACHER[:-1], "8"]
-FILES = {"config.json", "teacher", "atoms.npz", "metrics.jsonl", "distilled", "preview.png", "report.html"}
+FILES = {
+    "config.json",
+    "teacher",
+    "atoms.npz",
+    "metrics.jsonl",
+    "distilled",
+    "preview.png",
+    "report.html",
+    "manifest.json",
+    "request.json",
+}
 EVALUATE = ["--seeds", "2", "--hard.train.epochs", "3", "--soft.train.epochs", "3", "--baselines", "random"]
 
 
@@ -250,7 +260,7 @@ def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(p
     assert distilled.load(tmp_path / "c").provenance["method"] == "medoid"
 
 
-@pytest.mark.slow
+@pytest.mark.faults  # half a minute; tests/test_dtypes.py traces the same functions
 def test_64_bits_and_strict_promotion_change_nothing_but_rounding(program, tmp_path):
     quick = ["--width", "8", "--teacher-train.epochs", "1", "--teacher-train.batch-size", "479", "--imager.steps", "3"]
     tested = ["--seeds", "1", "--protocols", "soft", "--soft.train.epochs", "1", "--baselines", "random", "--full", "0"]

@@ -232,7 +232,7 @@ def test_a_table_is_made_once_and_only_what_is_missing_is_run(file, table, digit
         status, _, err = table(*command, *flags)
         assert status == 2 and words in err and err.count("\n") == 1, err
     with grid_runner.alone(tmp_path / "out"):
-        assert "another table is being made" in table(*command)[2]
+        assert "is in use by process" in table(*command)[2]
 
 
 @pytest.fixture
