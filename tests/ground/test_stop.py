@@ -112,7 +112,7 @@ def test_a_program_without_checkpoints_is_stopped_too(capfd):
     assert ended.value.code == 143 and "stopped" in capfd.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_process_that_is_stopped_goes_on_to_the_same_teacher(tmp_path):
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     flags = ["--width", "8", "--teacher-train.epochs", "6", "--out"]
