@@ -180,7 +180,7 @@ def test_the_first_is_killed_and_the_others_end_with_a_line(tmp_path):
     assert "Traceback" not in log and "Fatal" not in log
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_one_of_four_is_killed_the_others_end_and_two_go_on_to_the_files_that_one_makes(place):
     processes = start(place, "four", 4)
     parts = place / "four" / "parts"
