@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxdd.ground.errors import DivergenceError, InputError
 
@@ -44,3 +45,18 @@ def mutants(content, count, seed=0):
                     changed[at:at] = changed[at : min(end, at + 64)]
             changed = changed or bytearray(1)
         yield bytes(changed)
+
+
+def write_images(root, files, size=(6, 6)):
+    """Files by path: a grey level or a colour (an image of it; PNG whatever the extension, unless that is Pillow's) or
+    bytes, as they are."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            picture = Image.new("L" if isinstance(content, int) else "RGB", size, content)
+            known = path.suffix.lower() in Image.registered_extensions()
+            picture.save(path, None if known else "PNG")
+    return str(root)

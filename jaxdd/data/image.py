@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import re
+import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,11 @@ _PIXELS, _PIXELS_A_BYTE = 2**25, 100
 _PILLOW = re.compile(r"PIL\.")
 # Without a handler of the program, Python would print the log of a damaged file to stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+# What Pillow's parser of EXIF data raises for malformed blocks.
+_BROKEN_EXIF = (
+    ArithmeticError, AttributeError, EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error
+)  # fmt: skip
 
 Encoded = tuple[str, str | bytes]  # the name in error messages; a file path or the encoded bytes
 
@@ -85,9 +91,8 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()
     try:
         orientation = image.getexif().get(_ORIENTATION)
-    # The pixels are sound, and the parser of their EXIF data raises many types.
-    except Exception:
-        return image
+    except _BROKEN_EXIF:
+        return image  # the pixels are sound, and it is not known that they are turned
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 

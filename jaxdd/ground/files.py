@@ -181,7 +181,9 @@ def read_arrays(
                 _check_size(headers[name], member.file_size, name)
             _check_expansion(list(members.values()), size, max(_LIMIT, size) if limit_bytes is None else limit_bytes)
             return {name: _read_member(archive, member, headers[name]) for name, member in members.items()}
-    # Damage anywhere in a zip file or a header raises many types, among them RuntimeError and NotImplementedError.
+    except MemoryError:
+        raise  # a matter of the machine, not of the file
+    # Damage anywhere in a zip file or a header raises many types, which zipfile and NumPy do not list.
     except Exception as error:
         raise InputError(_damaged(path, error)) from None
 

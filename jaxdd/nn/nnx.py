@@ -57,7 +57,7 @@ def from_nnx(model: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Classifier
 
     def apply(variables, images):
         net = merged(variables)
-        net.eval()
+        net.set_attributes(**_EVALUATING, raise_if_not_found=False)
         logits, features, found, reached = _observed(net, images)
         return Output(logits, features, named(found, reached, len(images)))
 
@@ -69,6 +69,10 @@ def from_nnx(model: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Classifier
         return logits, {**variables, "statistics": {name: after[name] for name in variables["statistics"]}}
 
     return Classifier(init, apply, apply_train)
+
+
+# What evaluation mode sets in the layers of a module.
+_EVALUATING = {"deterministic": True, "use_running_average": True}
 
 
 def nnx_variables(model: nnx.Module) -> Variables:

@@ -17,11 +17,11 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxdd.data import permutations
-from jaxdd.ground import parallel, stop
+from jaxdd.ground import launching, parallel
 from jaxdd.ground.checkpoint import Scratch
+from jaxdd.ground.launching import Curve
 from jaxdd.ground.measure import Array
 from jaxdd.ground.memory import budget, compiled_bytes
-from jaxdd.ground.progress import log, progress
 from jaxdd.ground.watch import Watch, state_faults
 from jaxdd.nn.classifier import Variables
 from jaxdd.stages.relabel.stored import Labels
@@ -119,43 +119,26 @@ def run(
         title = limits.title if len(chunks) == 1 else f"{limits.title} {i + 1}/{len(chunks)}"
         state, batches, inputs = feed.begin(places, size)
         watch = _watch(lanes, places, limits)
-        state, launched, taken = _resumed(watch, state, feed.launches)
-        for _ in launched:
-            next(batches)
-        with stop.deferred(), watch.checkpoints:
-            for steps in progress(feed.launches[len(launched) :], title):
-                state, losses = feed.programs(size).launch(state, context, next(batches), *inputs, count=steps)
-                # Queue at most one launch behind the running one: batches do not pile up, and the bar is accurate.
-                jax.block_until_ready(launched[-1:])
-                launched.append(losses)
-                taken += steps
-                if watch.is_due(taken, steps):
-                    watch.look(taken, state, launched)
-                watch.keep(taken, state, launched, _joined)
-            watch.end(taken, state, launched)
+        launch = _launcher(feed, feed.programs(size).launch, context, batches, inputs)
+        losses = Curve(jax.ShapeDtypeStruct((len(places), 1), np.float32), 1)
+        state, curve = launching.run(launch, state, feed.launches, watch, losses, title)
         real = partial(np.compress, places >= 0, axis=0)
-        variables, curve = jax.device_get((state.variables, launched))
+        variables = jax.device_get(state.variables)
         del state
-        yield Trained(real(places), jax.tree.map(real, variables), real(_joined(curve)))
+        yield Trained(real(places), jax.tree.map(real, variables), real(curve))
         watch.checkpoints.clear()
 
 
-def _joined(launched: Sequence[np.ndarray]) -> np.ndarray:
-    """The losses of all launches, [S, steps]."""
-    return np.concatenate(launched, 1)
+def _launcher(feed: "_Feed", program: jax.stages.Wrapped, context: Any, batches: Iterator, inputs: Any):
+    """The function (state, number of the launch) -> (state, losses [S, steps])."""
+    numbered = enumerate(batches)
 
+    def launch(state: Any, k: int) -> tuple[Any, jax.Array]:
+        # After a checkpoint the first batches have been seen already.
+        batch = next(batch for i, batch in numbered if i == k)
+        return program(state, context, batch, *inputs, count=feed.launches[k])
 
-def _resumed(watch: Watch, state: Any, launches: list[int]) -> tuple[Any, list[Array], int]:
-    """The state to go on from, the losses of the launches before it, and the number of their steps."""
-    like = lambda step: {"state": state, "losses": jax.ShapeDtypeStruct((watch.count, step), np.float32)}
-    step, kept = watch.checkpoints.latest(like) or (0, None)
-    if kept is None:
-        return state, [], 0
-    log(f"{watch.stage}: goes on from step {step}")
-    state = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), kept["state"], state)
-    ends = np.cumsum(launches)
-    before = ends[: int(np.searchsorted(ends, step)) + 1]
-    return state, list(np.split(np.asarray(kept["losses"]), before[:-1], 1)), step
+    return launch
 
 
 def _watch(lanes: Lanes, places: np.ndarray, limits: Limits) -> Watch:

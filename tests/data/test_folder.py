@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 from helpers import message
+from helpers import write_images as write
 from PIL import Image
 
 from jaxdd import data
@@ -120,18 +121,6 @@ def test_a_very_long_image_is_cropped_without_resizing_all_of_it():
 
 
 # Folders
-
-
-def write(root, files, size=(6, 6)):
-    """files: path -> grey level (a PNG of that colour) or bytes (as they are)."""
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            picture("L" if isinstance(content, int) else "RGB", content, size).save(path)
-    return str(root)
 
 
 def test_folder_reads_every_image_under_its_class(tmp_path):

@@ -5,22 +5,9 @@ import os
 import numpy as np
 import pytest
 from helpers import message
-from PIL import Image
+from helpers import write_images as write
 
 from jaxdd import data
-
-
-def write(root, files):
-    """files: path -> grey level (a PNG of that colour, whatever its extension) or bytes (as they are)."""
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            with path.open("wb") as file:
-                Image.new("L", (6, 6), content).save(file, "PNG")
-    return str(root)
 
 
 def levels(source, split):

@@ -40,6 +40,13 @@ def check(tally):
     assert (tally.refused, tally.unequal) == (0, 0), "\n".join(tally.lines)
 
 
+def survived(trial, tally, kill):
+    """Kill a run as told and count it; whether there is anything left to kill."""
+    killed = trial.killed(kill)
+    tally.note(kill, killed)
+    return killed.status == -9
+
+
 @pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [name for name in STAGES if not name.startswith("all")])
@@ -53,9 +60,7 @@ def test_kills_are_made_good(trial, tally, stage):
             break
         trial.begin()
         for kill in (first, Kill("file", 4 + 5 * i, 0.003 * (i % 2)), Kill("start", delay=(i + 1) / 36 * seconds)):
-            killed = trial.killed(kill)
-            tally.note(kill, killed)
-            if killed.status != -9:
+            if not survived(trial, tally, kill):
                 break
         tally.compare(kill, *trial.again())
     check(tally)
@@ -94,9 +99,7 @@ def test_one_run_survives_many_kills(trial, tally):
     trial.begin()
     for k in range(40):
         kill = [Kill("step", 2), Kill("file", 9 + 5 * k, 0.002 * (k % 2)), Kill("start", delay=0.1 * k)][k % 3]
-        killed = trial.killed(kill)
-        tally.note(kill, killed)
-        if killed.status != -9:
+        if not survived(trial, tally, kill):
             break
     tally.compare(kill, *trial.again())
     check(tally)

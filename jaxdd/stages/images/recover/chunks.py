@@ -10,17 +10,18 @@ import numpy as np
 from flax.errors import FlaxError
 from jax.sharding import Mesh, NamedSharding
 
-from jaxdd.ground import parallel
+from jaxdd.ground import launching, parallel
 from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.launching import Curve
 from jaxdd.ground.measure import Array
 from jaxdd.ground.memory import compiled_bytes, values
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.nn.classifier import Apply, Variables, remat
 from jaxdd.stages.context import Teacher
 from jaxdd.stages.images.recover.descent import Recovery, State, goal_specs, recovery, state_specs
-from jaxdd.stages.images.recover.launches import finished, watched
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, Terms
+from jaxdd.stages.images.recover.watched import watched
 
 Start = Callable[[np.ndarray], Array]  # rows of a goal [k] -> the initial images, [k, m, H, W, ch]
 
@@ -94,6 +95,7 @@ def run(
     solver, size, launches = _fitted(key, teacher, settings, goal, class_shape, placement)
     chunks = parallel.chunks(len(goal.classes), size * placement.unit)
     state_at, goal_at = shardings(solver, settings, local)
+    counts = [count for count, _ in launches]
     init = jax.jit(solver.init, out_shardings=state_at)
     for i, places in enumerate(chunks):
         kept, rows = places >= 0, np.maximum(places, 0)
@@ -101,8 +103,11 @@ def run(
         part = jax.device_put(rows_of(goal, places, settings), goal_at)
         names = [np.asarray(who)[rows][kept].tolist() for who in (goal.classes, goal.slices) if who is not None]
         seen = watched(settings, goal, places, state, teacher.norm).keeping(placement.scratch.checkpoints(str(names)))
-        steps = partial(solver.step, variables)
-        state, curve = finished(steps, state, part, launches, seen, settings, f"recover {i + 1}/{len(chunks)}")
+        launch, title = _launcher(solver, variables, part, launches), f"recover {i + 1}/{len(chunks)}"
+        terms = jax.ShapeDtypeStruct((1, len(places)), np.float32)
+        form = Curve(Terms(terms, terms, terms, terms), 0)  # type: ignore[arg-type]
+        is_over = partial(_is_over, settings, kept, counts)
+        state, curve = launching.run(launch, state, counts, seen, form, title, is_over)
         if settings.stops_early:
             # A finished class keeps stepping until its whole chunk is done. Hold its curve at its own last step, so
             # that the curve does not depend on the other classes.
@@ -113,6 +118,24 @@ def run(
         del state
         yield Recovered(places[kept], images, jax.tree.map(partial(np.compress, kept, axis=1), curve))
         seen.checkpoints.clear()
+
+
+def _launcher(solver: Recovery, variables: Variables, part: Goal, launches: list[tuple[int, bool]]):
+    """The function (state, number of the launch) -> (state, terms of its steps, [count, k] each)."""
+
+    def launch(state: State, k: int) -> tuple[State, Terms]:
+        count, coarse = launches[k]
+        return solver.step(variables, state, part, count=count, coarse=coarse)
+
+    return launch
+
+
+def _is_over(settings: RecoverSettings, kept: np.ndarray, counts: list[int], state: State, launched: int) -> bool:
+    """Whether all classes that count have taken their last step; looked up about every twenty steps."""
+    if not settings.stops_early or launched % max(1, 20 // counts[launched - 1]):
+        return False
+    over = np.asarray(state.pace.turned) + settings.anneal <= int(state.step)
+    return bool(over[kept].all())
 
 
 def _fitted(
