@@ -18,7 +18,7 @@ def write(folder: Path, names: tuple[str, ...] = ()) -> None:
     A subfolder that has a manifest of its own is represented by that. Hidden files are not part of it.
     """
     tops = [folder / name for name in names] if names else list(folder.iterdir())
-    files = sorted(file for top in tops if not top.name.startswith(".") for file in _files(top))
+    files = sorted(file for top in tops for file in _files(top))
     entries = {
         file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": _digest(file)}
         for file in files
@@ -79,8 +79,8 @@ def _is_entry(name: str, entry: object) -> bool:
 
 
 def _files(top: Path) -> list[Path]:
-    """The files at or below a place, without links; a folder with a manifest counts as that file."""
-    if top.is_symlink() or not top.exists():
+    """The files at or below a place, without hidden ones and links; a folder with a manifest counts as that file."""
+    if top.name.startswith(".") or top.is_symlink() or not top.exists():
         return []
     if top.is_file():
         return [top]

@@ -20,6 +20,8 @@ from jaxdd.methods import Result
 
 PARTS = "parts"
 """The folder of what is finished of an unfinished run, inside its folder: classes, and checkpoints of models."""
+SHARED = ("teachers", "latents", "encoded")
+"""The folders beside runs that several of them share."""
 REQUEST = "request.json"
 """Everything that determines a run: in `PARTS`, and in the folder of a finished run."""
 
@@ -83,10 +85,12 @@ def _open(path: Path, request: dict, stack: contextlib.ExitStack) -> str | None:
 
 @contextlib.contextmanager
 def _alone(path: Path, wait: bool = False) -> Iterator[None]:
-    """Lock a folder, and remove what processes that died left in it."""
+    """Lock a folder, and remove what processes that died left in it, at any depth."""
     with locked(path / LOCK, str(path), wait):
-        for folder in (path, path / PARTS):
-            sweep(folder, alone=True)
+        for place, folders, _ in os.walk(path):
+            sweep(Path(place), alone=True)
+            # Others may be at work in folders that are shared, or locked by themselves.
+            folders[:] = [name for name in folders if name not in SHARED and not Path(place, name, LOCK).exists()]
         yield
 
 

@@ -18,7 +18,7 @@ from jaxdd.latent.decoding import LatentModel
 from jaxdd.methods import Recipe
 from jaxdd.stages.context import Classes, Context, Problem, Teacher
 from jaxdd.stages.encode import SPACES, Encoded
-from jaxdd.workspace import latent_models, teachers
+from jaxdd.workspace import latent_models, runs, teachers
 from jaxdd.workspace.encoding import Encoder, encode_train, kept_or_encoded, local_rows
 from jaxdd.workspace.latent_models import LatentConfig
 from jaxdd.workspace.real_data import RealData, open_data
@@ -153,7 +153,7 @@ def open_workspace(
     Raises:
       InputError: no such data, settings that are unknown or out of bounds, or a teacher of other data.
     """
-    for name in ("", "teachers", "latents", "encoded"):
+    for name in ("", *runs.SHARED):
         sweep(Path(root) / name)
     settings.check(config)
     settings.check(latent)

@@ -1,0 +1,49 @@
+"""Run folders are entered clean: what a killed process left goes, at any depth, and what others do stays."""
+
+import json
+import os
+
+import pytest
+
+from jaxdd.ground.files import atomic
+from jaxdd.ground.locks import LOCK
+from jaxdd.workspace import runs
+
+
+class Killed(BaseException):
+    pass
+
+
+def leave(path, monkeypatch):
+    """Leave behind what a process leaves that is killed while it writes ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr("jaxdd.ground.files.remove", lambda place: None)
+    with pytest.raises(Killed), atomic(path) as place:
+        place.write_text("half")
+        raise Killed
+    monkeypatch.undo()
+    (left,) = [entry for entry in path.parent.iterdir() if entry.name.endswith(".part")]
+    return left
+
+
+def test_leftovers_go_at_any_depth_but_not_those_of_others(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with pytest.raises(Killed), runs.run_folder(out, {"a": 1}):
+        raise Killed
+    own = [leave(out / name, monkeypatch) for name in ("x.json", "parts/y.npz", "vae/z.safetensors", "a/b/c/d.png")]
+    others = [leave(out / name, monkeypatch) for name in ("encoded/x.npz", "teachers/t/x.json", "locked/x.json")]
+    (out / "locked" / LOCK).write_text("1")
+    with runs.run_folder(out, {"a": 1}):
+        assert not any(left.exists() for left in own) and all(left.exists() for left in others)
+
+
+def test_a_half_written_file_is_not_part_of_a_manifest(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with runs.run_folder(out, {}):
+        (out / "vae").mkdir()
+        (out / "vae" / "config.json").write_text("{}")
+        leave(out / "vae" / "weights", monkeypatch)
+        runs.finish(out, ("vae",))
+    assert set(json.loads((out / "manifest.json").read_text())["files"]) == {"vae/config.json", "request.json"}
+    assert runs.is_finished(out) and not (out / "parts").exists()
+    assert sorted(name for name in os.listdir(out) if name != "vae") == ["manifest.json", "request.json"]
