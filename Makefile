@@ -1,6 +1,8 @@
 # All targets need only python3 (3.11 or newer), make and the package index; they build what they need in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# A file at a time for each process, in the order of the files: the longest are not among the last.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast test-faults fuzz lint types clean
 
@@ -8,10 +10,10 @@ demo: .venv/core
 	$(BIN)/python -m experiments.demo
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(TWO)
 
 test-fast: .venv/dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest $(TWO) -m "not slow"
 
 test-faults: .venv/dev
 	$(BIN)/python -m pytest -n 2 --dist load -m faults tests

@@ -225,6 +225,5 @@ def spread(cost: Array, a: Array, b: Array) -> jax.Array:
     """
     live = b > 0
     nearest = jnp.min(jnp.where(live, cost, jnp.inf), axis=1)
-    average = jnp.sum(jnp.where(live, cost, 0.0), axis=1) / jnp.sum(live, dtype=cost.dtype)
-    excess = jnp.sum(a * (average - nearest))
+    excess = jnp.sum(a * (jnp.mean(cost, axis=1, where=live) - nearest))
     return jnp.where(excess > 0, excess, 1.0)
