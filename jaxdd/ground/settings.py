@@ -49,10 +49,11 @@ STUDENTS = Bounds(0, 10**4)
 SIDE = Bounds(1, 2**12)
 WIDTH = Bounds(1, 2**12)
 CHANNELS = Bounds(1, 2**13)
-# Of published networks: blocks, channels of each level, and the side of latents, for each pixel of which a DiT has a
-# token.
+# Of published networks: blocks, blocks of each level, channels of each level, and the side of latents, for each pixel
+# of which a DiT has a token. What a file asks for within these bounds is built in seconds.
 LAYERS = Bounds(1, 128)
-LEVELS = Bounds(1, 2**13, longest=8)
+LEVEL_LAYERS = Bounds(1, 8)
+LEVELS = Bounds(1, 2**13, longest=6)
 LATENT_SIDE = Bounds(1, 2**8)
 # Training images, with repeats.
 DRAWS = Bounds(0, 10**10)

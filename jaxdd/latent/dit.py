@@ -48,6 +48,8 @@ SIZES = {
     "L": (16, 64, 24),
     "XL": (16, 72, 28),
 }
+# Of one layer for one image, 64 MiB. The largest published models have 2^20.
+_MOST_ACTIVATIONS = 2**24
 
 
 def named(name: str, num_classes: int, sample_size: int, channels: int = 4) -> DiTConfig:
@@ -66,14 +68,20 @@ def named(name: str, num_classes: int, sample_size: int, channels: int = 4) -> D
 
 
 def check(config: DiTConfig, name: str = "DiT") -> None:
-    """Raise InputError for patches that do not divide the latents, or a width that is not a multiple of 4."""
+    """Raise InputError for sizes that do not go together: the patch and the latents, the width, or too many tokens."""
     if config.sample_size % config.patch_size:
         raise InputError(
-            f"{name}: patches of {config.patch_size} do not divide latents of side {config.sample_size}; use others"
+            f"{name}: patches of {config.patch_size} (patch_size) do not divide latents of side {config.sample_size} "
+            "(sample_size); use others"
         )
     if config.width % 4:
         raise InputError(
             f"{name}: width {config.width} is no multiple of 4, sine and cosine of row and column; change it"
+        )
+    tokens = (config.sample_size // config.patch_size) ** 2
+    if tokens * config.width > _MOST_ACTIVATIONS:
+        raise InputError(
+            f"{name}: {tokens} tokens of width {config.width} take too much memory; use larger patches or fewer heads"
         )
 
 

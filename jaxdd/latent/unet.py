@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.promotion import standard
-from jaxdd.ground.settings import CHANNELS, LATENT_SIDE, LEVELS, SHARE, Bounds, bounded
+from jaxdd.ground.settings import CHANNELS, LATENT_SIDE, LEVEL_LAYERS, LEVELS, SHARE, bounded
 from jaxdd.latent.blocks import (
     Attention,
     Downsample,
@@ -41,7 +41,7 @@ class UNetConfig:
     """The block of each level on the way up, from the coarsest."""
     block_out_channels: tuple[int, ...] = bounded((320, 640, 1280, 1280), LEVELS)
     """Channels of each level. Every level but the last halves the resolution."""
-    layers_per_block: int = bounded(2, Bounds(1, 16))
+    layers_per_block: int = bounded(2, LEVEL_LAYERS)
     """Residual blocks per level on the way down; there is one more on the way up."""
     cross_attention_dim: int = bounded(768, CHANNELS)
     """Width of the text embedding."""

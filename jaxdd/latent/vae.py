@@ -14,7 +14,7 @@ import numpy as np
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.promotion import standard
-from jaxdd.ground.settings import CHANNELS, LEVELS, SIDE, Bounds, bounded
+from jaxdd.ground.settings import CHANNELS, LEVEL_LAYERS, LEVELS, SIDE, Bounds, bounded
 from jaxdd.latent.blocks import Downsample, ImageAttention, ResnetBlock, Upsample, conv1, conv3
 from jaxdd.nn.classifier import Variables
 
@@ -31,7 +31,7 @@ class VAEConfig:
     latent_channels: int = bounded(4, CHANNELS)
     block_out_channels: tuple[int, ...] = bounded((128, 256, 512, 512), LEVELS)
     """Channels of each level. Every level but the last halves the resolution."""
-    layers_per_block: int = bounded(2, Bounds(1, 16))
+    layers_per_block: int = bounded(2, LEVEL_LAYERS)
     norm_num_groups: int = bounded(32, CHANNELS)
     scaling_factor: float = bounded(0.18215, Bounds(1e-6, 1e6))
     """The factor from the mean of the encoder to a latent, which makes the variance of latents about one."""

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import atomic
 from jaxdd.latent import clip
 from jaxdd.latent import dit as transformer
@@ -152,9 +151,7 @@ def dit(place: str | Path, subfolder: str = "transformer") -> Loaded:
     if record.get("out_channels") is None:
         record |= {"out_channels": record.get("in_channels", DiTConfig.in_channels)}
     config = read_config(folder / "config.json", DiTConfig, _DIT_ONLY, ("in_channels", "patch_size"), record)
-    if config.sample_size % config.patch_size:
-        raise InputError(f"{folder / 'config.json'}: patch_size {config.patch_size} does not divide sample_size "
-                         f"{config.sample_size}; correct it")  # fmt: skip
+    transformer.check(config, str(folder / "config.json"))
     return Loaded(config, fill(_dit_like(config), tensors(folder), _dit_naming(config), folder))
 
 

@@ -272,6 +272,14 @@ def test_configs_that_are_not_covered(part, key, value, put):
         assert json.dumps(value) in text
 
 
+def test_sizes_that_only_together_are_too_large(put):
+    """Within all bounds: 65,536 tokens of 262,144 channels, whose table of positions would take 128 GiB."""
+    sizes = {"sample_size": 256, "patch_size": 1, "num_attention_heads": 256, "attention_head_dim": 1024}
+    place = put("transformer", config=sizes)
+    text = message(lambda: pretrained.dit(place))
+    assert "65536 tokens of width 262144" in text and str(place / "transformer" / "config.json") in text
+
+
 def test_a_dit_may_leave_out_its_output_channels(put):
     half = {name: tensor[: len(tensor) // 2] if name.startswith("proj_out_2.") else tensor
             for name, tensor in stored("transformer").items()}  # fmt: skip
