@@ -6,6 +6,7 @@ A checkpoint is written to a temporary place and renamed, so a crash leaves the 
 import errno
 import hashlib
 import logging
+import math
 import os
 import re
 import shutil
@@ -62,29 +63,67 @@ def load(path: Path | str, like: Any) -> Any:
         raise InputError(f"no checkpoint at {path}; give the folder that was written by a training run")
     # A checkpoint records the sharding of its arrays. All are loaded to one device here, whatever machine wrote it.
     place = SingleDeviceSharding(jax.local_devices()[0])
-    here = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+    return _read(Path(path), jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), like))
+
+
+def _read(path: Path, like: Any) -> Any:
+    """A checkpoint as arrays of NumPy where ``like`` has such, and of JAX elsewhere; InputError if it does not fit."""
     try:
+        _check_shapes(path.absolute(), like)
         with _checkpointer() as checkpointer:
-            _check_shapes(checkpointer, Path(path), like)
-            return checkpointer.restore(Path(path).absolute(), jax.tree.map(here, like))
+            return checkpointer.restore(path.absolute(), like)
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise InputError(f"the checkpoint at {path} does not fit the model: {str(error).splitlines()[0]}") from error
 
 
-def _check_shapes(checkpointer: Any, path: Path, like: Any) -> None:
+def _check_shapes(path: Path, like: Any) -> None:
     """Raise ValueError if an array of a checkpoint has another shape than in ``like``.
 
     Orbax finds that only while it reads, and then leaves tasks behind that print stack traces when they are collected.
+    Its own list of shapes loses memory for each array, in TensorStore 0.1.86.
     """
-    try:
-        known = jax.tree.leaves(checkpointer.metadata(path.absolute()).item_metadata.tree)
-        shapes = {leaf.name: tuple(leaf.shape) for leaf in known}
-    except (ValueError, KeyError, OSError, AttributeError, TypeError):
-        return  # damaged, which the reader words better
+    import tensorstore
+
     for place, leaf in jax.tree_util.tree_leaves_with_path(like):
         name = jax.tree_util.keystr(place, simple=True, separator=".")
-        if shapes.get(name, leaf.shape) != leaf.shape:
-            raise ValueError(f"{name} has shape {list(shapes[name])} instead of {list(leaf.shape)}")
+        tree = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path}/"}, "path": f"{name}/"}
+        try:
+            shape = tensorstore.open({"driver": "zarr", "kvstore": tree}, open=True).result().shape
+        except (ValueError, OSError):
+            return  # damaged or of another structure, which the reader words better
+        if shape != leaf.shape:
+            raise ValueError(f"{name} has shape {list(shape)} instead of {list(leaf.shape)}")
+
+
+def _packed(tree: Any) -> dict[str, np.ndarray]:
+    """All arrays of a pytree copied into one, and a digest of their bytes and of the structure.
+
+    Orbax takes as long, and TensorStore loses as much memory, for a small array as for a large one.
+    """
+    leaves = [np.asarray(leaf).reshape(-1).view(np.uint8) for leaf in jax.tree.leaves(jax.device_get(tree))]
+    arrays = np.concatenate(leaves)
+    return {"arrays": arrays, "digest": _digest(tree, arrays)}
+
+
+def _unpacked(packed: dict[str, np.ndarray], like: Any) -> Any:
+    """The inverse of `_packed`: arrays of NumPy in the structure of ``like``; InputError if it has another digest."""
+    if not np.array_equal(packed["digest"], _digest(like, packed["arrays"])):
+        raise InputError("a checkpoint is damaged or of another computation; remove it")
+    leaves, form = jax.tree.flatten(like)
+    parts = np.split(packed["arrays"], np.cumsum([_bytes(leaf) for leaf in leaves])[:-1])
+    # Copies begin at an address that suits their dtype.
+    return jax.tree.unflatten(form, [part.copy().view(leaf.dtype).reshape(leaf.shape)
+                                     for part, leaf in zip(parts, leaves)])  # fmt: skip
+
+
+def _digest(tree: Any, arrays: np.ndarray) -> np.ndarray:
+    form = [(jax.tree_util.keystr(place), np.shape(leaf), str(leaf.dtype))
+            for place, leaf in jax.tree_util.tree_leaves_with_path(tree)]  # fmt: skip
+    return np.frombuffer(hashlib.sha256(repr(form).encode() + hashlib.sha256(arrays.data).digest()).digest(), np.uint8)
+
+
+def _bytes(leaf: Any) -> int:
+    return math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
 
 
 class Checkpoints:
@@ -124,12 +163,19 @@ class Checkpoints:
                 raise
 
     def latest(self, like: Callable[[int], Any]) -> tuple[int, Any] | None:
-        """The step and the tree of the last checkpoint, or None; ``like`` gives the structure at a step, see `load`."""
+        """The step and the tree of the last checkpoint, in NumPy, or None.
+
+        Args:
+          like: from a step to arrays or `jax.ShapeDtypeStruct` of the tree's structure.
+        """
         if self.folder is None:
             return None
         for step in sorted(self._steps(), reverse=True):
+            tree = like(step)
+            size = sum(map(_bytes, jax.tree.leaves(tree)))
+            empty = {"arrays": np.empty(size, np.uint8), "digest": np.empty(32, np.uint8)}
             try:
-                return step, load(self._place(step), like(step))
+                return step, _unpacked(_read(self._place(step), empty), tree)
             except InputError:  # by another version, or damaged: begin anew
                 shutil.rmtree(self._place(step), ignore_errors=True)
         return None
@@ -149,9 +195,9 @@ class Checkpoints:
         if self.folder is None:
             return
         self.flush()
-        copy = jax.tree.map(lambda leaf: np.array(leaf, copy=True), jax.device_get(tree))
+        packed = _packed(tree)
         self._since = time.monotonic()
-        self._writing = self._pool.submit(self._write, step, copy)
+        self._writing = self._pool.submit(self._write, step, packed)
         if wait:
             self.flush()
 
@@ -171,10 +217,10 @@ class Checkpoints:
         for step in self._steps():
             remove_at_once(self._place(step))
 
-    def _write(self, step: int, tree: Any) -> None:
+    def _write(self, step: int, packed: dict[str, np.ndarray]) -> None:
         assert self.folder is not None
         self.folder.mkdir(parents=True, exist_ok=True)
-        save(self._place(step), tree)
+        save(self._place(step), packed)
         for older in self._steps():
             if older != step:
                 remove_at_once(self._place(older))

@@ -69,7 +69,7 @@ def run(
     launched: list = []
     if kept is not None:
         log(f"{watch.stage}: goes on from step {taken}")
-        state = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), kept["state"], state)
+        state = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), kept["state"], state)
         launched = curve.parted(kept["losses"], counts[: int(np.searchsorted(np.cumsum(counts), taken)) + 1])
     with stop.deferred(), watch.checkpoints:
         for k in progress(range(len(launched), len(counts)), title):

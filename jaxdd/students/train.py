@@ -168,7 +168,7 @@ def fit(
     like = lambda done: {"state": state, "losses": jax.ShapeDtypeStruct((done,), np.float32)}
     done, kept = watch.checkpoints.latest(like) or (0, None)
     if kept is not None:
-        state, curve = kept["state"], list(np.asarray(kept["losses"]))
+        state, curve = jax.tree.map(jnp.asarray, kept["state"]), list(kept["losses"])
         log(f"{watch.stage}: goes on from step {done} of {steps}")
     stream = iter(batches(done) if callable(batches) else batches)
     with stop.deferred(), watch.checkpoints:

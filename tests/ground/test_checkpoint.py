@@ -62,14 +62,29 @@ def test_the_last_checkpoint_is_kept_until_the_end(tmp_path):
 
 
 def test_what_cannot_be_read_is_begun_anew(tmp_path):
-    for damage in ("other", "gone"):
+    swapped = {"a": jax.ShapeDtypeStruct((), np.int32), "n": jax.ShapeDtypeStruct((3,), np.float32)}
+    for like in (LIKE, LIKE | {"b": LIKE["a"]}, swapped):
         kept = Checkpoints(tmp_path, "x")
         kept.save(3, TREE, wait=True)
-        like = LIKE if damage == "gone" else LIKE | {"b": LIKE["a"]}
-        if damage == "gone":
+        if like is LIKE:
             (next(tmp_path.iterdir()) / "_METADATA").write_bytes(b"")
         assert Checkpoints(tmp_path, "x").latest(lambda step, like=like: like) is None
         assert list(tmp_path.iterdir()) == []
+    # Orbax would read this one.
+    other = checkpoint._packed(TREE) | {"digest": np.zeros(32, np.uint8)}
+    checkpoint.save(tmp_path / f"{kept.name}-4", other)
+    assert kept.latest(lambda step: LIKE) is None
+
+
+def test_trees_are_kept_as_they_are(tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = [(), (0,), (3,), (2, 3), (1, 2, 3)]
+    dtypes = [np.int8, np.int32, jax.numpy.bfloat16, np.float16, np.float32, bool, np.uint32]
+    tree = {str(dtype): [rng.normal(size=shape).astype(dtype) for shape in shapes] for dtype in dtypes}
+    kept = Checkpoints(tmp_path, "x")
+    kept.save(1, (tree, None, {}), wait=True)
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), (tree, None, {}))
+    equal(kept.latest(lambda step: like)[1], (tree, None, {}))
 
 
 def test_without_a_folder_nothing_is_kept():
