@@ -22,6 +22,7 @@ from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.memory import Resources, forward_bytes
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.progress import progress
+from jaxdd.ground.tracing import shapes_of
 from jaxdd.latent import diffusion
 from jaxdd.latent.diffusion import Denoiser, Sampling, Schedule
 from jaxdd.latent.vae import RANGE, Autoencoder
@@ -168,7 +169,7 @@ def _pictures(
 def latent_shape(model: LatentModel) -> tuple[int, int, int]:
     """The shape (h, w, c) of the latents."""
     image = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
-    return jax.eval_shape(model.autoencoder.encode, model.vae_variables, image).mean.shape[1:]
+    return shapes_of(model.autoencoder.encode, model.vae_variables, image).mean.shape[1:]
 
 
 def fitted(images: jax.Array, norm: Normalisation, image_shape: tuple[int, int, int]) -> jax.Array:

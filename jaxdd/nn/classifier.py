@@ -53,10 +53,10 @@ def from_linen(module: nn.Module) -> Classifier:
     applied with ``folded=True``. Their output has no moments.
     """
     folded = module.clone(folded=True) if hasattr(module, "folded") else module
+    compiled = standard(jax.jit(module.init, static_argnames="train"))
 
     def init(key, image_shape):
-        image = jax.numpy.zeros((1, *image_shape), jax.numpy.float32)
-        return standard(jax.jit(module.init, static_argnames="train"))(key, image, train=False)
+        return compiled(key, jax.numpy.zeros((1, *image_shape), jax.numpy.float32), train=False)
 
     def apply(variables, images):
         net = module if "batch_stats" in variables else folded

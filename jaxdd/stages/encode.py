@@ -16,6 +16,7 @@ from jaxdd.ground.measure import Groups
 from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.ground.progress import progress
 from jaxdd.ground.registry import Registry
+from jaxdd.ground.tracing import shapes_of
 from jaxdd.latent.decoding import LatentModel, encoder
 from jaxdd.latent.vae import RANGE
 from jaxdd.nn.batchnorm import Moments, merge, pool, pool_by_label
@@ -76,7 +77,7 @@ class Encoded(NamedTuple):
 def init(apply: Apply, variables: Variables, image_shape: tuple[int, int, int], num_classes: int) -> MomentState:
     """The accumulator before any image."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    layers = jax.eval_shape(apply, variables, image).moments
+    layers = shapes_of(apply, variables, image).moments
     empty = jax.tree.map(lambda m: jnp.zeros((num_classes, m.shape[-1]), jnp.float32), layers)
     origins = {name: layer.mean for name, layer in empty.items()}
     return MomentState(jnp.zeros(num_classes, jnp.float32), origins, empty)

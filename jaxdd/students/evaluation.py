@@ -17,11 +17,12 @@ from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.ground.progress import progress
 from jaxdd.nn.classifier import Apply, Classifier, Variables
+from jaxdd.stages.relabel.labelling import Labelling
 from jaxdd.stages.relabel.stored import Labels, check_fits, decode
 from jaxdd.students import lanes, train
 from jaxdd.students.lanes import Limits, Pool, Trained
 from jaxdd.students.protocol import Protocol
-from jaxdd.students.train import Trainer
+from jaxdd.students.train import Trainer, TrainSettings
 
 
 class Lane(NamedTuple):
@@ -47,26 +48,44 @@ def student_trainer(
     dataset: DistilledDataset,
     labels: Labels | None = None,
 ) -> Trainer:
-    """The trainer for students on datasets of one shape; reuse it for every dataset of that shape and every seed.
+    """The trainer for students on datasets of one shape, for every such dataset with this normalisation and every seed.
+
+    Arguments that are equal, apart from the pixels, give the same trainer, which is compiled once.
 
     Args:
       teacher_apply: the teacher's function, needed for soft labels that are not stored.
       labels: stored labels of the same form and length as those that the students will learn from.
     """
-    n, image_shape = len(dataset.labels), dataset.images.shape[1:]
-    needs_teacher = protocol.labels.asks_teacher and labels is None
-    if labels is not None:
-        criterion = protocol.labels.stored_criterion(partial(decode, num_classes=labels.num_classes))
-    else:
-        criterion = protocol.labels.criterion(teacher_apply)
+    n = len(dataset.labels)
     settings = replace(protocol.train, batch_size=min(protocol.train.batch_size, n))
-    cycle = None if labels is None else labels.steps
-    trainer = train.trainer(model, settings, settings.steps(n), criterion, dataset.norm, cycle)
+    needs_teacher = protocol.labels.asks_teacher and labels is None
+    norm = tuple(tuple(np.asarray(part, np.float32).tolist()) for part in dataset.norm)
+    stored = None if labels is None else (labels.num_classes, labels.steps)
+    teacher_apply = teacher_apply if needs_teacher else None
+    return _trainer(model, protocol.labels, settings, teacher_apply, dataset.images.shape, norm, stored)
+
+
+@lru_cache(maxsize=8)
+def _trainer(
+    model: Classifier,
+    labelling: Labelling,
+    settings: TrainSettings,
+    teacher_apply: Apply | None,
+    shape: tuple[int, ...],
+    norm: tuple,
+    stored: tuple[int, int] | None,
+) -> Trainer:
+    """`student_trainer` for images [n, H, W, C]; ``stored``: the numbers of classes and steps of stored labels."""
+    if stored:
+        num_classes, cycle = stored
+        criterion = labelling.stored_criterion(partial(decode, num_classes=num_classes))
+    else:
+        cycle, criterion = None, labelling.criterion(teacher_apply)
+    normalisation = Normalisation(*(np.array(part, np.float32) for part in norm))
+    trainer = train.trainer(model, settings, settings.steps(shape[0]), criterion, normalisation, cycle)
 
     def prepare(variables):
-        if not needs_teacher:
-            return None
-        return nn.folded(teacher_apply, variables, image_shape)
+        return nn.folded(teacher_apply, variables, shape[1:]) if teacher_apply else None
 
     return trainer._replace(prepare=prepare)
 

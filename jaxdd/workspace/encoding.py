@@ -15,6 +15,7 @@ from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import atomic, read_arrays
 from jaxdd.ground.memory import budget, forward_bytes
 from jaxdd.ground.normalise import Normalisation
+from jaxdd.ground.tracing import shapes_of
 from jaxdd.nn import Apply, Moments, Variables
 from jaxdd.stages import encode
 from jaxdd.stages.encode import Encoded
@@ -102,7 +103,7 @@ def _image(source: Source) -> jax.ShapeDtypeStruct:
 
 def _output(encoder: Encoder, source: Source) -> Any:
     """The encoder's `Output` for one image, as shapes."""
-    return jax.eval_shape(encoder[0], encoder[1], _image(source))
+    return shapes_of(encoder[0], encoder[1], _image(source))
 
 
 def _identity(encoder: Encoder, source: Source) -> str:

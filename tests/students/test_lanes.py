@@ -141,6 +141,16 @@ def test_a_teacher_is_asked_without_its_batchnorm_and_answers_the_same(answers):
     assert evaluation.student_trainer(MODEL, HARD, None, A).prepare(answers) is None
 
 
+def test_what_is_alike_is_compiled_once():
+    ask = partial(evaluation.student_trainer, LINEAR, SOFT, linear_apply)
+    again = evaluation.student_trainer(LINEAR, replace(SOFT, weights="uniform"), linear_apply, B)
+    assert ask(A) is again
+    other = Normalisation(UNIT.mean + 1, UNIT.std)
+    assert ask(A) is not ask(replace(A, norm=other))
+    assert ask(A) is not evaluation.student_trainer(LINEAR, HARD, linear_apply, A)
+    assert ask(A) is not evaluation.student_trainer(LINEAR, SOFT, lambda v, x: linear_apply(v, x), A)
+
+
 def test_a_model_that_cannot_do_without_its_batchnorm_keeps_it():
     scaled = lambda v, x: linear_apply({"params": v["params"]}, x * v["batch_stats"]["norm1"]["bn"]["var"])
     variables = linear_init(jax.random.key(0), SHAPE) | {"batch_stats": {"norm1": {"bn": {"var": 2.0}}}}

@@ -26,7 +26,8 @@ LABELLINGS = Registry("labels")
 class Labelling:
     """The kind of labels that students learn from.
 
-    A subclass is a frozen dataclass that defines `criterion`. Register it to give it a name.
+    A subclass is a frozen dataclass of hashable fields that defines `criterion`. Register it to give it a name.
+    Equal ones share what is compiled.
     """
 
     asks_teacher: ClassVar[bool] = False

@@ -17,6 +17,7 @@ from jaxdd.ground.launching import Curve
 from jaxdd.ground.measure import Array
 from jaxdd.ground.memory import compiled_bytes, values
 from jaxdd.ground.normalise import Normalisation
+from jaxdd.ground.tracing import shapes_of
 from jaxdd.nn.classifier import Apply, Variables, remat
 from jaxdd.stages.context import Teacher
 from jaxdd.stages.images.recover.descent import Recovery, State, goal_specs, recovery, state_specs
@@ -205,7 +206,7 @@ def _check_coarse(apply: Apply, variables: Variables, image_shape: tuple[int, ..
     """Raise InputError unless the model accepts images of half the side."""
     h, w, channels = image_shape
     try:
-        jax.eval_shape(apply, variables, jax.ShapeDtypeStruct((1, h // 2, w // 2, channels), jnp.float32))
+        shapes_of(apply, variables, jax.ShapeDtypeStruct((1, h // 2, w // 2, channels), jnp.float32))
     except (TypeError, ValueError, ZeroDivisionError, FlaxError) as error:
         raise InputError(
             f"the model takes no images of {h // 2} pixels, half of its {h}; use `imager.coarse` 0, or a resnet"
@@ -233,7 +234,7 @@ def rows_of(goal: Goal, places: np.ndarray, settings: RecoverSettings) -> Goal:
 
 def shardings(solver: Recovery, settings: RecoverSettings, local: Mesh) -> tuple[State, Goal]:
     """The shardings of a state and of a goal, in the place of their arrays."""
-    state = jax.eval_shape(solver.init, jax.ShapeDtypeStruct((1, 1, 1, 1, 1), jnp.float32))
+    state = shapes_of(solver.init, jax.ShapeDtypeStruct((1, 1, 1, 1, 1), jnp.float32))
 
     def sharding(spec: Any) -> Any:
         return NamedSharding(local, spec)
@@ -258,7 +259,7 @@ def _shapes(
     """A state and a goal of ``size`` groups per device, as shapes with shardings."""
     state_at, goal_at = shardings(solver, settings, placement.local)
     places = np.zeros(size * placement.unit, int)
-    state = jax.eval_shape(solver.init, jax.ShapeDtypeStruct((len(places), *image_shape), jnp.float32))
+    state = shapes_of(solver.init, jax.ShapeDtypeStruct((len(places), *image_shape), jnp.float32))
     part = jax.eval_shape(partial(rows_of, goal, places, settings))
     return _at(state, state_at), _at(part, goal_at)
 
