@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxdd.ground import parallel
+from jaxdd.ground.tracing import equations_of
 
 
 class Resources(NamedTuple):
@@ -34,7 +35,7 @@ class Resources(NamedTuple):
 
 def values(function: Callable, *arguments) -> Iterator[tuple[str, int]]:
     """The name of the primitive and the bytes of its outputs, for every equation of ``function``'s jaxpr."""
-    return _values(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return _values(equations_of(function, *arguments))
 
 
 def _values(jaxpr):

@@ -1,4 +1,4 @@
-"""What functions would return, without computing it."""
+"""What functions would return and compute, without computing it."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -16,6 +16,11 @@ def shapes_of(function: Callable, *arguments: Any) -> Any:
       arguments: pytrees of arrays or of `jax.ShapeDtypeStruct`.
     """
     return _jitted(function).eval_shape(*arguments)
+
+
+def equations_of(function: Callable, *arguments: Any) -> Any:
+    """The jaxpr of a function; `jax.make_jaxpr` for the same kind of function as `shapes_of`."""
+    return _jitted(function).trace(*arguments).jaxpr.jaxpr
 
 
 @lru_cache(maxsize=64)
