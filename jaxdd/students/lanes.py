@@ -184,8 +184,6 @@ class _Feed:
         cycle = lanes.steps if self.stored is None or trainer.cycle is None else trainer.cycle
         self.distinct = min(lanes.steps, cycle)
         self.streams = self.seeds if self.stored is None else [self.stored[d].seed for d in self.which]
-        order = partial(_order, self.images, lanes.batch_size, self.distinct)
-        self.orders = {seed: order(seed) for seed in set(self.streams)}
         size = sum(x.nbytes for part in pool[:3] for x in part) + len(self.seeds) * self.distinct * lanes.batch_size * 4
         self.resident = size <= limits.resident_bytes
         label_bytes = sum(labels.nbytes for labels in self.stored or ())
@@ -193,6 +191,8 @@ class _Feed:
         most = limits.launch or (1 if parallel.is_cpu(local) else 20)
         self.launches = parallel.launches(lanes.steps, most if self.resident else 1)
         if self.resident:
+            order = partial(_order, self.images, lanes.batch_size, self.distinct)
+            self.orders = {seed: order(seed) for seed in set(self.streams)}
             whole = Pool(np.stack(list(pool.images)), np.stack(list(pool.targets)), np.stack(list(pool.weights)))
             self.whole = parallel.put(whole, local, parallel.SAME)
         if self.stored is not None and self.labels_resident:
@@ -210,14 +210,15 @@ class _Feed:
         keys = lambda chosen, stage: [jax.random.fold_in(jax.random.key(chosen[row]), stage) for row in rows]
         start, key = jnp.stack(keys(self.seeds, 0)), jnp.stack(keys(self.streams, 1))
         state = self.programs(size).init(parallel.put(start, self.local))
-        order = np.stack([self.orders[self.streams[row]] for row in rows])
+        streams = [self.streams[row] for row in rows]
         if self.resident:
+            order = np.stack([self.orders[stream] for stream in streams])
             return state, self._resident(), parallel.put((key, self.which[rows], order), self.local)
         # Each lane gets its batch as a small dataset whose rows are in the right order already.
         lane = np.arange(len(rows), dtype=np.int32) % size
         batch_size = self.lanes.batch_size
         every_row = np.broadcast_to(np.arange(batch_size, dtype=np.int32), (len(rows), 1, batch_size))
-        batches = ahead(_batches(self.pool, self.which[rows], order, self.lanes.steps), self.local)
+        batches = ahead(self._batches(self.which[rows], streams), self.local)
         return state, batches, parallel.put((key, lane, every_row), self.local)
 
     def _resident(self) -> Iterator[Pool]:
@@ -232,6 +233,17 @@ class _Feed:
         parts = (first + np.arange(serve * launch) for first in range(0, steps, serve * launch))
         sent = ahead((_labels(stored, part % self.distinct) for part in parts), self.local, parallel.SAME)
         return (self.whole._replace(labels=part) for part in sent for _ in range(serve))
+
+    def _batches(self, which: np.ndarray, streams: Sequence[int]) -> Iterator[Pool]:
+        """The batch of each step for lanes of these streams: every array is [S, B, ...], labels are [S, 1, B, ...]."""
+        pool, stored = self.pool, self.stored and [self.stored[d] for d in which]
+        for k in np.arange(self.lanes.steps) % self.distinct:
+            if k == 0:
+                orders = zip(*(permutations(self.images, self.lanes.batch_size, seed) for seed in streams))
+            chosen = list(zip(which, next(orders)))
+            labels = _labels(stored, np.array([k])) if stored else None
+            of = lambda arrays, chosen=chosen: np.stack([arrays[d][rows] for d, rows in chosen])
+            yield Pool(of(pool.images), of(pool.targets), of(pool.weights), labels)
 
 
 def ahead(items: Iterable, local: Mesh, spec: PartitionSpec = parallel.EACH, count: int = 2) -> Iterator:
@@ -248,18 +260,6 @@ def _order(n: int, batch_size: int, steps: int, seed: int) -> np.ndarray:
     """The first batches of `permutations`, [steps, B] int32."""
     epochs = islice(permutations(n, n, seed), -(-steps * batch_size // n))
     return np.concatenate(list(epochs))[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
-
-
-def _batches(pool: Pool, which: np.ndarray, order: np.ndarray, steps: int) -> Iterator[Pool]:
-    """Yield the batch of each step: every array is [S, B, ...], labels are [S, 1, B, ...]."""
-    stored = _stored(pool)
-
-    def rows_of(arrays: Sequence[np.ndarray] | Array, k: int) -> np.ndarray:
-        return np.stack([arrays[d][rows] for d, rows in zip(which, order[:, k])])
-
-    for k in np.arange(steps) % order.shape[1]:
-        labels = _labels([stored[d] for d in which], np.array([k])) if stored else None
-        yield Pool(rows_of(pool.images, k), rows_of(pool.targets, k), rows_of(pool.weights, k), labels)
 
 
 def _stored(pool: Pool) -> Sequence[Labels] | None:

@@ -67,8 +67,8 @@ def test_chunks_launches_and_where_batches_come_from_change_nothing(linear, monk
     want = linear(students)
     assert [part.lanes.tolist() for part in want] == [[0], [1], [2]]
     streamed, launched = [], []
-    batches, launches = lanes._batches, parallel.launches
-    monkeypatch.setattr(lanes, "_batches", lambda *inputs: streamed.append(inputs) or batches(*inputs))
+    batches, launches = lanes._Feed._batches, parallel.launches
+    monkeypatch.setattr(lanes._Feed, "_batches", lambda *inputs: streamed.append(inputs) or batches(*inputs))
     monkeypatch.setattr(parallel, "launches", lambda *inputs: launched.append(launches(*inputs)) or launched[-1])
     parts = linear(students, **limits)
     assert [len(part.lanes) for part in parts] == sizes and launched == [steps]
