@@ -42,9 +42,7 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
 
 def _held(path: Path, what: str, wait: bool) -> IO[str]:
     while True:
-        # Whoever held the lock may have removed the folder too, because it failed.
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115  stays open while the lock is held
+        file = _opened(path)
         try:
             _flock(file, path, what, wait)
             if _is_still(file, path):
@@ -57,6 +55,16 @@ def _held(path: Path, what: str, wait: bool) -> IO[str]:
             raise
         # The holder removed the file before it freed the lock, so this lock protects nothing.
         file.close()
+
+
+def _opened(path: Path) -> IO[str]:
+    """Open the file of a lock. Whoever held it may have removed its folder, because it failed, or be about to."""
+    for _ in range(10):
+        with contextlib.suppress(FileNotFoundError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return open(path, "a+")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return open(path, "a+")
 
 
 def _flock(file: IO[str], path: Path, what: str, wait: bool) -> None:

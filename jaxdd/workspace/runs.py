@@ -55,10 +55,8 @@ def run_folder(path: Path, request: dict) -> Iterator[Path]:
                 raise
             for entry in path.iterdir():
                 remove(entry)
-            for folder in missing:
-                # Keep folders that hold something else by now, such as a teacher that was trained for this run.
-                if not any(folder.iterdir()):
-                    folder.rmdir()
+            # Such as hold something else by now, for example a teacher that was trained for this run, stay.
+            _remove_empty(missing)
             raise
 
 
@@ -120,7 +118,14 @@ def cached(path: Path, request: dict) -> Iterator[None]:
         except (InputError, DivergenceError):
             if not is_finished(path):
                 remove(path)
+                _remove_empty([path.parent])
             raise
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _check_same(path: Path, text: str) -> None:

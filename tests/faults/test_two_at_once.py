@@ -133,7 +133,7 @@ def test_the_waiting_one_learns_that_the_other_diverged(programs, tmp_path):
     for done in (programs.wait(first), programs.wait(second)):
         assert done.status == 3, done.err
         assert "diverged" in done.err.splitlines()[-1] and "Traceback" not in done.err
-    assert not (tmp_path / "runs").exists()
+    assert not list((tmp_path / "runs").glob("*"))
 
 
 @pytest.mark.faults
