@@ -38,9 +38,10 @@ _TEXT = "US"
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary place beside ``path`` for a file or folder: renamed to it at the end, removed on an error.
 
-    A process that is killed leaves it behind; `sweep` removes it then.
+    A process that is killed leaves it behind. `sweep` removes it then, and so does whoever writes the same file.
     """
     place = _part(path)
+    sweep(path.parent, of=_beginning(path))
     try:
         yield place
         os.replace(place, path)
@@ -56,19 +57,26 @@ _PART = re.compile(r"\..*\.(\d+)-([0-9a-f]{6})@([\w-]*)\.part")
 
 def _part(path: Path) -> Path:
     """The temporary place for a path."""
+    return path.with_name(f"{_beginning(path)}{os.getpid()}-{_TOKEN}@{_HOST}.part")
+
+
+def _beginning(path: Path) -> str:
     # A long name is shortened, as the longest that a file system takes is 255 bytes.
-    name = path.name.encode()[:150].decode(errors="ignore")
-    return path.with_name(f".{name}.{os.getpid()}-{_TOKEN}@{_HOST}.part")
+    return f".{path.name.encode()[:150].decode(errors='ignore')}."
 
 
-def sweep(folder: Path, alone: bool = False) -> None:
+def sweep(folder: Path, alone: bool = False, of: str = "") -> None:
     """Remove what `atomic` left in a folder when a process of this machine died.
 
-    alone: whether no other process can be at work in the folder, so that all such entries are leftovers.
+    Args:
+      alone: whether no other process can be at work in the folder, so that all such entries are leftovers.
+      of: the beginning of their names.
     """
     if not folder.is_dir():
         return
     for entry in folder.iterdir():
+        if not entry.name.startswith(of):
+            continue
         is_part = _PART.fullmatch(entry.name)
         if is_part and (alone or _is_dead(*is_part.groups())) or alone and ".orbax-checkpoint-tmp" in entry.name:
             remove(entry)

@@ -37,13 +37,15 @@ PROGRAMS = ("distill", "evaluate", "relabel", "report", "tables", "train")
 class Kill:
     """When a program gets a signal: ``delay`` seconds after the start, or just before the ``at``-th moment of a kind.
 
-    With a ``delay`` the moment itself passes, and the signal comes so many seconds later.
+    With a ``delay`` the moment itself passes, and the signal comes so many seconds later. Moments before the step
+    ``after`` do not count.
     """
 
     kind: str  # start, file or step
     at: int = 0
     delay: float = 0.0
     signal: int = signal.SIGKILL
+    after: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,10 @@ class Done:
         """The number of moments of one kind."""
         return sum(moment[0] == kind for moment in self.moments)
 
-    def after_steps(self) -> range:
-        """The changes of files after the last step, from 1."""
+    def after_steps(self) -> list[str]:
+        """The changes of files after the last step."""
         last = max((k for k, moment in enumerate(self.moments) if moment[0] == "step"), default=-1)
-        before = sum(moment[0] == "file" for moment in self.moments[: last + 1])
-        return range(before + 1, self.count("file") + 1)
+        return [what for kind, what, _ in self.moments[last + 1 :] if kind == "file"]
 
 
 class Programs:
@@ -141,7 +142,7 @@ class _Moments:
     def __init__(self, folder: str, kill: Kill | None):
         self.folder, self.kill = folder, kill
         self.seen: list[list] = []
-        self.counts = {"file": 0, "step": 0}
+        self.counts, self.steps = {"file": 0, "step": 0}, 0
         self.started = time.monotonic()
         self.lock = threading.RLock()
         if kill and kill.kind == "start":
@@ -161,7 +162,8 @@ class _Moments:
         """One moment."""
         with self.lock:
             self.seen.append([kind, what, time.monotonic() - self.started])
-            self.counts[kind] += 1
+            self.steps += kind == "step"
+            self.counts[kind] += self.kill is None or self.steps >= self.kill.after
             hit = self.kill and self.kill.kind == kind and self.kill.at == self.counts[kind]
         if hit and self.kill:
             self._later(self.kill.delay) if self.kill.delay else os.kill(os.getpid(), self.kill.signal)

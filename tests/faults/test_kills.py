@@ -73,9 +73,10 @@ def test_kills_are_made_good(trial, tally, stage):
 def test_a_kill_at_each_write_of_the_end(trial, tally, stage):
     """After the last step: results, manifest, removal of the parts, report."""
     trial, tally = trial(stage), tally(f"{stage}, each last write")
-    trial.begin(Kill("file", beginning_of_the_end(trial.counted)))
+    trial.begin(beginning_of_the_end(trial.counted))
     trial.begin_from_here()
     rest = trial.programs.run(trial.work, trial.stage.arguments)
+    assert rest.count("step") == 0
     for k in spread(rest.count("file"), rest.count("file")):
         trial.begin()
         tally.note(Kill("file", k), trial.killed(Kill("file", k)))
@@ -85,10 +86,11 @@ def test_a_kill_at_each_write_of_the_end(trial, tally, stage):
 
 
 def beginning_of_the_end(counted):
-    """The first write of a result after the last step."""
-    files = [what for kind, what, _ in counted.moments if kind == "file"]
+    """A kill at the first write of a result after the last step."""
+    files = counted.after_steps()
     # Entries of a folder that is removed have no path.
-    return next(k for k in counted.after_steps() if "/" in files[k - 1] and "parts" not in files[k - 1])
+    first = next(k for k, file in enumerate(files, 1) if "/" in file and "parts" not in file)
+    return Kill("file", first, after=counted.count("step"))
 
 
 @pytest.mark.faults

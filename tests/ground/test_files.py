@@ -295,6 +295,14 @@ def test_only_what_dead_processes_of_this_machine_left_is_swept(tmp_path, dead, 
     files.sweep(tmp_path / "none")
 
 
+def test_who_writes_a_file_removes_what_dead_writers_of_it_left(tmp_path, dead):
+    names = [f".{name}.{dead}-000000@{files._HOST}.part" for name in ("x", "y")]
+    for name in names:
+        (tmp_path / name).mkdir()
+    files.write_text(tmp_path / "x", "new")
+    assert sorted(os.listdir(tmp_path)) == [names[1], "x"]
+
+
 def test_what_is_removed_at_once_is_there_or_not(tmp_path, monkeypatch):
     (tmp_path / "x" / "y").mkdir(parents=True)
     moved = []
