@@ -55,6 +55,17 @@ def pytest_collection_modifyitems(config, items):
     config.hook.pytest_deselected(items=left_out)
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Print the table of the runs that were killed."""
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    rows = [dict(report.user_properties) for report in reports if report.when == "call"]
+    rows = [row for row in rows if "kills" in row]
+    if rows:
+        terminalreporter.write_line("stage                    kills  refused  unequal")
+    for row in sorted(rows, key=lambda row: row["stage"]):
+        terminalreporter.write_line(f"{row['stage']:24} {row['kills']:5}  {row['refused']:7}  {row['unequal']:7}")
+
+
 PLAIN = Augment(crop="none", flip=False)
 
 

@@ -20,7 +20,7 @@ def as_key(key: jax.Array | int) -> jax.Array:
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
         return key  # type: ignore[return-value]
-    if dtype == np.uint32 and shape is not None and len(shape) == 1 and shape[0] in (2, 4):
+    if dtype == np.uint32 and shape == jax.eval_shape(jax.random.PRNGKey, 0).shape:
         return key  # type: ignore[return-value]
     what = f"{type(key).__name__} {key!r:.20}" if shape is None else f"{dtype} {list(shape)}"
     raise InputError(f"`key` is {what}; give jax.random.key(0), or an integer seed from 0 on")

@@ -35,8 +35,11 @@ def check_shapes(mu: Measure) -> None:
     those of a single class.
 
     Raises:
-      InputError: other ranks, numbers of points and weights that differ, or a dtype that is not floating.
+      InputError: other ranks, numbers of points and weights that differ, a dtype that is not floating, an array in
+        another byte order, which JAX would misread, or a masked one, whose mask it would drop.
     """
+    for leaf in mu:
+        check_native(leaf, "measure")
     import chex  # its import takes about a tenth of a second, which `import jaxdd` need not pay
 
     try:
@@ -46,6 +49,30 @@ def check_shapes(mu: Measure) -> None:
     except (AssertionError, AttributeError, TypeError, ValueError) as error:
         points, weights = (f"{getattr(leaf, 'dtype', type(leaf).__name__)} {_shape(leaf)}" for leaf in mu)
         raise InputError(f"measure of points {points} and weights {weights}; give float [n, d] and [n]") from error
+
+
+def check_native(array: Any, what: str) -> None:
+    """Raise InputError for an array of NumPy that JAX misreads: one with a mask, or in another byte order."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise InputError(f"{what} has a masked array, whose mask would be lost; drop the masked rows, or fill them")
+    if isinstance(array, np.ndarray) and not array.dtype.isnative:
+        raise InputError(f"{what} has dtype {array.dtype.str} in another byte order; use astype({array.dtype.name!r})")
+
+
+def check_atoms(mu: Measure, z: Any, what: str) -> jax.Array:
+    """Atoms z as an array [m, d] of the dtype of a checked measure on points [n, d].
+
+    Raises:
+      InputError: another shape, no real numbers, no atoms, or, outside of `jax.jit`, see `check_points`.
+    """
+    if not isinstance(z, jax.Array):  # which a traced array is as well
+        z = as_points(z)
+    d = mu.points.shape[1]
+    if z.ndim != 2 or z.shape[1] != d or not len(z) or jnp.issubdtype(z.dtype, jnp.complexfloating):
+        raise InputError(f"{what}: atoms {z.dtype} {list(z.shape)} for points in {d} dimensions; give real [m, {d}]")
+    if not isinstance(z, jax.core.Tracer):
+        check_points(np.asarray(z), f"{what}: z", np.arange(len(z)))
+    return jnp.asarray(z, jnp.result_type(mu.points, jnp.float32))
 
 
 def _shape(leaf: Any) -> list[int] | str:
@@ -84,9 +111,10 @@ def check_points(points: np.ndarray, what: str, rows: np.ndarray) -> None:
     Args:
       rows: where the points come from, for the message, [n].
     """
-    if not len(points):
+    if not points.size:
         return
-    largest = float(max(points.max(), -points.min()))
+    # Not negated as they are, which bytes and truth values cannot be.
+    largest = max(float(points.max()), -float(points.min()))
     if not np.isfinite(largest) or not np.isfinite(np.sum(points, dtype=np.float64)):
         row = rows[np.argmin(np.isfinite(points).all(axis=1))]
         raise InputError(f"{what} has NaN or inf in row {row}; drop that row")
@@ -176,7 +204,7 @@ class Groups(NamedTuple):
             or with points that float32 cannot hold, see `check_points`. The default of num_classes is the largest label
             plus one.
         """
-        labels = np.asarray(labels)
+        labels = as_labels(labels)
         labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
         if np.ndim(points) != 2 or labels.shape != np.shape(points)[:1]:
             raise InputError(f"points {np.shape(points)} and labels {labels.shape}; give [n, d] and [n]")
@@ -198,6 +226,16 @@ class Groups(NamedTuple):
         return Measure(padded, weights)
 
 
+def as_labels(labels: Any) -> np.ndarray:
+    """Labels of any container that NumPy reads; InputError for ragged or masked ones."""
+    if isinstance(labels, np.ma.MaskedArray):
+        check_native(labels, "labels")
+    try:
+        return np.asarray(labels)
+    except ValueError:
+        raise InputError("labels have rows of different lengths; give [n]") from None
+
+
 def checked_classes(labels: np.ndarray, num_classes: int | None = None) -> int:
     """The number of classes C of labels [n]: integers of any dtype in [0, C), and each class occurs.
 
@@ -206,9 +244,11 @@ def checked_classes(labels: np.ndarray, num_classes: int | None = None) -> int:
     Raises:
       InputError: labels of another dtype or range, or a class without labels.
     """
-    if not np.issubdtype(labels.dtype, np.integer):
+    if labels.dtype.kind not in "iu":
         raise InputError(f"labels have dtype {labels.dtype}; give integer class indices")
     least, largest = (int(labels.min()), int(labels.max())) if labels.size else (0, -1)
+    if not isinstance(num_classes, int | np.integer | None) or isinstance(num_classes, bool):
+        raise InputError(f"`num_classes` is {num_classes!r}; give an integer")
     count = largest + 1 if num_classes is None else num_classes
     if least < 0 or largest >= count:
         raise InputError(f"label {least if least < 0 else largest} is outside [0, {count}), the range of the classes")
@@ -224,8 +264,10 @@ def as_points(points: Any) -> np.ndarray:
     """Points of any container that NumPy reads, as a real array [n, d]; a memory-mapped array stays one.
 
     Raises:
-      InputError: they are no numbers, or not [n, d].
+      InputError: they are no numbers, not [n, d], or masked.
     """
+    if isinstance(points, np.ma.MaskedArray):
+        check_native(points, "points")
     try:
         array = np.asarray(points)
     except ValueError:
@@ -233,11 +275,11 @@ def as_points(points: Any) -> np.ndarray:
     if array.dtype == object:
         with contextlib.suppress(TypeError, ValueError):
             array = array.astype(np.float64)
-    if not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_ or array.dtype.name == "bfloat16"):
+    if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
         raise InputError(f"points have dtype {array.dtype}; give real numbers [n, d]")
     if np.iscomplexobj(array):
         raise InputError(f"points have dtype {array.dtype}; give real numbers [n, d]")
-    if array.ndim != 2:
+    if array.ndim != 2 or not array.shape[1]:
         raise InputError(f"points have shape {list(array.shape)}; give [n, d]")
     return array
 

@@ -10,9 +10,10 @@ import numpy as np
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.keys import as_key
 from jaxdd.ground.measure import Array, Measure, are_masses, check_measure, standardise
+from jaxdd.ground.settings import Bounds, bounded, check
 from jaxdd.ot import coordinates, semidual
-from jaxdd.ot.distance import cell_masses, cell_means, distortion, expanded, near_distances, rounded
-from jaxdd.ot.quantization import KMeansSettings, iterations, quantize, raised
+from jaxdd.ot.distance import cell_means, expanded, near_distances, rounded
+from jaxdd.ot.quantization import KMeansSettings, found, iterations, of_cells, quantize, raised
 from jaxdd.ot.semidual import NewtonSettings
 from jaxdd.ot.summary import Closing, Summary, check_size
 
@@ -39,8 +40,8 @@ class BarycenterSettings:
     """
 
     rounds: int = 24
-    start: float = 0.6
-    end: float = 0.12
+    start: float = bounded(0.6, Bounds(1e-6, 1e6))
+    end: float = bounded(0.12, Bounds(1e-6, 1e6))
     polish: int = 2
     weight_steps: int = 1
     weight_rate: float = 0.5
@@ -94,6 +95,7 @@ def barycenter(
         (`check` counts those of positive weight).
     """
     key = as_key(key)
+    check(settings)
     check_measure(mu)
     check_size(mu.points.shape[0], m)
     held = prescribed(weights, m, "barycenter", mu.points.dtype)
@@ -121,11 +123,16 @@ def _searched(
     # A start may lie outside of the span of the points, which the shorter coordinates cannot represent.
     shorter = start is None and coordinates.pay(n, d, m, iterations(k_means) + settings.rounds)
     searched, lengthen = coordinates.searched(mu, shorter)
-    if start is None:
-        start = quantize(key, searched, m, settings=k_means).atoms
-        if held is not None:
-            start = fitted(key, start, held)
-    search = _alternate(searched, start if held is None else start._replace(weights=held), held, settings)
+    x, a = searched
+    points = found(key, searched, m, k_means).points if start is None else start.points
+    if held is None:
+        near = near_distances(x, points)
+        start = start or Measure(points, of_cells(near, a)[0])
+        known = _quantizer_cost(near, a, start.weights)
+    else:
+        start = start or fitted(key, Measure(points, of_cells(expanded(x, points), a)[0]), held)
+        start, known = start._replace(weights=held), jnp.asarray(jnp.inf, x.dtype)  # the cost of a plan, found later
+    search = _alternate(searched, start, known, held, settings)
     return search._replace(best=search.best._replace(points=lengthen(search.best.points)))
 
 
@@ -142,7 +149,7 @@ def _closed(close: Closing, search: "_State", free: bool, newton: NewtonSettings
     closing = semidual.certified(cost, mu.weights, best.weights, search.potential * close.ratio, unit, newton)
     least = closing.cost
     if free:
-        least = jnp.minimum(least, _quantizer_cost(mu, best))
+        least = jnp.minimum(least, _quantizer_cost(cost, mu.weights, best.weights))
     costs = jnp.append(raised(search.costs * close.ratio, least), least)
     return Summary(best, costs, jnp.minimum(closing.lower, least), search.stale > 0)
 
@@ -176,10 +183,10 @@ def fitted(key: jax.Array, start: Measure, held: jax.Array) -> Measure:
     return Measure(points + jnp.where(shared[:, None], noise, 0.0), masses)
 
 
-def _quantizer_cost(mu: Measure, atoms: Measure) -> jax.Array:
-    """The exact W2^2 if the weights of the atoms are their cell masses, else infinity; a plan would add its gap."""
-    is_quantizer = jnp.allclose(cell_masses(mu, atoms.points), atoms.weights, atol=1e-6)
-    return jnp.where(is_quantizer, distortion(mu, atoms.points), jnp.inf)
+def _quantizer_cost(cost: jax.Array, a: Array, b: Array) -> jax.Array:
+    """The exact W2^2 if the weights b [m] are those of the cells, else infinity; a plan would add its gap."""
+    masses, least = of_cells(cost, a)
+    return jnp.where(jnp.allclose(masses, b, atol=1e-6), least, jnp.inf)
 
 
 def _margin(cost: jax.Array, a: Array, spread: jax.Array) -> jax.Array:
@@ -213,8 +220,10 @@ def _projected(x: Array, atoms: Measure, plan: jax.Array, cost: jax.Array) -> tu
     return atoms._replace(points=projection), after
 
 
-def _alternate(mu: Measure, start: Measure, held: jax.Array | None, settings: BarycenterSettings) -> _State:
-    """The rounds of `barycenter` on standardised mu."""
+def _alternate(
+    mu: Measure, start: Measure, known: jax.Array | float, held: jax.Array | None, settings: BarycenterSettings
+) -> _State:
+    """The rounds of `barycenter` on standardised mu; ``known`` is the cost of the start, or infinity."""
     x, a = mu
     first = expanded(x, start.points)
     spread = semidual.spread(first, a, start.weights)
@@ -264,8 +273,7 @@ def _alternate(mu: Measure, start: Measure, held: jax.Array | None, settings: Ba
     def unfinished(state):
         return (state.rounds < settings.rounds) & ((state.stale < settings.patience) | (held is not None))
 
-    cost = _quantizer_cost(mu, start) if held is None else jnp.inf
-    costs = jnp.full(settings.rounds + 1, jnp.inf, x.dtype).at[0].set(cost)
+    costs = jnp.full(settings.rounds + 1, jnp.inf, x.dtype).at[0].set(known)
     state = _State(0, start, jnp.zeros_like(start.weights), start, costs, 0)
     if annealed:
         falling = jnp.asarray(np.geomspace(settings.start, settings.end, annealed), x.dtype)

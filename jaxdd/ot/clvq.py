@@ -14,9 +14,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxdd.ground.errors import InputError
 from jaxdd.ground.keys import as_key
-from jaxdd.ground.measure import Measure, check_measure, check_shapes, real_points, standardise
+from jaxdd.ground.measure import Measure, check_measure, check_points, check_shapes, real_points, standardise
+from jaxdd.ground.settings import Bounds, bounded, check
 from jaxdd.ot.distance import memberships, near_distances
 from jaxdd.ot.quantization import settled
 from jaxdd.ot.seeding import seeds
@@ -37,8 +40,8 @@ class ClvqSettings:
 
     forgetting: float = 2.0
     patience: float = 30.0
-    batch_size: int = 256
-    epochs: int = 10
+    batch_size: int = bounded(256, Bounds(1, 10**6))
+    epochs: int = bounded(10, Bounds(1, 10**5))
 
 
 class ClvqState(NamedTuple):
@@ -75,10 +78,11 @@ def init(key: jax.Array, batch: Measure, m: int) -> ClvqState:
       m: the number of atoms.
 
     Raises:
-      InputError: fewer rows than atoms, or see `ground.measure.check_shapes`.
+      InputError: fewer rows than atoms; see `ground.measure.check_shapes`; or, outside of `jit`, weights that are
+        negative or not finite, and see `ground.measure.check_points`.
     """
     key = as_key(key)
-    check_shapes(batch)
+    _check_batch(batch, np.shape(batch.points)[-1])
     check_size(batch.points.shape[0], m)
     points, weights = real_points(batch), batch.weights
     standard, shift, scale = standardise(Measure(points, weights / jnp.maximum(weights.sum(), 1e-30)))
@@ -110,9 +114,11 @@ def step(
       settings: forgetting and patience.
 
     Raises:
-      InputError: see `ground.measure.check_shapes`.
+      InputError: another dimension than that of the atoms, or see `init`.
     """
-    check_shapes(batch)
+    key = as_key(key)
+    check(settings)
+    _check_batch(batch, state.points.shape[1])
     x, a = real_points(batch), batch.weights
     m = state.points.shape[0]
     centre = jnp.mean(state.points, axis=0)
@@ -136,6 +142,20 @@ def step(
     lost = (idle > settings.patience * m) & jnp.any(a * nearest > 0)
     points = jnp.where(lost[:, None], x[drawn], points)
     return ClvqState(points, jnp.where(lost, 0.0, visits), state.distortion + drift, jnp.where(lost, 0.0, idle), steps)
+
+
+def _check_batch(batch: Measure, d: int) -> None:
+    """Check points [N, d] and non-negative weights [N], the values outside of `jit` only."""
+    check_shapes(batch)
+    if batch.points.shape[1] != d:
+        raise InputError(f"clvq: points in {batch.points.shape[1]} dimensions for atoms in {d}; give equal ones")
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in batch):
+        return
+    weights = np.asarray(batch.weights)
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise InputError("clvq: weights that are negative or not finite; give ones, and zeros for padding")
+    rows = np.flatnonzero(weights)
+    check_points(np.asarray(batch.points)[rows], "the batch", rows)
 
 
 def summary(state: ClvqState) -> Summary:
@@ -167,6 +187,7 @@ def fit(key: jax.Array, mu: Measure, m: int, *, settings: ClvqSettings = ClvqSet
       InputError: fewer than m points, or see `ground.measure.check_measure`.
     """
     key = as_key(key)
+    check(settings)
     check_measure(mu)
     n = mu.points.shape[0]
     check_size(n, m)

@@ -15,7 +15,8 @@ from ott.solvers.linear.sinkhorn import Sinkhorn
 from ott.tools.sinkhorn_divergence import sinkhorn_divergence as ott_divergence
 
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.measure import Array, Measure, centred, check_measure, power_of_two, real_points
+from jaxdd.ground.measure import Array, Measure, centred, check_atoms, check_measure, power_of_two, real_points
+from jaxdd.ground.settings import Bounds, bounded, check
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ class SinkhornSettings:
       max_iterations: the limit of iterations, annealing included. Nearly tied plans of few points need thousands.
     """
 
-    epsilon: float = 1e-3
-    start: float = 1.0
-    decay: float = 0.98
-    relaxation: float = 1.6
+    epsilon: float = bounded(1e-3, Bounds(1e-6, 1e6))
+    start: float = bounded(1.0, Bounds(1e-6, 1e6))
+    decay: float = bounded(0.98, Bounds(0.01, 0.999))
+    relaxation: float = bounded(1.6, Bounds(0.1, 1.99))
     threshold: float = 3e-4
-    max_iterations: int = 10_000
+    max_iterations: int = bounded(10_000, Bounds(1, 10**7))
 
 
 class Transport(NamedTuple):
@@ -101,16 +102,16 @@ def distortion(mu: Measure, z: Array) -> jax.Array:
       A scalar, in the squared unit of the points.
 
     Raises:
-      InputError: see `ground.measure.check_measure`.
+      InputError: see `ground.measure.check_measure` and `check_atoms`.
     """
     check_measure(mu)
-    return jnp.sum(mu.weights * jnp.min(near_distances(*_about(mu, z)), axis=1))
+    return jnp.sum(mu.weights * jnp.min(near_distances(*_about(mu, check_atoms(mu, z, "distortion"))), axis=1))
 
 
-def _about(mu: Measure, z: Array) -> tuple[jax.Array, jax.Array]:
+def _about(mu: Measure, z: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The points of mu and z, both minus the mean of z."""
     centre = jnp.mean(jax.lax.stop_gradient(z), axis=0)
-    return real_points(mu) - centre, jnp.asarray(z) - centre
+    return jnp.asarray(real_points(mu), z.dtype) - centre, z - centre
 
 
 def quantization_loss(mu: Measure, z: jax.Array, *, epsilon: float = 0.01) -> jax.Array:
@@ -135,10 +136,12 @@ def quantization_loss(mu: Measure, z: jax.Array, *, epsilon: float = 0.01) -> ja
       A scalar, in the squared unit of the points.
 
     Raises:
-      InputError: see `ground.measure.check_measure`.
+      InputError: see `ground.measure.check_measure` and `check_atoms`, or an epsilon out of range.
     """
     check_measure(mu)
-    cost = squared_distances(real_points(mu), z)
+    check_epsilon(epsilon, "quantization_loss")
+    z = check_atoms(mu, z, "quantization_loss")
+    cost = squared_distances(jnp.asarray(real_points(mu), z.dtype), z)
     mean = jax.lax.stop_gradient(jnp.sum(mu.weights * jnp.mean(cost, axis=1)))
     unit = epsilon * jnp.where(mean > 0, mean, 1.0)
     soft = math.log(z.shape[0]) - jax.nn.logsumexp(-cost / unit, axis=1)
@@ -149,10 +152,11 @@ def cell_masses(mu: Measure, z: Array) -> jax.Array:
     """The mass of mu in the Voronoi cell of each point of z [m, d], [m]: the weights on z of least W2^2 to mu.
 
     Raises:
-      InputError: see `ground.measure.check_measure`.
+      InputError: see `ground.measure.check_measure` and `check_atoms`.
     """
     check_measure(mu)
-    return masses_of(mu.weights, jnp.argmin(near_distances(*_about(mu, z)), axis=1), z.shape[0])
+    near = near_distances(*_about(mu, check_atoms(mu, z, "cell_masses")))
+    return masses_of(mu.weights, jnp.argmin(near, axis=1), near.shape[1])
 
 
 def masses_of(a: Array, cell: jax.Array, m: int) -> jax.Array:
@@ -194,6 +198,7 @@ def transport(cost: Array, a: Array, b: Array, settings: SinkhornSettings) -> Tr
       b: column masses, [m], of the same sum. Columns of mass zero are zero in the plan and have potential zero.
       settings: the schedule.
     """
+    check(settings)
     mean = mean_cost(cost, a, b)
     mean = jnp.where(mean > 0, mean, 1.0)
     annealing = Epsilon(settings.epsilon, init=settings.start / settings.epsilon, decay=settings.decay)
@@ -239,6 +244,7 @@ def w2_squared(mu: Measure, nu: Measure, settings: SinkhornSettings = SinkhornSe
       InputError: see `ground.measure.check_measure`; measures of different dimensions, or, outside of `jit`, a distance
         beyond the range of the dtype.
     """
+    check(settings)
     x, y, unit = _common(mu, nu)
     cost = squared_distances(x, y)
     solution = transport(*jax.lax.stop_gradient((cost, mu.weights, nu.weights)), settings)
@@ -280,30 +286,49 @@ def sinkhorn_divergence(mu: Measure, nu: Measure, *, epsilon: float = 0.05) -> j
     Args:
       mu: one measure, points [n, d], weights [n].
       nu: one measure, points [m, d], weights [m]; memory grows as (n + m)^2.
-      epsilon: the entropic regularisation, relative to the mean cost under the product measure.
+      epsilon: the entropic regularisation, relative to the mean cost under the product measure, at least 1e-5.
 
     Returns:
       A scalar, in the squared unit of the points.
 
     Raises:
-      InputError: see `ground.measure.check_measure`; measures of different dimensions, or, outside of `jit`, a distance
-        beyond the range of the dtype.
+      InputError: see `ground.measure.check_measure`; measures of different dimensions; an epsilon out of range; or,
+        outside of `jit`, a distance beyond the range of the dtype.
     """
+    check_epsilon(epsilon, "sinkhorn_divergence")
     x, y, unit = _common(mu, nu)
     # Matrices, as a cloud of points would compute their products in less precision on an accelerator.
     costs = tuple(squared_distances(p, q) for p, q in ((x, y), (x, x), (y, y)))
     mean = mean_cost(costs[0], mu.weights, nu.weights)
     mean = jnp.where(mean > 0, mean, 1.0)
+    # Without annealing, thousands of iterations at a small epsilon end far from the optimum.
+    least = _LEAST if isinstance(epsilon, jax.core.Tracer) else float(epsilon)
+    annealed = _annealing_iterations(SinkhornSettings(epsilon=min(least, 1.0), decay=_DECAY))
     with jax.numpy_dtype_promotion("standard"):  # which OTT-JAX relies on
         divergence, _ = ott_divergence(
             Geometry,
             cost_matrix=tuple(cost / mean for cost in costs),
             a=_positive(mu.weights),
             b=_positive(nu.weights),
-            epsilon=epsilon,
-            solve_kwargs={"threshold": 1e-5, "max_iterations": 2000},
+            epsilon=Epsilon(epsilon, init=jnp.maximum(1.0, 1.0 / epsilon), decay=_DECAY),  # type: ignore[arg-type]
+            solve_kwargs={
+                "threshold": 1e-5,
+                "min_iterations": annealed,
+                "max_iterations": 2000,
+                "momentum": Momentum(value=SinkhornSettings.relaxation),  # type: ignore[call-arg]  # a dataclass
+            },
         )
     return _held(divergence * mean * unit * unit, "sinkhorn_divergence")
+
+
+def check_epsilon(epsilon: float | Array, what: str) -> None:
+    """Raise InputError for a relative epsilon that float32 cannot resolve, or, outside of `jit`, that is none."""
+    if not isinstance(epsilon, jax.core.Tracer) and not (np.ndim(epsilon) == 0 and _LEAST <= float(epsilon) <= 1e6):
+        raise InputError(f"{what}: epsilon {epsilon} is out of range; use {_LEAST:g} to 1e6, or w2_squared for none")
+
+
+_LEAST = 1e-5
+_DECAY = 0.95  # of epsilon in each iteration of the divergence
 
 
 def _positive(weights: Array) -> jax.Array:

@@ -17,6 +17,7 @@ from ott.solvers.linear.sinkhorn import Sinkhorn
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.keys import as_key
 from jaxdd.ground.measure import Array, Measure, centred, check_measure, standardise
+from jaxdd.ground.settings import SHARE, Bounds, bounded, check
 from jaxdd.ot import coordinates, semidual
 from jaxdd.ot.barycenter import fitted, prescribed
 from jaxdd.ot.distance import (
@@ -61,18 +62,18 @@ class EntropicSettings:
       damping: the part of the way to its barycentric projection that an atom moves; WMDD moves 0.2 of it.
     """
 
-    epsilon: float = 0.01
-    start: float = 0.5
-    stages: int = 24
-    rounds: int = 2
+    epsilon: float = bounded(0.01, Bounds(1e-6, 1e6))
+    start: float = bounded(0.5, Bounds(1e-6, 1e6))
+    stages: int = bounded(24, Bounds(1, 10**4))
+    rounds: int = bounded(2, Bounds(1, 10**4))
     weight_steps: int = 3
     weight_rate: float = 0.3
     settle: bool = True
     threshold: float = 1e-2
-    max_iterations: int = 50
-    relaxation: float = 1.5
+    max_iterations: int = bounded(50, Bounds(1, 10**6))
+    relaxation: float = bounded(1.5, Bounds(0.1, 1.99))
     init: str = "k-means++"
-    damping: float = 1.0
+    damping: float = bounded(1.0, SHARE)
 
 
 def entropic_barycenter(
@@ -115,6 +116,7 @@ def entropic_barycenter(
         points (`check` counts those of positive weight).
     """
     key = as_key(key)
+    check(settings)
     check_measure(mu)
     check_size(mu.points.shape[0], m)
     held = prescribed(weights, m, "entropic_barycenter", mu.points.dtype)

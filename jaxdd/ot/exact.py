@@ -6,7 +6,7 @@ from scipy.sparse import csr_array
 from scipy.spatial.distance import cdist
 
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.measure import Measure, are_masses
+from jaxdd.ground.measure import Measure, are_masses, as_points
 
 
 def exact(mu: Measure, nu: Measure) -> float:
@@ -31,6 +31,8 @@ def exact(mu: Measure, nu: Measure) -> float:
         x, a, y, b = y, b, x, a
     cost = cdist(x, y, "sqeuclidean")
     unit = cost.mean() or 1.0
+    if not np.isfinite(unit):
+        raise InputError("exact: the squared distances are beyond the range of float64; rescale the points")
     cost /= unit
     chosen = _staircase(a, b)
     nearest = np.argsort(cost, axis=1)[:, :4]
@@ -38,8 +40,9 @@ def exact(mu: Measure, nu: Measure) -> float:
     while True:
         rows, columns = np.nonzero(chosen)
         f, g, value = _simplex(cost[rows, columns], rows, columns, a, b)
-        missing = cost - f[:, None] - g < -1e-9
-        if not (missing & ~chosen).any():
+        # A chosen pair can be missing too, as the tolerance of the simplex method is larger.
+        missing = (cost - f[:, None] - g < -1e-9) & ~chosen
+        if not missing.any():
             return float(value / _TOTAL * unit)
         # Only the three worst pairs of each row: all of them would be most of the matrix.
         reduced = np.where(missing, cost - g, np.inf)
@@ -56,7 +59,7 @@ _TOTAL = 2.0**25
 
 def _real(measure: Measure, name: str) -> tuple[np.ndarray, np.ndarray]:
     """The points of positive mass, and their masses, which sum to `_TOTAL` exactly."""
-    points, weights = (np.asarray(leaf, np.float64) for leaf in measure)
+    points, weights = as_points(measure.points).astype(np.float64), np.asarray(measure.weights, np.float64)
     if points.ndim != 2 or weights.shape != points.shape[:1]:
         shapes = f"{list(points.shape)} and weights {list(weights.shape)}"
         raise InputError(f"exact: {name} has points {shapes}; give [n, d] and [n]")

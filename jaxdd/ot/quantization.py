@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdd.ground.keys import as_key
-from jaxdd.ground.measure import Measure, centred, check_measure, standardise
+from jaxdd.ground.measure import Array, Measure, centred, check_measure, standardise
+from jaxdd.ground.settings import Bounds, bounded, check
 from jaxdd.ot import coordinates
 from jaxdd.ot.distance import (
     cell_means,
@@ -34,8 +35,8 @@ class KMeansSettings:
         exchanges follow.
     """
 
-    restarts: int = 4
-    max_iterations: int = 100
+    restarts: int = bounded(4, Bounds(1, 1000))
+    max_iterations: int = bounded(100, Bounds(1, 10**5))
     exchanges: int = 100
     tolerance: float = 1e-4
 
@@ -70,6 +71,7 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
       InputError: fewer than m points (`check` counts those of positive weight), or see `ground.measure.check_measure`.
     """
     key = as_key(key)
+    check(settings)
     check_measure(mu)
     n = mu.points.shape[0]
     check_size(n, m)
@@ -82,19 +84,23 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
 
     shorter = coordinates.pay(n, mu.points.shape[1], m, iterations(settings))
     searched, lengthen = coordinates.searched(standard, shorter)
-
-    def start(key):
-        return _lloyd(searched, seeds(key, searched, m), settings)
-
-    search = jax.lax.map(start, jax.random.split(key, settings.restarts))
-    best = jnp.argmin(search.costs.min(axis=1))
-    search = jax.tree.map(lambda leaf: leaf[best], search)
-    if settings.exchanges:
-        search = _exchange(searched, search, settings)
+    search = found(key, searched, m, settings)
     close = Closing.of(mu, lengthen(search.points), shift, scale)
     atoms, final = settled(close.mu, close.points)
     costs = jnp.append(raised(search.costs * close.ratio, final), final)
     return Summary(atoms, costs, final - slack(final), search.converged).rescaled(shift, close.unit)
+
+
+def found(key: jax.Array, mu: Measure, m: int, settings: KMeansSettings) -> "Search":
+    """The two searches of `quantize` for m > 1 atoms of a standardised measure."""
+
+    def start(key):
+        return _lloyd(mu, seeds(key, mu, m), settings)
+
+    search = jax.lax.map(start, jax.random.split(key, settings.restarts))
+    best = jnp.argmin(search.costs.min(axis=1))
+    search = jax.tree.map(lambda leaf: leaf[best], search)
+    return _exchange(mu, search, settings) if settings.exchanges else search
 
 
 def raised(costs: jax.Array, final: jax.Array) -> jax.Array:
@@ -107,9 +113,14 @@ def raised(costs: jax.Array, final: jax.Array) -> jax.Array:
 
 def settled(mu: Measure, points: jax.Array) -> tuple[Measure, jax.Array]:
     """The points [m, d] with the masses of their cells, and the W2^2 between them and mu, which is the distortion."""
-    distances = near_distances(mu.points, points)
-    masses = masses_of(mu.weights, jnp.argmin(distances, axis=1), len(points))
-    return Measure(points, masses / masses.sum()), jnp.sum(mu.weights * jnp.min(distances, axis=1))
+    masses, cost = of_cells(near_distances(mu.points, points), mu.weights)
+    return Measure(points, masses), cost
+
+
+def of_cells(distances: jax.Array, a: Array) -> tuple[jax.Array, jax.Array]:
+    """The masses of the cells, [m], and the distortion, from squared distances [n, m] and weights a [n]."""
+    masses = masses_of(a, jnp.argmin(distances, axis=1), distances.shape[1])
+    return masses / masses.sum(), jnp.sum(a * jnp.min(distances, axis=1))
 
 
 def iterations(settings: KMeansSettings) -> int:
@@ -117,13 +128,15 @@ def iterations(settings: KMeansSettings) -> int:
     return settings.restarts * min(settings.max_iterations, 12) + min(settings.exchanges, 50)
 
 
-class _Search(NamedTuple):
+class Search(NamedTuple):
+    """The atoms [m, d], the costs, with infinity where there was no iteration, and whether the search converged."""
+
     points: jax.Array
-    costs: jax.Array  # infinity where there was no iteration
+    costs: jax.Array
     converged: jax.Array
 
 
-def _lloyd(mu: Measure, start: jax.Array, settings: KMeansSettings) -> _Search:
+def _lloyd(mu: Measure, start: jax.Array, settings: KMeansSettings) -> Search:
     x, a = mu
     m = start.shape[0]
     norms = jnp.sum(x**2, axis=1)
@@ -145,7 +158,7 @@ def _lloyd(mu: Measure, start: jax.Array, settings: KMeansSettings) -> _Search:
 
     costs = jnp.full(settings.max_iterations, jnp.inf, x.dtype)
     _, z, costs, settled = jax.lax.while_loop(unfinished, body, (0, start, costs, jnp.bool_(False)))
-    return _Search(z, costs, settled)
+    return Search(z, costs, settled)
 
 
 class _Exchange(NamedTuple):
@@ -158,7 +171,7 @@ class _Exchange(NamedTuple):
     costs: jax.Array
 
 
-def _exchange(mu: Measure, start: _Search, settings: KMeansSettings) -> _Search:
+def _exchange(mu: Measure, start: Search, settings: KMeansSettings) -> Search:
     x, a = mu
     m = start.points.shape[0]
     rows = jnp.arange(x.shape[0])
@@ -216,4 +229,4 @@ def _exchange(mu: Measure, start: _Search, settings: KMeansSettings) -> _Search:
     state = jax.lax.while_loop(unfinished, body, state)
     # If the rounds ran out, the cost of the last moves is unknown, but that of `before` is known.
     _, _, z = atoms_of(state.before)
-    return _Search(z, jnp.append(start.costs, state.costs), state.done)
+    return Search(z, jnp.append(start.costs, state.costs), state.done)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdd.ground.measure import Array
+from jaxdd.ground.settings import Bounds, bounded
 from jaxdd.ot.distance import rounded
 from jaxdd.ot.summary import slack
 
@@ -25,9 +26,9 @@ class NewtonSettings:
     """
 
     tolerance: float = 1e-4
-    max_iterations: int = 300
-    start: float = 2e-2
-    levels: int = 10
+    max_iterations: int = bounded(300, Bounds(1, 10**6))
+    start: float = bounded(2e-2, Bounds(1e-6, 1e6))
+    levels: int = bounded(10, Bounds(1, 100))
     gap: float = 5e-4
 
 

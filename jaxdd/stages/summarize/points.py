@@ -8,7 +8,7 @@ import numpy as np
 from jaxdd import ot
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.keys import as_key
-from jaxdd.ground.measure import Groups, are_masses, as_points
+from jaxdd.ground.measure import Groups, are_masses, as_points, check_native
 from jaxdd.ground.memory import Resources
 from jaxdd.ot.summary import check_counts
 from jaxdd.stages.summarize.base import SUMMARIZERS
@@ -110,11 +110,15 @@ def _fixed_weights(weights: str | np.ndarray, counts: np.ndarray, m: int) -> np.
             return None
         atoms = np.minimum(counts, m)[:, None]
         return np.where(np.arange(m) < atoms, 1.0 / atoms, 0.0).astype(np.float32)
+    check_native(weights, "`weights`")
+    shapes = f"give real numbers [{m}] or [{len(counts)}, {m}]"
     try:
-        held = np.broadcast_to(np.asarray(weights, np.float32), (len(counts), m))
+        given = np.asarray(weights)
     except ValueError:
-        shapes = f"[{m}] or [{len(counts)}, {m}]"
-        raise InputError(f"`weights` have shape {np.shape(weights)}; give {shapes}") from None
+        raise InputError(f"`weights` have rows of different lengths; {shapes}") from None
+    if given.dtype.kind not in "biuf" or given.shape not in ((m,), (len(counts), m)):
+        raise InputError(f"`weights` have dtype {given.dtype} and shape {given.shape}; {shapes}")
+    held = np.broadcast_to(given.astype(np.float32), (len(counts), m))
     bad = ~are_masses(held)
     if bad.any():
         c = int(np.argmax(bad))
