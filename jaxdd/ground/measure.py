@@ -100,6 +100,18 @@ def check_measure(mu: Measure) -> None:
     check_points(np.asarray(mu.points)[rows], "the measure", rows)
 
 
+def as_measure(mu: Measure) -> Measure:
+    """A measure that passes `check_measure`, as arrays of JAX of one dtype, float32 at least.
+
+    Raises:
+      InputError: see `check_measure`.
+    """
+    check_measure(mu)
+    dtype = jnp.promote_types(jnp.promote_types(mu.points.dtype, mu.weights.dtype), jnp.float32)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return Measure(jnp.asarray(mu.points, dtype), jnp.asarray(mu.weights, dtype))
+
+
 def check_points(points: np.ndarray, what: str, rows: np.ndarray) -> None:
     """Check that float32 holds points [n, d] of any dtype, their differences, and the squares of these.
 

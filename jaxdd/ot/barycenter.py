@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.keys import as_key
-from jaxdd.ground.measure import Array, Measure, are_masses, check_measure, standardise
+from jaxdd.ground.measure import Array, Measure, are_masses, as_measure, standardise
 from jaxdd.ground.settings import Bounds, bounded, check
 from jaxdd.ot import coordinates, semidual
 from jaxdd.ot.distance import cell_means, expanded, near_distances, rounded
@@ -96,7 +96,7 @@ def barycenter(
     """
     key = as_key(key)
     check(settings)
-    check_measure(mu)
+    mu = as_measure(mu)
     check_size(mu.points.shape[0], m)
     held = prescribed(weights, m, "barycenter", mu.points.dtype)
     if m == 1:

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.keys import as_key
-from jaxdd.ground.measure import Measure, check_measure, check_points, check_shapes, real_points, standardise
+from jaxdd.ground.measure import Measure, as_measure, check_points, check_shapes, real_points, standardise
 from jaxdd.ground.settings import Bounds, bounded, check
 from jaxdd.ot.distance import memberships, near_distances
 from jaxdd.ot.quantization import settled
@@ -188,7 +188,7 @@ def fit(key: jax.Array, mu: Measure, m: int, *, settings: ClvqSettings = ClvqSet
     """
     key = as_key(key)
     check(settings)
-    check_measure(mu)
+    mu = as_measure(mu)
     n = mu.points.shape[0]
     check_size(n, m)
     standard, shift, scale = standardise(mu)

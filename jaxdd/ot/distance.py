@@ -15,7 +15,7 @@ from ott.solvers.linear.sinkhorn import Sinkhorn
 from ott.tools.sinkhorn_divergence import sinkhorn_divergence as ott_divergence
 
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.measure import Array, Measure, centred, check_atoms, check_measure, power_of_two, real_points
+from jaxdd.ground.measure import Array, Measure, as_measure, centred, check_atoms, power_of_two, real_points
 from jaxdd.ground.settings import Bounds, bounded, check
 
 
@@ -104,14 +104,14 @@ def distortion(mu: Measure, z: Array) -> jax.Array:
     Raises:
       InputError: see `ground.measure.check_measure` and `check_atoms`.
     """
-    check_measure(mu)
+    mu = as_measure(mu)
     return jnp.sum(mu.weights * jnp.min(near_distances(*_about(mu, check_atoms(mu, z, "distortion"))), axis=1))
 
 
 def _about(mu: Measure, z: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The points of mu and z, both minus the mean of z."""
     centre = jnp.mean(jax.lax.stop_gradient(z), axis=0)
-    return jnp.asarray(real_points(mu), z.dtype) - centre, z - centre
+    return real_points(mu) - centre, z - centre
 
 
 def quantization_loss(mu: Measure, z: jax.Array, *, epsilon: float = 0.01) -> jax.Array:
@@ -138,10 +138,10 @@ def quantization_loss(mu: Measure, z: jax.Array, *, epsilon: float = 0.01) -> ja
     Raises:
       InputError: see `ground.measure.check_measure` and `check_atoms`, or an epsilon out of range.
     """
-    check_measure(mu)
+    mu = as_measure(mu)
     check_epsilon(epsilon, "quantization_loss")
     z = check_atoms(mu, z, "quantization_loss")
-    cost = squared_distances(jnp.asarray(real_points(mu), z.dtype), z)
+    cost = squared_distances(real_points(mu), z)
     mean = jax.lax.stop_gradient(jnp.sum(mu.weights * jnp.mean(cost, axis=1)))
     unit = epsilon * jnp.where(mean > 0, mean, 1.0)
     soft = math.log(z.shape[0]) - jax.nn.logsumexp(-cost / unit, axis=1)
@@ -154,7 +154,7 @@ def cell_masses(mu: Measure, z: Array) -> jax.Array:
     Raises:
       InputError: see `ground.measure.check_measure` and `check_atoms`.
     """
-    check_measure(mu)
+    mu = as_measure(mu)
     near = near_distances(*_about(mu, check_atoms(mu, z, "cell_masses")))
     return masses_of(mu.weights, jnp.argmin(near, axis=1), near.shape[1])
 
@@ -245,10 +245,19 @@ def w2_squared(mu: Measure, nu: Measure, settings: SinkhornSettings = SinkhornSe
         beyond the range of the dtype.
     """
     check(settings)
+    mu, nu = _pair(mu, nu)
     x, y, unit = _common(mu, nu)
     cost = squared_distances(x, y)
     solution = transport(*jax.lax.stop_gradient((cost, mu.weights, nu.weights)), settings)
     return _held(jnp.sum(jax.lax.stop_gradient(solution.plan) * cost) * unit * unit, "w2_squared")
+
+
+def _pair(mu: Measure, nu: Measure) -> tuple[Measure, Measure]:
+    """Both measures, checked; InputError also for different dimensions."""
+    mu, nu = as_measure(mu), as_measure(nu)
+    if mu.points.shape[1] != nu.points.shape[1]:
+        raise InputError(f"measures of {mu.points.shape[1]} and {nu.points.shape[1]} dimensions; give equal ones")
+    return mu, nu
 
 
 def _common(mu: Measure, nu: Measure) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -256,10 +265,6 @@ def _common(mu: Measure, nu: Measure) -> tuple[jax.Array, jax.Array, jax.Array]:
 
     No digits are lost to a distant origin, and none to squares beyond the range of the dtype.
     """
-    check_measure(mu)
-    check_measure(nu)
-    if mu.points.shape[1] != nu.points.shape[1]:
-        raise InputError(f"measures of {mu.points.shape[1]} and {nu.points.shape[1]} dimensions; give equal ones")
     x, y = real_points(mu), real_points(nu)
     inner = jax.lax.stop_gradient((x, y))
     centre = (centred(inner[0], mu.weights)[1] + centred(inner[1], nu.weights)[1]) / 2
@@ -296,6 +301,7 @@ def sinkhorn_divergence(mu: Measure, nu: Measure, *, epsilon: float = 0.05) -> j
         outside of `jit`, a distance beyond the range of the dtype.
     """
     check_epsilon(epsilon, "sinkhorn_divergence")
+    mu, nu = _pair(mu, nu)
     x, y, unit = _common(mu, nu)
     # Matrices, as a cloud of points would compute their products in less precision on an accelerator.
     costs = tuple(squared_distances(p, q) for p, q in ((x, y), (x, x), (y, y)))

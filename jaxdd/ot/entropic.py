@@ -16,7 +16,7 @@ from ott.solvers.linear.sinkhorn import Sinkhorn
 
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.keys import as_key
-from jaxdd.ground.measure import Array, Measure, centred, check_measure, standardise
+from jaxdd.ground.measure import Array, Measure, as_measure, centred, standardise
 from jaxdd.ground.settings import SHARE, Bounds, bounded, check
 from jaxdd.ot import coordinates, semidual
 from jaxdd.ot.barycenter import fitted, prescribed
@@ -117,7 +117,7 @@ def entropic_barycenter(
     """
     key = as_key(key)
     check(settings)
-    check_measure(mu)
+    mu = as_measure(mu)
     check_size(mu.points.shape[0], m)
     held = prescribed(weights, m, "entropic_barycenter", mu.points.dtype)
     if settings.init not in INITS:

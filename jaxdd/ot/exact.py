@@ -33,22 +33,40 @@ def exact(mu: Measure, nu: Measure) -> float:
     unit = cost.mean() or 1.0
     if not np.isfinite(unit):
         raise InputError("exact: the squared distances are beyond the range of float64; rescale the points")
-    cost /= unit
     chosen = _staircase(a, b)
     nearest = np.argsort(cost, axis=1)[:, :4]
     chosen[np.arange(len(x))[:, None], nearest] = True
+    f, g, best = np.zeros(len(x)), np.zeros(len(y)), np.inf
+    for _ in range(_REFINEMENTS):
+        # Prices move the optimum only by a constant. What is left of the costs is small for the pairs that matter, so
+        # the tolerances of the simplex method shrink with it.
+        rows, columns, plan, more_f, more_g = _generated((cost - f[:, None] - g) / unit, chosen, a, b)
+        f, g = f + more_f * unit, g + more_g * unit
+        best = min(best, plan @ cost[rows, columns])
+        lower = f @ a + g @ b + min(np.min(cost - f[:, None] - g), 0.0) * _TOTAL
+        if best - lower <= 1e-9 * best:
+            break
+        unit *= 1e-5
+    return float(best / _TOTAL)
+
+
+_REFINEMENTS = 4
+
+
+def _generated(cost: np.ndarray, chosen: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Column generation: the pairs, the plan on them, and the prices f [n], g [m]. ``chosen`` gets the pairs added."""
     while True:
         rows, columns = np.nonzero(chosen)
-        f, g, value = _simplex(cost[rows, columns], rows, columns, a, b)
+        plan, f, g = _simplex(cost[rows, columns], rows, columns, a, b)
         # A chosen pair can be missing too, as the tolerance of the simplex method is larger.
         missing = (cost - f[:, None] - g < -1e-9) & ~chosen
         if not missing.any():
-            return float(value / _TOTAL * unit)
+            return rows, columns, plan, f, g
         # Only the three worst pairs of each row: all of them would be most of the matrix.
         reduced = np.where(missing, cost - g, np.inf)
         worst = np.argsort(reduced, axis=1)[:, :3]
         keep = np.take_along_axis(missing, worst, axis=1)
-        chosen[np.repeat(np.arange(len(x)), worst.shape[1])[keep.ravel()], worst.ravel()[keep.ravel()]] = True
+        chosen[np.repeat(np.arange(len(cost)), worst.shape[1])[keep.ravel()], worst.ravel()[keep.ravel()]] = True
 
 
 # The program is solved with masses of this sum, of which the tolerances of the simplex method are a tiny share. It is a
@@ -83,7 +101,7 @@ def _staircase(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _simplex(cost, rows, columns, a, b):
-    """The dual prices f [n], g [m] and the optimal value of the program on the given pairs."""
+    """The optimal plan on the given pairs, and the dual prices f [n], g [m]."""
     pairs = np.arange(len(cost))
     entries = (np.ones(2 * len(cost)), (np.r_[rows, len(a) + columns], np.r_[pairs, pairs]))
     constraints = csr_array(entries, shape=(len(a) + len(b), len(cost)))
@@ -91,4 +109,4 @@ def _simplex(cost, rows, columns, a, b):
     if solution.status != 0:
         raise RuntimeError(f"exact: the linear program failed: {solution.message}")
     prices = solution.eqlin.marginals
-    return prices[: len(a)], prices[len(a) :], solution.fun
+    return np.maximum(solution.x, 0.0), prices[: len(a)], prices[len(a) :]

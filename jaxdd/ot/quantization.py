@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdd.ground.keys import as_key
-from jaxdd.ground.measure import Array, Measure, centred, check_measure, standardise
+from jaxdd.ground.measure import Array, Measure, as_measure, centred, standardise
 from jaxdd.ground.settings import Bounds, bounded, check
 from jaxdd.ot import coordinates
 from jaxdd.ot.distance import (
@@ -72,7 +72,7 @@ def quantize(key: jax.Array, mu: Measure, m: int, *, settings: KMeansSettings = 
     """
     key = as_key(key)
     check(settings)
-    check_measure(mu)
+    mu = as_measure(mu)
     n = mu.points.shape[0]
     check_size(n, m)
     standard, shift, scale = standardise(mu)

@@ -3,12 +3,13 @@
 from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdd import ot
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.keys import as_key
-from jaxdd.ground.measure import Groups, are_masses, as_points, check_native
+from jaxdd.ground.measure import Groups, Measure, are_masses, as_points, check_native
 from jaxdd.ground.memory import Resources
 from jaxdd.ot.summary import check_counts
 from jaxdd.stages.summarize.base import SUMMARIZERS
@@ -71,7 +72,25 @@ def summarize(
     held = _fixed_weights(weights, groups.counts, m)
     keys = class_keys(as_key(0 if key is None else key), classes)
     clouds = Clouds(points, groups, classes, int(groups.counts.max()))
-    return solve_classes(chosen, keys, clouds, m, held, resources)
+    result = solve_classes(chosen, keys, clouds, m, held, resources)
+    return _small_exactly(result, clouds) if isinstance(ipc, AtMost) else result
+
+
+def _small_exactly(result: ot.Summary, clouds: Clouds) -> ot.Summary:
+    """The summaries of all classes, in which one of at most m points consists of its points, at no cost.
+
+    A search would move them by a rounding of the farthest point.
+    """
+    m = result.atoms.weights.shape[1]
+    small = np.flatnonzero(clouds.groups.counts <= m)
+    (points, weights), *rest = jax.tree.map(np.array, result)
+    for c in small:
+        rows = clouds.groups.rows(int(c))
+        points[c] = clouds.points[np.resize(rows, m)]
+        weights[c] = np.where(np.arange(m) < len(rows), 1 / len(rows), 0.0)
+    for values, best in zip(rest, (0.0, 0.0, True)):
+        values[small] = best
+    return jax.tree.map(jnp.asarray, ot.Summary(Measure(points, weights), *rest))
 
 
 def _check(weights: str | np.ndarray, solver: Solver | str | None) -> Solver:
