@@ -60,7 +60,7 @@ def check_native(array: Any, what: str) -> None:
 
 
 def check_atoms(mu: Measure, z: Any, what: str) -> jax.Array:
-    """Atoms z as an array [m, d] of the dtype of a checked measure on points [n, d].
+    """Atoms z as an array [m, d] of the dtype of mu, which `as_measure` made, on points [n, d].
 
     Raises:
       InputError: another shape, no real numbers, no atoms, or, outside of `jax.jit`, see `check_points`.
@@ -72,7 +72,7 @@ def check_atoms(mu: Measure, z: Any, what: str) -> jax.Array:
         raise InputError(f"{what}: atoms {z.dtype} {list(z.shape)} for points in {d} dimensions; give real [m, {d}]")
     if not isinstance(z, jax.core.Tracer):
         check_points(np.asarray(z), f"{what}: z", np.arange(len(z)))
-    return jnp.asarray(z, jnp.result_type(mu.points, jnp.float32))
+    return jnp.asarray(z, mu.points.dtype)
 
 
 def _shape(leaf: Any) -> list[int] | str:
@@ -107,8 +107,8 @@ def as_measure(mu: Measure) -> Measure:
       InputError: see `check_measure`.
     """
     check_measure(mu)
-    dtype = jnp.promote_types(jnp.promote_types(mu.points.dtype, mu.weights.dtype), jnp.float32)
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    is_double = np.float64 in (mu.points.dtype, mu.weights.dtype)
+    dtype = jax.dtypes.canonicalize_dtype(np.float64 if is_double else np.float32)
     return Measure(jnp.asarray(mu.points, dtype), jnp.asarray(mu.weights, dtype))
 
 
