@@ -314,8 +314,8 @@ def load(folder: Path | str) -> DistilledDataset:
     The folder may come from anywhere: nothing in it is trusted or run, see `ground.files.read_arrays`.
 
     Raises:
-      InputError: the folder holds no distilled dataset, or distilled.npz is not what its manifest says, damaged, or
-        holds anything that `save` does not write.
+      InputError: the folder holds no distilled dataset, or distilled.npz is missing, not what its manifest says,
+        damaged, or holds anything that `save` does not write.
     """
     folder = _folder(folder)
     for name in ("distilled.npz", "distilled/distilled.npz"):
@@ -323,6 +323,7 @@ def load(folder: Path | str) -> DistilledDataset:
         if os.path.isfile(place):
             break
     else:
+        manifest.verify(folder, "distilled.npz", "distilled", content=False)
         raise InputError(f"no distilled dataset in {folder}; make one with: python -m experiments.distill")
     manifest.verify(folder, name)
     arrays = read_arrays(place, _ARRAYS, others=False)

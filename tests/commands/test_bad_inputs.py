@@ -1026,6 +1026,11 @@ def manifest(content):
     return in_run("manifest.json", content if isinstance(content, str) else json.dumps({"files": content}), listed=True)
 
 
+def _without_record(box):
+    replaced(box.run / "teacher" / "teacher.json", None)
+    return box.call("distill", "--teacher", box.run / "teacher", "--out", OUT)
+
+
 GOOD = {"bytes": 3, "sha256": "0" * 64}
 MANIFESTS = {
     "a config that was changed": listed("config.json"),
@@ -1042,7 +1047,19 @@ MANIFESTS = {
     ),
     "variables that are missing": (
         in_run("teacher/variables", None, "evaluate", *STUDENTS, listed=True),
-        "is missing, but manifest.json names it",
+        "run is damaged; copy that folder again, or remove it and run the command again that made it",
+    ),
+    "a teacher that is missing": (
+        in_run("teacher", None, "evaluate", *STUDENTS, listed=True),
+        "teacher/manifest.json is missing, but manifest.json names it",
+    ),
+    "images that are missing": (
+        in_run("distilled", None, "evaluate", *STUDENTS, listed=True),
+        "distilled/manifest.json is missing, but manifest.json names it",
+    ),
+    "a record of a teacher that is missing": (
+        lambda box: _without_record(box),
+        "teacher.json is missing, but manifest.json names it",
     ),
     "atoms that are a folder": (in_run("atoms.npz", "folder", listed=True), "atoms.npz is missing, but manifest.json"),
     "a manifest that is no JSON": (manifest("{"), "manifest.json is no JSON or damaged: Expecting property name"),
