@@ -55,7 +55,7 @@ def main(config: DemoConfig) -> None:
         raise InputError("`methods` is empty; give one or more")
     if (config.out / "evaluation.json").is_file() and not (config.out / runs.PARTS).exists():
         remove_at_once(config.out)
-    with runs.run_folder(config.out, settings.record(config)) as out:
+    with runs.run_folder(config.out, runs.without_place(settings.record(config))) as out:
         workspace = open_workspace(config.teacher, out)
         datasets = {name: distil(name, config, workspace) for name in config.methods}
         preview.preview(datasets[config.methods[-1]], out / "preview.png")

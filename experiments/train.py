@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxdd import commands
-from jaxdd.ground import settings
+from jaxdd.ground import manifest, settings
 from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.errors import InputError
 from jaxdd.workspace import LatentConfig, TeacherConfig, latent_models, open_data, runs, teachers
@@ -51,8 +51,10 @@ TRAINED = {
 def main(config: TrainConfig) -> None:
     if config.what not in TRAINED:
         raise InputError(f"unknown `what` {config.what!r}; use {', '.join(TRAINED)}")
-    with runs.run_folder(config.out, {"train": settings.record(config), **teachers.machine(config)}) as out:
+    request = {"train": runs.without_place(settings.record(config)), **teachers.machine(config)}
+    with runs.run_folder(config.out, request) as out:
         if runs.is_finished(out):
+            manifest.verify(out, content=False)
             print(f"{config.out} is finished already")
             return
         text = TRAINED[config.what](config, out)

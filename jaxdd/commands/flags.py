@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import importlib
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +19,7 @@ import tyro
 
 from jaxdd.data import SOURCES
 from jaxdd.ground import settings
-from jaxdd.ground.errors import InputError
+from jaxdd.ground.errors import InputError, shown
 from jaxdd.ground.registry import Registry, trust
 from jaxdd.methods import RECIPES
 from jaxdd.nn import MODELS
@@ -75,8 +76,31 @@ def _parsed(default: Any, arguments: list[str], description: str) -> Any:
         if not stop.code:
             raise
     lines = [line.strip("│╭╮╰╯ ") for line in printed.getvalue().splitlines()[1:]]
-    rule = next((k for k, line in enumerate(lines) if set(line) <= {"─"}), len(lines))
-    raise InputError(f"{' '.join(lines[:rule])}; see --help")
+    # The frame is of hyphens where the terminal shows only ASCII, and then another line is under the title.
+    rules = [k for k, line in enumerate(lines) if set(line) <= {"─", "-"}]
+    first = 1 if rules[:1] == [0] else 0
+    last = next((k for k in rules if k >= first), len(lines))
+    raise InputError(f"{_plainly(' '.join(lines[first:last]), arguments)}; see --help")
+
+
+def _plainly(complaint: str, arguments: list[str]) -> str:
+    """A complaint of tyro that a value is no number, which speaks of Python's types, in plain words."""
+    found = re.match(r"Error parsing (--[^\s:]+): (.*)", complaint)
+    flag, reason = found.groups() if found else ("", "")
+    number, word = (int, "whole number") if re.search(r"\bINT\b|int\(\)|integer", reason) else (float, "number")
+    if word == "number" and not re.search(r"\bFLOAT\b|to float", reason):
+        return complaint
+    places = [k for k, argument in enumerate(arguments) if argument == flag]
+    given = itertools.takewhile(lambda one: not one.startswith("--"), arguments[places[-1] + 1 :] if places else [])
+    for value in given:
+        if value == "None" and "{None}" in reason:
+            continue
+        try:
+            number(value)
+        except ValueError:
+            is_long = value.lstrip("+-").isdecimal()
+            return f"{flag}: {shown(value)} {'has too many digits' if is_long else f'is no {word}'}"
+    return complaint
 
 
 def load_plugins(arguments: list[str]) -> list[str]:

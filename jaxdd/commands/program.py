@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from jaxdd.commands import failures, flags
 from jaxdd.ground import hosts, stop
 from jaxdd.ground.errors import DivergenceError, InputError, one_line
 from jaxdd.ground.memory import keep_freed
+from jaxdd.ground.progress import discard, say
 
 
 def run(
@@ -23,7 +25,8 @@ def run(
 
     `InputError` becomes one line on stderr, in which parameters are called by their flags, and exit status 2. So does a
     failure of the machine, such as a full disk, and a `DivergenceError`, with exit status 3. On SIGTERM and
-    Ctrl-C what is computed so far is kept; the exit status is 143 or 130.
+    Ctrl-C what is computed so far is kept; the exit status is 143 or 130. If nobody reads the output any more, as after
+    ``| head``, it is 141, and nothing is printed. A closed stdout or stderr takes everything.
 
     Args:
       arguments: default: those of the command line.
@@ -32,12 +35,13 @@ def run(
     config = None
     try:
         keep_freed()
+        _open_closed()
         # A name may hold what the terminal cannot show.
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
         arguments = flags.load_plugins(sys.argv[1:] if arguments is None else arguments)
         config = default(arguments)
-        config = flags.parse(config, arguments, sys.modules[main.__module__].__doc__)
+        config = _parsed(config, arguments, sys.modules[main.__module__].__doc__)
         hosts.join()
         stop.heed()
         if hosts.count() > 1 and not several:
@@ -49,10 +53,14 @@ def run(
         if hosts.count() > 1:
             hosts.part()
     except stop.Stopped as error:
-        print("stopped; the same command goes on from what is kept", file=sys.stderr)
+        say("stopped; the same command goes on from what is kept")
         _stop(error.status)
     except (InputError, DivergenceError) as error:
         _refuse(str(error), config, 2 if isinstance(error, InputError) else 3)
+    except BrokenPipeError:
+        # The status of a process that SIGPIPE ends, as most programs are that write to a closed pipe.
+        discard(sys.stdout)
+        _stop(141)
     except (Exception, KeyboardInterrupt) as error:
         failure = failures.line(error)
         if failure:
@@ -63,8 +71,26 @@ def run(
         _stop(1)
 
 
+def _parsed(config: Any, arguments: list[str], description: str | None) -> Any:
+    """What `flags.parse` returns; its help, after which it exits, is written here, where failures are handled."""
+    try:
+        return flags.parse(config, arguments, description)
+    finally:
+        sys.stdout.flush()
+
+
+def _open_closed() -> None:
+    """Put a stream to nowhere in place of a standard one if the program was started without it.
+
+    Otherwise the next file that is opened would take its number, and what libraries in C print would go into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
 def _refuse(message: str, config: Any, status: int = 2) -> NoReturn:
-    print(f"error: {one_line(flags.as_flags(message, config))}", file=sys.stderr)
+    say(f"error: {one_line(flags.as_flags(message, config))}")
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     _stop(status)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxdd.data.checks import layout
+from jaxdd.data.checks import as_array, check_class_names, check_name, is_integer, layout
 from jaxdd.data.source import Source, make_source
 from jaxdd.ground.errors import InputError
 
@@ -33,6 +33,9 @@ def from_arrays(
     Raises:
       InputError: other dtypes, shapes that disagree, labels outside of the classes, or a class without train images.
     """
+    check_name(name)
+    if class_names is not None:
+        class_names = check_class_names(class_names, name)
     pairs = {"train": (images, labels), "test": (test_images, test_labels)}
     pictures, classes = {}, {}
     for split, (split_images, split_labels) in pairs.items():
@@ -49,7 +52,7 @@ def from_arrays(
     if len(present) < number:
         # The smallest class without a label. Names are built only after this check, as a stray label may demand many.
         empty = int(np.argmin(np.append(present == np.arange(len(present)), False)))
-        class_name = str(empty if class_names is None else class_names[empty])
+        class_name = str(empty) if class_names is None else class_names[empty]
         raise InputError(f"class {class_name!r} has no train images; add some, or drop the class")
     names = range(number) if class_names is None else class_names
     read = lambda split, rows: pictures[split][rows]
@@ -57,7 +60,7 @@ def from_arrays(
 
 
 def _checked_images(images: np.ndarray, split: str) -> np.ndarray:
-    images = np.asarray(images)
+    images = as_array(images, f"{split} images")
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
         raise InputError(
@@ -69,9 +72,9 @@ def _checked_images(images: np.ndarray, split: str) -> np.ndarray:
 
 
 def _checked_labels(labels: np.ndarray, count: int, split: str) -> np.ndarray:
-    labels = np.asarray(labels)
+    labels = as_array(labels, f"{split} labels")
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+    if labels.shape != (count,) or not is_integer(labels):
         raise InputError(f"{split} labels are {labels.dtype} {list(labels.shape)}; give integers [{count}]")
     if labels.min() < 0:
         raise InputError(f"{split} label {labels.min()}; give classes from 0 on")

@@ -1,7 +1,8 @@
-"""Checks of what users give: class names, labels and pixels."""
+"""Checks of what users give: arrays, names, labels and pixels."""
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,21 +21,60 @@ def _is_speakable(text: str) -> bool:
     return text.isprintable() or not any(unicodedata.category(character) in _UNSPEAKABLE for character in text)
 
 
-def check_class_names(names: Iterable, place: str) -> tuple[str, ...]:
+def as_array(values: Any, what: str) -> np.ndarray:
+    """Numbers that a user gives, as an array without a copy.
+
+    Args:
+      what: their name in the plural, for messages.
+
+    Raises:
+      InputError: parts of several shapes, what makes no array otherwise, or a masked array, whose masked values would
+        be taken for sound ones.
+    """
+    parts = values if isinstance(values, list | tuple) else (values,)
+    if any(isinstance(part, np.ma.MaskedArray) for part in parts):
+        raise InputError(f"{what} are a masked array; leave out what is masked, or fill it with .filled(value)")
+    try:
+        return np.asarray(values)
+    # Arrays of other libraries, which may lie on a device, raise errors of several types.
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).partition("\n")[0].split())
+        if "inhomogeneous" in reason or "setting an array element" in reason:
+            reason = "their parts have several shapes"
+        raise InputError(f"{what} are no array: {reason}; give one array") from None
+
+
+def is_integer(values: np.ndarray) -> bool:
+    """Whether an array holds integers. NumPy counts spans of time among them."""
+    return values.dtype.kind in "iu"
+
+
+def check_name(name: str) -> str:
+    """The name of a dataset; InputError unless it is text for one line."""
+    if not isinstance(name, str) or printable(name) != name:
+        raise InputError(f"dataset name {name!r} has control characters or is not UTF-8; rename it")
+    return name
+
+
+def check_class_names(names: Sequence | np.ndarray, place: str) -> tuple[str, ...]:
     """The names of classes as text; integers become text.
 
     Args:
       place: what has these names, for messages.
 
     Raises:
-      InputError: no name, one that is not text, or one that files and tables cannot hold: with line breaks or other
-        control characters, or not UTF-8.
+      InputError: no sequence, such as a set, which has no order; no name, one that is not text, or one that files and
+        tables cannot hold: with line breaks or other control characters, or not UTF-8.
     """
     if isinstance(names, str | bytes):
         raise InputError(f"class names {names!r} of {printable(place)} are one text; give one name for each class")
+    is_list = isinstance(names, Sequence) or isinstance(names, np.ndarray) and names.ndim == 1
+    if not is_list or isinstance(names, np.ma.MaskedArray):
+        remedy = "give a list in the order of the labels"
+        raise InputError(f"class names of {printable(place)} are of type {type(names).__name__}; {remedy}")
     result = []
     for name in names:
-        if not isinstance(name, str | int | np.integer):
+        if not isinstance(name, str | int | np.integer) or isinstance(name, np.timedelta64):
             raise InputError(f"class name {name!r} of {printable(place)} is not text; give one name for each class")
         text = str(name)
         if not _is_speakable(text):
@@ -57,10 +97,10 @@ def check_labels(labels: np.ndarray, classes: int, place: str) -> np.ndarray:
     Raises:
       InputError: another dtype or shape, or a label that is no class.
     """
-    labels = np.asarray(labels)
+    labels = as_array(labels, f"labels of {place}")
     if labels.ndim == 1 and not labels.size:
         return labels.astype(np.int32)
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    if labels.ndim != 1 or not is_integer(labels):
         one_hot = labels.ndim == 2 and labels.shape[1] == classes and classes > 1
         remedy = ", such as labels.argmax(1) of one-hot rows" if one_hot else ""
         raise InputError(f"labels of {place} are {labels.dtype} {list(labels.shape)}; give integers [n]{remedy}")
@@ -76,7 +116,7 @@ def check_pixels(images: np.ndarray, count: int, shape: tuple[int, int, int], pl
     Raises:
       InputError: another dtype or shape.
     """
-    images = np.asarray(images)
+    images = as_array(images, f"images read from {place}")
     want = f"uint8 {[count, *shape]}"
     if images.dtype != np.uint8:
         # Only pixels are normalised later, so that images in [0, 1] would pass for black ones or for normalised ones.

@@ -1,18 +1,20 @@
 """A distilled dataset: images, labels, weights and provenance, in memory and on disk."""
 
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from jaxdd.data.checks import check_class_names, check_labels, layout
+from jaxdd.data.checks import as_array, check_class_names, check_labels, is_integer, layout
 from jaxdd.ground import manifest
-from jaxdd.ground.errors import InputError
+from jaxdd.ground.errors import InputError, shown
 from jaxdd.ground.files import atomic, read_arrays
 from jaxdd.ground.measure import power
 from jaxdd.ground.normalise import Normalisation, denormalise, normalise
@@ -61,10 +63,11 @@ class DistilledDataset:
 
     def __post_init__(self):
         names = check_class_names(self.class_names, _PLACE)
-        _check_images(self.images)
-        images = _normalised(self.norm, np.asarray(self.images))
+        images = as_array(self.images, f"images of {_PLACE}")
+        _check_images(images)
+        images = _normalised(self.norm, images)
         labels = check_labels(self.labels, len(names), _PLACE)
-        weights = np.asarray(self.weights)
+        weights = as_array(self.weights, f"weights of {_PLACE}")
         if len(images) != len(labels) or weights.shape != labels.shape:
             shapes = f"images {list(images.shape)}, labels {list(labels.shape)} and weights {list(weights.shape)}"
             raise InputError(f"{shapes} of {_PLACE} disagree; give one label and one weight an image")
@@ -110,26 +113,20 @@ class DistilledDataset:
           InputError: shapes that disagree, invalid labels or weights, images of another dtype, or floating images
             without ``norm``.
         """
-        images, labels = np.asarray(images), np.asarray(labels)
+        images, labels = as_array(images, f"images of {_PLACE}"), as_array(labels, f"labels of {_PLACE}")
         images = images[..., None] if images.ndim == 3 else images
         if images.ndim != 4 or labels.shape != images.shape[:1] or not len(labels):
             raise InputError(f"images {images.shape} and labels {labels.shape}; give [n, H, W, ch] and [n]")
         _check_images(images)
         names = _named_classes(labels, class_names)
         order = np.argsort(labels, kind="stable")
-        weights = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
-        if weights.shape != labels.shape or not np.isfinite(weights).all() or (weights < 0).any():
-            raise InputError(f"weights {weights.shape}; give [{len(labels)}] finite, non-negative ones")
-        grouped = weights[order].reshape(len(names), -1)
-        if not (grouped.sum(1) > 0).all():
-            raise InputError("the weights of a class are all zero; give it one positive weight or more")
+        grouped = _shares(np.ones(len(labels)) if weights is None else weights, order, len(names))
         if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
             raise InputError(f"images of dtype {images.dtype}; give uint8 pixels, or floats and their norm")
         if images.dtype != np.uint8 and norm is None:
             raise InputError("floating images have no meaning without their normalisation; give norm, or uint8")
-        norm = norm or _pixel_statistics(images)
+        norm = _pixel_statistics(images) if norm is None else norm
         images = _normalised(norm, images)
-        grouped = (grouped / grouped.sum(1, keepdims=True)).astype(np.float32)
         return cls(
             images[order], labels[order].astype(np.int32), grouped.reshape(-1), names, norm, {"method": "arrays"}
         )
@@ -150,10 +147,30 @@ class DistilledDataset:
         return (tempered / tempered.mean()).astype(np.float32)
 
 
+def _shares(weights: np.ndarray, order: np.ndarray, classes: int) -> np.ndarray:
+    """Weights of any sum as float32 [classes, ipc] with sum one in each class; ``order`` sorts them by class."""
+    weights = as_array(weights, f"weights of {_PLACE}")
+    if weights.dtype.kind not in "biuf":
+        raise InputError(f"weights of dtype {weights.dtype}; give numbers")
+    with np.errstate(over="ignore"):
+        weights = weights.astype(np.float64)
+    if weights.shape != order.shape or not np.isfinite(weights).all() or (weights < 0).any():
+        raise InputError(f"weights {weights.shape}; give [{len(order)}] finite, non-negative ones")
+    grouped = weights[order].reshape(classes, -1)
+    largest = grouped.max(1, keepdims=True)
+    if not largest.all():
+        raise InputError("the weights of a class are all zero; give it one positive weight or more")
+    # The sum of huge weights would overflow.
+    grouped = grouped / largest
+    return (grouped / grouped.sum(1, keepdims=True)).astype(np.float32)
+
+
 def _named_classes(labels: np.ndarray, class_names: Sequence[str] | None) -> tuple[str, ...]:
     """The names of the classes; InputError unless there are equally many labels [n] of each, and names are text."""
-    if not np.issubdtype(labels.dtype, np.integer):
+    if not is_integer(labels):
         raise InputError(f"labels of dtype {labels.dtype}; give class indices from 0 on")
+    if class_names is not None:
+        class_names = check_class_names(class_names, _PLACE)
     present, counts = np.unique(labels, return_counts=True)
     first, last = int(present[0]), int(present[-1])
     number = last + 1 if class_names is None else len(class_names)
@@ -164,20 +181,20 @@ def _named_classes(labels: np.ndarray, class_names: Sequence[str] | None) -> tup
             f"{len(present)} of {number} classes have images, from {counts.min()} to {counts.max()} each; give equally "
             "many of each class"
         )
-    return check_class_names(range(number) if class_names is None else class_names, _PLACE)
+    return tuple(map(str, range(number))) if class_names is None else class_names
 
 
 def _check_images(images: np.ndarray) -> None:
-    shape = np.shape(images)
+    shape = images.shape
     if len(shape) != 4 or not all(shape) or shape[3] not in (1, 3):
         raise InputError(f"images {list(shape)}; give [n, H, W, ch] with 1 or 3 channels{layout(images)}")
 
 
 def _normalised(norm: Normalisation, images: np.ndarray) -> np.ndarray:
     """Images [n, H, W, ch], pixels or normalised ones, as normalised ones in float32."""
-    if not isinstance(norm, tuple) or len(norm) != 2:
+    if not isinstance(norm, Normalisation):
         raise InputError(f"norm {norm!r} of {_PLACE}; give a Normalisation(mean, std)")
-    for name, values in zip(("mean", "std"), map(np.asarray, norm)):
+    for name, values in zip(("mean", "std"), (as_array(part, "mean and std of the norm") for part in norm)):
         if values.size not in (1, images.shape[3]) or values.ndim > 1:
             raise InputError(f"norm of {values.size} channels, but images have {images.shape[3]}; give one a channel")
         if values.dtype.kind not in "fiu" or not np.isfinite(values).all() or (name == "std" and (values <= 0).any()):
@@ -220,20 +237,35 @@ def save(dataset: DistilledDataset, folder: Path | str) -> None:
     in manifest.json. The folder is written atomically, so that it is complete or absent. Nothing in it is pickled.
 
     Raises:
-      InputError: the folder exists, the classes do not have equally many images, or weights that do not sum to one in
-        each class.
+      InputError: the folder exists or can be none, the classes do not have equally many images, or weights that do not
+        sum to one in each class.
     """
-    folder = Path(folder)
-    if folder.exists():
+    if not isinstance(dataset, DistilledDataset):
+        raise InputError(f"{shown(dataset)} is no distilled dataset; give a DistilledDataset, then the folder")
+    folder = _folder(folder)
+    if os.path.lexists(folder):
         raise InputError(f"{folder} exists; choose another folder or remove it")
     _check_measure(dataset)
     try:
         provenance = json.dumps(dataset.provenance, sort_keys=True, default=str)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"provenance cannot be written as JSON: {error}; give keys of text, and no circles") from None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    # A full disk is no fault of the path.
+    except (NotADirectoryError, FileExistsError, PermissionError) as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}; choose another folder") from None
     with atomic(folder) as place:
         _write(dataset, provenance, place)
         manifest.write(place)
+
+
+def _folder(path: Any) -> Path:
+    """The path of a folder that a user gives."""
+    name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(name, str) or "\0" in name:
+        raise InputError(f"{shown(path)} is no path; give the name of a folder")
+    return Path(name)
 
 
 def _check_measure(dataset: DistilledDataset) -> None:
@@ -282,16 +314,18 @@ def load(folder: Path | str) -> DistilledDataset:
     The folder may come from anywhere: nothing in it is trusted or run, see `ground.files.read_arrays`.
 
     Raises:
-      InputError: the folder holds no distilled dataset, or distilled.npz is not what its manifest says, damaged, or
-        holds anything that `save` does not write.
+      InputError: the folder holds no distilled dataset, or distilled.npz is missing, not what its manifest says,
+        damaged, or holds anything that `save` does not write.
     """
+    folder = _folder(folder)
     for name in ("distilled.npz", "distilled/distilled.npz"):
-        place = Path(folder) / name
-        if place.is_file():
+        place = folder / name
+        if os.path.isfile(place):
             break
     else:
+        manifest.verify(folder, "distilled.npz", "distilled", content=False)
         raise InputError(f"no distilled dataset in {folder}; make one with: python -m experiments.distill")
-    manifest.verify(Path(folder), name)
+    manifest.verify(folder, name)
     arrays = read_arrays(place, _ARRAYS, others=False)
     try:
         for name, (kinds, axes) in _ARRAYS.items():

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from jaxdd.data.checks import printable
 from jaxdd.ground.errors import InputError
@@ -24,6 +24,8 @@ _THUMBNAIL_PIXELS = 64 * 64
 _GREY = ("1", "L", "LA", "I")
 _ALPHA = ("LA", "PA", "RGBA")
 _ORIENTATION = 0x0112
+# What Pillow multiplies the levels of grey PNG files with, by its name of their layout.
+_FEW_BITS = {"1": 255, "L;2": 85, "L;4": 17}
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -73,6 +75,7 @@ def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:
     Raises:
       ValueError: pixels without a fixed range, which are floating point or integers of more than 16 bits.
     """
+    _match_transparency(image)
     image = _eight_bits(_upright(image)).convert("L" if channels == 1 else "RGB")
     width, height = image.size
     side = min(width, height)
@@ -84,6 +87,30 @@ def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:
         # Resampling only the box, instead of cropping after resampling, avoids huge arrays for elongated images.
         image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
     return np.array(image, np.uint8).reshape(size, size, channels)
+
+
+def _match_transparency(image: Image.Image) -> None:
+    """Bring the transparent level or colour of a PNG file, whose pixels are not read yet, to the depth of the pixels.
+
+    Pillow widens levels of less than eight bits, and keeps the high bytes only of colours of 16 bits, but leaves the
+    level or colour that is transparent as it stands in the file.
+    """
+    if not isinstance(image, ImageFile.ImageFile) or image.format != "PNG" or not image.tile:
+        return
+    clear, layout = image.info.get("transparency"), image.tile[0][3]
+    if isinstance(clear, int) and isinstance(layout, str) and layout in _FEW_BITS:
+        factor = _FEW_BITS[layout]
+        image.info["transparency"] = (clear & 255 // factor) * factor
+    elif isinstance(clear, tuple) and layout == "RGB;16B" and image.fp:
+        file, tile, key = image.fp, image.tile[0], np.array(clear)
+        image.load()
+        file.seek(0)
+        with Image.open(file, formats=["PNG"]) as again:
+            # The other order of bytes than that of the file: what Pillow takes for the high ones are the low ones.
+            again.tile = [(*tile[:3], "RGB;16L")]  # type: ignore[attr-defined, list-item]
+            same = (np.asarray(image) == key >> 8) & (np.asarray(again) == key & 255)
+        image.paste("white", mask=Image.fromarray(same.all(-1)))
+        del image.info["transparency"]
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -225,5 +252,7 @@ def _hush() -> None:
 
 
 def _unreadable(place: str, error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # Pillow names the open file, which has no name
+        error = ValueError("it is empty, or of no known format")
     reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
     return f"image {printable(place)} cannot be read ({reason or type(error).__name__}): repair it or remove it"

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxdd.data.checks import check_class_names, check_labels, check_pixels, printable
+from jaxdd.data.checks import as_array, check_class_names, check_labels, check_name, check_pixels, is_integer
 from jaxdd.data.image import DamagedImage, evenly_spaced
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.progress import progress
@@ -58,9 +58,7 @@ def make_source(name, class_names, image_shape, labels, read, skipped=()) -> Sou
       InputError: class names that `check_class_names` refuses, labels that are not the numbers of classes, or an
         image_shape that is not (H, W, C).
     """
-    if not isinstance(name, str) or printable(name) != name:
-        raise InputError(f"dataset name {name!r} has control characters or is not UTF-8; rename it")
-    names = check_class_names(class_names, name)
+    names = check_class_names(class_names, check_name(name))
     shape = tuple(image_shape)
     if len(shape) != 3 or not all(isinstance(side, int | np.integer) and side > 0 for side in shape):
         raise InputError(f"images of {name} have shape {image_shape}; give (H, W, C)")
@@ -322,8 +320,8 @@ def _count(source: Source, split: str) -> int:
 
 
 def _check_indices(source: Source, split: str, indices: np.ndarray) -> np.ndarray:
-    count, indices = len(_split(source, split)), np.asarray(indices)
-    if indices.ndim != 1 or (indices.size and not np.issubdtype(indices.dtype, np.integer)):
+    count, indices = len(_split(source, split)), as_array(indices, f"indices into {source.name}")
+    if indices.ndim != 1 or (indices.size and not is_integer(indices)):
         raise InputError(f"indices into {source.name} are {indices.dtype} {list(indices.shape)}: give integers [k]")
     wrong = indices[(indices < 0) | (indices >= count)]
     if wrong.size:

@@ -27,13 +27,15 @@ def write(folder: Path, names: tuple[str, ...] = ()) -> None:
     write_json(folder / MANIFEST, {"files": entries})
 
 
-def verify(folder: Path, *names: str) -> None:
+def verify(folder: Path, *names: str, content: bool = True, whole_folder: Path | None = None) -> None:
     """Check files of a folder against its manifest, and those of its subfolders against theirs.
 
     A folder without a manifest is not checked, only those below it that have one.
 
     Args:
       names: the files or subfolders that are about to be read, relative to the folder; default: all.
+      content: whether the files are compared too; otherwise only those that are missing are noticed.
+      whole_folder: what has to be made again if a file is missing; default: the folder.
 
     Raises:
       InputError: a file of the manifest is missing or has another size or checksum, or the manifest is damaged.
@@ -42,8 +44,9 @@ def verify(folder: Path, *names: str) -> None:
     if not os.path.lexists(place):
         for head, _, rest in (name.partition("/") for name in names):
             if rest:
-                verify(folder / head, rest)
+                verify(folder / head, rest, content=content)
         return
+    again = whole_folder or folder
     for name, entry in _entries(place).items():
         nested = name.endswith(f"/{MANIFEST}")  # stands for the other files of its folder
         within = name.removesuffix(MANIFEST)
@@ -54,11 +57,14 @@ def verify(folder: Path, *names: str) -> None:
         file = folder / name
         # A name that no file can have is no file, whereas Path.is_file would raise an error.
         if not os.path.isfile(file):
-            raise InputError(f"{file} is missing, but {MANIFEST} names it; copy the folder again, or make it again")
-        if file.stat().st_size != entry["bytes"] or _digest(file) != entry["sha256"]:
+            raise InputError(
+                f"{file} is missing, but {MANIFEST} names it: {again} is damaged; copy that folder again, or remove it "
+                "and run the command again that made it"
+            )
+        if content and (file.stat().st_size != entry["bytes"] or _digest(file) != entry["sha256"]):
             raise InputError(f"{file} is damaged: it is not what {MANIFEST} says; copy or make the folder again")
         if nested:
-            verify(file.parent, *([] if whole else inner))
+            verify(file.parent, *([] if whole else inner), content=content, whole_folder=again)
 
 
 def _entries(place: Path) -> dict[str, dict]:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxdd import nn
 from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
-from jaxdd.ground import hosts, parallel, settings
+from jaxdd.ground import hosts, manifest, parallel, settings
 from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.progress import log
@@ -134,7 +134,8 @@ def measured(
         for seed in range(seeds)
     ]
     title = f"{comparison.label(student)}, {kind}"
-    known = Finished(comparison.scratch, title, workspace.config, protocol, fingerprint(teacher.variables))
+    fields = teachers.fields_of(workspace.config)
+    known = Finished(comparison.scratch, title, fields, protocol, fingerprint(teacher.variables))
     keys = [known.key(lane) for lane in lanes]
     scores, finished = np.array([known.known.get(key, np.nan) for key in keys]).reshape(-1, seeds), set()
     missing = np.flatnonzero(np.isnan(scores))
@@ -179,7 +180,7 @@ def full_accuracies(comparison: Comparison, student: str) -> list[float]:
 
     trainer = teachers.full_trainer(real, model, training)
 
-    known = Finished(comparison.scratch, comparison.label(student), workspace.config, training)
+    known = Finished(comparison.scratch, comparison.label(student), teachers.fields_of(workspace.config), training)
 
     def full(seed: int) -> str:
         key = f"{known.common}, full, seed {seed}"
@@ -254,6 +255,7 @@ def workspace_of(run: Path, compute: str = "auto") -> Workspace:
       InputError: no run folder, or settings that are damaged or unknown to this version.
     """
     saved = records.run(run)
+    manifest.verify(run, "teacher", content=False)
     names = ("dataset", "data_dir", "flip", "memory_gib", "image_size", "channels", "holdout", "skip_corrupt")
     data = {name: saved[name] for name in names if name in saved}
     config = settings.changed(DataConfig(), {k: v for k, v in data.items() if v is not None}, str(run / "config.json"))

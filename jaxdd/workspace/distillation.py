@@ -14,7 +14,7 @@ import numpy as np
 from jaxdd import data, methods
 from jaxdd.data import Source, distilled
 from jaxdd.data.distilled import DistilledDataset
-from jaxdd.ground import hosts, parallel, settings
+from jaxdd.ground import hosts, manifest, parallel, settings
 from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.files import atomic, remove_at_once, write_json, write_text
 from jaxdd.ground.progress import log
@@ -77,6 +77,7 @@ def distill_in(workspace: Workspace, config: DistillConfig) -> DistilledDataset 
     """`distill` in an open workspace; a finished run of the same request is read instead of made again."""
     with runs.run_folder(config.out, request(config, workspace.real.content)):
         if runs.is_finished(config.out):
+            manifest.verify(config.out, content=False)
             log(f"{config.out} is finished already")
             return distilled.load(config.out) if hosts.is_first() else None
         methods.check(config.recipe, workspace.problem(config.method, config.ipc))
@@ -92,6 +93,7 @@ def request(config: DistillConfig, content: str = "") -> dict:
     """
     parts = record(config)
     del parts["memory_gib"]
+    parts = runs.without_place(parts)
     if content:
         parts["images"] = content
     info = config.teacher / "teacher.json" if config.teacher else None

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.files import atomic, read_arrays, remove, remove_at_once, sweep, write_text
 from jaxdd.ground.locks import LOCK, locked
 from jaxdd.ground.measure import Measure
-from jaxdd.ground.reading import read_json, read_text
+from jaxdd.ground.progress import say
+from jaxdd.ground.reading import parse_json, read_text
 from jaxdd.methods import Result
 
 PARTS = "parts"
@@ -24,6 +24,11 @@ SHARED = ("teachers", "latents", "encoded")
 """The folders beside runs that several of them share."""
 REQUEST = "request.json"
 """Everything that determines a run: in `PARTS`, and in the folder of a finished run."""
+
+
+def without_place(record: dict) -> dict:
+    """The settings of a run without its folder, which may be moved, and spelt in several ways."""
+    return {name: value for name, value in record.items() if name != "out"}
 
 
 @contextlib.contextmanager
@@ -62,7 +67,6 @@ def run_folder(path: Path, request: dict) -> Iterator[Path]:
 
 def _open(path: Path, request: dict, stack: contextlib.ExitStack) -> str | None:
     """Make and lock the folder and return None; if it holds a run of the same request, return a text."""
-    text = _as_text(request)
     try:
         if path.exists() and not path.is_dir():
             raise InputError(f"output folder {path} is a file; choose another `out`")
@@ -71,11 +75,11 @@ def _open(path: Path, request: dict, stack: contextlib.ExitStack) -> str | None:
             raise InputError(f"no permission to write to output folder {path}; choose another `out`")
         stack.enter_context(_alone(path))
         if is_finished(path) or (path / PARTS / REQUEST).is_file():
-            _check_same(path, text)
+            _check_same(path, request)
             return "begun"
         if any(entry.name != LOCK for entry in path.iterdir()):
             raise InputError(f"output folder {path} exists and is not empty; choose another `out` or remove it")
-        _begin(path, text)
+        _begin(path, _as_text(request))
     except OSError as error:
         raise InputError(f"cannot write to output folder {path}: {error.strerror}; choose another `out`") from error
     return None
@@ -128,13 +132,24 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def _check_same(path: Path, text: str) -> None:
-    """Raise InputError unless the run in a folder is of the request ``text``."""
+def _check_same(path: Path, request: dict) -> None:
+    """Raise InputError unless the run in a folder is of this request."""
     state, place = ("a finished", path / REQUEST) if is_finished(path) else ("an unfinished", path / PARTS / REQUEST)
     if not place.is_file():
         raise InputError(f"output folder {path} exists and is not empty; choose another `out` or remove it")
-    if read_text(place) != text:
+    if not _is_same(place, request):
         raise InputError(f"output folder {path} holds {state} run of other settings; choose another `out` or remove it")
+
+
+def _is_same(place: Path, request: dict) -> bool:
+    """Whether a file has this request. Earlier versions also wrote the folder into it."""
+    kept = parse_json(read_text(place), str(place), "make the folder again, or remove it", finite=False)
+    if isinstance(kept, dict):
+        kept = without_place(kept)
+        if isinstance(kept.get("train"), dict):
+            kept["train"] = without_place(kept["train"])
+    # As text, in which NaN equals itself.
+    return _as_text(kept) == _as_text(json.loads(_as_text(request)))
 
 
 def _as_text(request: dict) -> str:
@@ -151,7 +166,7 @@ def finish(path: Path, names: tuple[str, ...]) -> None:
 def begun_otherwise(path: Path, request: dict) -> bool:
     """Whether a folder holds an unfinished run of another request."""
     place = path / PARTS / REQUEST
-    return place.is_file() and read_json(place) != json.loads(_as_text(request))
+    return place.is_file() and not _is_same(place, request)
 
 
 def is_finished(path: Path) -> bool:
@@ -168,8 +183,7 @@ def missing_classes(parts: Path, classes: np.ndarray, together: int) -> np.ndarr
     undone = {c // together for c in classes if not _part(parts, c).is_file()}
     missing = np.array([c for c in classes if c // together in undone], int)
     if len(missing) < len(classes):
-        message = f"{len(classes) - len(missing)} of {len(classes)} classes are done"
-        print(message, file=sys.stderr, flush=True)
+        say(f"{len(classes) - len(missing)} of {len(classes)} classes are done")
     return missing
 
 

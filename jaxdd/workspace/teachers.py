@@ -219,9 +219,9 @@ def load_teacher(path: Path, compute: str = "auto") -> Teacher:
       InputError: the folder has no teacher or a damaged one, or its model is not registered.
     """
     record = path / "teacher.json"
+    manifest.verify(path, *TEACHER)
     if not record.is_file():
         raise InputError(f"no teacher at {path}; train one with experiments.train")
-    manifest.verify(path, *TEACHER)
     info = records.teacher(record)
     model = build(info, compute)
     variables = checkpoint.load(path / "variables", shapes(model, tuple(info["image_shape"])))

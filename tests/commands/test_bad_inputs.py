@@ -44,15 +44,15 @@ DEEP = "[" * 100_000
 NESTED = '{"a": ' * 200 + "1" + "}" * 200
 
 FLAGS = {
-    "ipc is no number": (distill("--ipc", "abc"), "Error parsing --ipc: invalid literal for int() with base 10: 'abc'"),
+    "ipc is no number": (distill("--ipc", "abc"), "error: --ipc: 'abc' is no whole number; see --help"),
     "ipc is missing": (flags("distill", "--out", OUT, "--ipc"), "'--ipc'"),
-    "ipc is a fraction": (distill("--ipc", 1.5), "Error parsing --ipc: invalid literal for int() with base 10: '1.5'"),
+    "ipc is a fraction": (distill("--ipc", 1.5), "--ipc: '1.5' is no whole number"),
     "ipc is zero": (distill("--ipc", 0), "--ipc 0 is no valid number of images per class"),
     "ipc is negative": (distill("--ipc", -1), "--ipc -1 is out of range"),
     "ipc is huge": (distill("--ipc", HUGE), "--ipc 1000000000000 is out of range"),
     "ipc has 5000 digits": (
         distill("--ipc", DIGITS),
-        "Error parsing --ipc: Exceeds the limit (4300 digits) for integer string",
+        "9... has too many digits",
     ),
     "epochs are huge": (
         distill("--teacher-train.epochs", HUGE),
@@ -128,7 +128,11 @@ FLAGS = {
         flags("train", "--what", "vae", "--latent.channels", 10**6, "--out", OUT),
         "--latent.channels 1000000 is out of range",
     ),
-    "a flag twice, the last one bad": (distill("--ipc", 1, "--ipc", "x"), "Error parsing --ipc"),
+    "a flag twice, the last one bad": (distill("--ipc", 1, "--ipc", "x"), "--ipc: 'x' is no whole number"),
+    "an image size in powers": (distill("--image-size", "1e3"), "--image-size: '1e3' is no whole number; see --help"),
+    "a rate in words": (distill("--imager.learning-rate", "x"), "--imager.learning-rate: 'x' is no number; see --help"),
+    "a mean in words": (distill("--mean", 0.5, "a"), "--mean: 'a' is no number; see --help"),
+    "no truth": (distill("--flip", "maybe"), "invalid choice 'maybe' for argument '--flip'"),
     "an unknown flag": (distill("--nonsense", 3), "Unrecognized options: --nonsense, 3"),
     "a word without flag": (distill("nonsense"), "Unrecognized options: nonsense"),
     "a flag with a line break": (distill("--a\nb", 3), "Unrecognized options: --a b, 3"),
@@ -1022,6 +1026,11 @@ def manifest(content):
     return in_run("manifest.json", content if isinstance(content, str) else json.dumps({"files": content}), listed=True)
 
 
+def _without_record(box):
+    replaced(box.run / "teacher" / "teacher.json", None)
+    return box.call("distill", "--teacher", box.run / "teacher", "--out", OUT)
+
+
 GOOD = {"bytes": 3, "sha256": "0" * 64}
 MANIFESTS = {
     "a config that was changed": listed("config.json"),
@@ -1038,7 +1047,19 @@ MANIFESTS = {
     ),
     "variables that are missing": (
         in_run("teacher/variables", None, "evaluate", *STUDENTS, listed=True),
-        "is missing, but manifest.json names it",
+        "run is damaged; copy that folder again, or remove it and run the command again that made it",
+    ),
+    "a teacher that is missing": (
+        in_run("teacher", None, "evaluate", *STUDENTS, listed=True),
+        "teacher/manifest.json is missing, but manifest.json names it",
+    ),
+    "images that are missing": (
+        in_run("distilled", None, "evaluate", *STUDENTS, listed=True),
+        "distilled/manifest.json is missing, but manifest.json names it",
+    ),
+    "a record of a teacher that is missing": (
+        lambda box: _without_record(box),
+        "teacher.json is missing, but manifest.json names it",
     ),
     "atoms that are a folder": (in_run("atoms.npz", "folder", listed=True), "atoms.npz is missing, but manifest.json"),
     "a manifest that is no JSON": (manifest("{"), "manifest.json is no JSON or damaged: Expecting property name"),

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from experiments import report
 from jaxdd import commands
 from jaxdd.commands import failures
-from jaxdd.ground import checkpoint
+from jaxdd.ground import checkpoint, progress
 
 ROOT = Path(report.__file__).parents[1]
 
@@ -109,6 +110,43 @@ def test_limits_and_full_devices(finished, tmp_path):
     with open("/dev/full", "w") as full:
         status, lines, err = process("experiments.report", finished, stdout=full)
     assert status == 2 and len(lines) == 1 and "free some space" in lines[0] and "Traceback" not in err
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_program_without_a_stream_does_its_work(name, program, finished, tmp_path, monkeypatch):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    (run / "report.html").unlink(missing_ok=True)
+    for place, status in ((run, 0), (tmp_path / "none", 2)):
+        monkeypatch.setattr(sys, name, None)
+        assert program("report", place)[0] == status
+        monkeypatch.setattr(sys, name, None)
+        progress.log("nobody sees it")
+        assert list(progress.progress(range(3), "nor this")) == [0, 1, 2]
+    assert (run / "report.html").is_file()
+
+
+def test_lines_that_stderr_does_not_take_are_no_failure(monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        for _ in range(2):
+            progress.log("nobody sees it")
+        full.flush()  # as Python does at its end
+
+
+@pytest.mark.slow
+def test_streams_that_are_closed_full_or_not_read(finished):
+    """Results that cannot be written are a failure of their own; of stderr, only the status is left."""
+    report, unread = f'"{sys.executable}" -m experiments.report', "2>&1 | head -0; exit ${PIPESTATUS[0]}"
+    cases = {
+        f"{report} {finished} <&- >&- 2>&-": 0,
+        f"{report} /nowhere 2>/dev/full": 2,
+        f"{report} {finished} {unread}": 141,
+        f"{report} --help {unread}": 141,
+    }
+    start = lambda case: subprocess.run(["bash", "-c", case], cwd=ROOT, capture_output=True)
+    with ThreadPoolExecutor(2) as pool:
+        for case, done in zip(cases, pool.map(start, cases)):
+            assert (done.returncode, done.stderr) == (cases[case], b""), case
 
 
 def test_a_checkpoint_that_cannot_be_written_is_a_refusal_of_the_system(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Flags: choices and their settings, flags of earlier versions, names of modules of one's own. Nothing is trained."""
 
 import dataclasses
+import io
 import itertools
 import sys
 
@@ -38,6 +39,25 @@ def parsed(program, *arguments):
 
 def recipe(*arguments):
     return parsed("distill", *arguments).recipe
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_complaints_are_plain_whatever_the_terminal_shows(encoding, monkeypatch):
+    # By the encoding of stdout, tyro draws its frame of lines or of hyphens.
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    for arguments, line in (
+        (("--image-size", "1e3"), "--image-size: '1e3' is no whole number; see --help"),
+        (("--ipc=x", "--width", 8), "--ipc: 'x' is no whole number; see --help"),
+        (("--ipc", "None"), "--ipc: 'None' is no whole number; see --help"),
+        (("--ipc", "9" * 5000), f"--ipc: '{'9' * 79}... has too many digits; see --help"),
+        (("--mean", 0.5, "a"), "--mean: 'a' is no number; see --help"),
+        (("--imager.learning-rate", "x"), "--imager.learning-rate: 'x' is no number; see --help"),
+        (("--nonsense", 3), "Unrecognized options: --nonsense, 3; see --help"),
+    ):
+        assert message(lambda arguments=arguments: parsed("distill", *arguments)) == line
+    assert message(lambda: parsed("distill", "--flip", "maybe")).startswith(
+        "invalid choice 'maybe' for argument '--flip'."
+    )
 
 
 # Choices and their settings

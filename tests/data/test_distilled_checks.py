@@ -165,6 +165,17 @@ FLOATS = np.asarray(normalise(NORM, PIXELS))
         ({"class_names": ()}, "no classes"),
         ({"class_names": "abc"}, "one text"),
         ({"class_names": ("a", "b", None)}, "not text"),
+        ({"class_names": ("a", "b", np.timedelta64(1))}, "not text"),
+        ({"class_names": {"a", "b", "c"}}, "of type set"),
+        ({"class_names": (name for name in "abc")}, "of type generator"),
+        ({"class_names": np.ma.array(["a", "b", "c"])}, "of type MaskedArray"),
+        ({"images": np.ma.masked_greater(FLOATS, 1)}, "masked array"),
+        ({"images": [FLOATS[0], FLOATS[0, 1:]]}, "images of a distilled dataset are no array"),
+        ({"labels": np.ma.masked_equal(LABELS, 1)}, "masked array"),
+        ({"labels": LABELS.astype("m8[s]")}, "timedelta64"),
+        ({"weights": np.ma.masked_equal(np.ones(6), 2)}, "masked array"),
+        ({"weights": [[1], 2, 3, 4, 5, 6]}, "several shapes"),
+        ({"norm": (0.5, 0.25)}, "Normalisation(mean, std)"),
         ({"class_names": ("a", "b", "c\n")}, "'c\\n'"),
         ({"class_names": ("a", "b", "\udc80")}, "UTF-8"),
         ({"norm": Normalisation(NORM.mean, NORM.std * 0)}, "positive std"),
@@ -211,6 +222,26 @@ def test_names_are_not_made_from_what_is_no_text():
 def test_what_is_no_measure_is_not_saved(tmp_path, changes, words):
     assert words in message(lambda: distilled.save(made(**changes), tmp_path / "x"))
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", ["/dev/null/x", "/dev/null", 3, None, b"x", "a\0b"])
+def test_what_is_no_folder_is_one_line(place):
+    for call in (lambda: distilled.save(made(), place), lambda: distilled.load(place)):
+        assert repr(str(place))[1:-1] in message(call)
+
+
+def test_arguments_the_other_way_round_are_one_line(tmp_path):
+    assert "give a DistilledDataset, then the folder" in message(lambda: distilled.save(tmp_path / "x", made()))
+
+
+def test_weights_of_any_size_are_shares():
+    for size in (1e308, 5e-324, 1.0):
+        dataset = DistilledDataset.from_arrays(PIXELS, LABELS, weights=np.full(6, size))
+        np.testing.assert_array_equal(dataset.weights, np.full(6, 0.5, np.float32))
+        np.testing.assert_array_equal(dataset.loss_weights(), np.ones(6, np.float32))
+    weights = np.array([3e307, 1e307, 0, 1e308, 1e-320, 1e-320])
+    shares = DistilledDataset.from_arrays(PIXELS, LABELS, weights=weights).weights
+    np.testing.assert_allclose(shares, [0.75, 0.25, 0, 1, 0.5, 0.5])
 
 
 # What lies on disk

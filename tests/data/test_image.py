@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import warnings
 import zlib
 
@@ -99,6 +100,38 @@ def test_of_several_frames_the_first_is_taken():
         np.testing.assert_array_equal(decoded(content), np.asarray(frames[0]))
 
 
+def png(depth, samples, key):
+    """A PNG file of samples [H, W], grey levels, or [H, W, 3], with a transparent one, as its specification says."""
+
+    def chunk(name, content):
+        crc = zlib.crc32(name + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + name + content + crc
+
+    rows = b""
+    for row in samples:
+        bits = np.unpackbits(row.astype(">u2").reshape(-1, 1).view(np.uint8), axis=1)[:, 16 - depth :]
+        rows += b"\0" + np.packbits(bits).tobytes()
+    header = struct.pack(">IIBBBBB", samples.shape[1], len(samples), depth, 2 * (samples.ndim - 2), 0, 0, 0)
+    chunks = {b"IHDR": header, b"tRNS": np.array(key, ">u2").tobytes(), b"IDAT": zlib.compress(rows), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks.items())
+
+
+@pytest.mark.parametrize(("depth", "channels"), [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (8, 3), (16, 3)])
+def test_what_is_transparent_is_compared_at_the_depth_of_the_file(depth, channels):
+    samples = np.random.default_rng(depth).integers(0, 2**depth, (SIDE, SIDE, channels))
+    key = np.array([0x12C8, 0x0005, 0xC8C8][:channels]) % 2**depth
+    # Of other colours, these share the high bytes, the low bytes, or have one where the key has the other.
+    for k, near in enumerate((key, key ^ 1, key + 256, key >> 8, key << 8, key * 257)):
+        samples[k] = near % 2**depth
+    clear = (samples == key).all(-1)
+    assert clear.any() and not clear.all()
+    most = 2**depth - 1
+    levels = samples >> 8 if (depth, channels) == (16, 3) else np.rint(samples / most * 255)
+    want = np.where(clear[..., None], 255, levels).astype(np.uint8).repeat(3 // channels, -1)
+    content = png(depth, samples[..., 0] if channels == 1 else samples, key)
+    np.testing.assert_array_equal(decoded(content), want)
+
+
 def test_a_transparent_level_of_16_bits_turns_white():
     content = written(drawn("I;16"), "png")
     level = int(np.asarray(drawn("I;16"))[3, 4])
@@ -159,6 +192,13 @@ def test_only_regular_files_are_opened(tmp_path):
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/a\nb\xff.png")
     text = message(lambda: image.decode((odd, odd), (SIDE, SIDE, 3)))
     assert "a\\nb\\udcff.png" in text and text.encode()
+
+
+def test_what_is_no_image_is_named_by_its_place(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
+    for place, content in ((str(tmp_path / "x.png"),) * 2, ("x", b""), ("x", b"rubbish")):
+        text = message(lambda place=place, content=content: image.decode((place, content), (SIDE, SIDE, 3)))
+        assert f"image {place} cannot be read (it is empty, or of no known format)" in text
 
 
 def test_sizes_that_cannot_be_are_refused_from_the_header():

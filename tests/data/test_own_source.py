@@ -69,6 +69,9 @@ def test_a_reader_must_return_as_many_images_as_it_is_asked_for():
     for use in USES.values():
         text = message(lambda use=use: use(source(read=lambda split, rows: PIXELS[:1].repeat(len(rows) + 1, 0))))
         assert "reading images of mine" in text
+        text = message(lambda use=use: use(source(read=lambda split, rows: [PIXELS[0], *PIXELS[1:, :2]])))
+        assert "images read from mine are no array: their parts have several shapes" in text
+        assert "images read from mine are a masked" in message(lambda use=use: use(source(np.ma.array(PIXELS))))
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,9 @@ def test_a_reader_must_return_as_many_images_as_it_is_asked_for():
     [
         (LABELS / 1, "float64 [12]"),
         (LABELS > 0, "bool [12]"),
+        (LABELS.astype("m8[s]"), "timedelta64[s] [12]"),
+        (np.ma.masked_equal(LABELS, 1), "labels of split 'train' of mine are a masked array"),
+        ([[0], *LABELS[1:]], "labels of split 'train' of mine are no array: their parts have several shapes"),
         (np.eye(3)[LABELS], "float64 [12, 3]; give integers [n], such as labels.argmax(1)"),
         (np.array(list("abcabcabcabc")), "<U1"),
         (LABELS + 1, "label 3 of split 'train' of mine"),
@@ -104,6 +110,8 @@ def test_labels_that_are_no_classes_are_refused(use, labels, words):
         ({"image_shape": (4, 4, 2)}, "1 or 3 channels"),
         ({"class_names": ()}, "no classes"),
         ({"class_names": "abc"}, "one text"),
+        ({"class_names": {"a", "b", "c"}}, "of type set"),
+        ({"class_names": 3}, "of type int"),
         ({"class_names": ("a", None, "c")}, "None"),
         ({"class_names": ("a", "b\n", "c")}, "'b\\n'"),
         ({"class_names": ("a", "b\udcff", "c")}, "UTF-8"),

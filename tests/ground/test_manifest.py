@@ -87,6 +87,16 @@ def test_any_change_is_one_line_for_those_who_read_the_file(request, which, name
     verify(folder)
 
 
+def test_what_is_missing_is_noticed_without_reading_the_files(nested):
+    (nested / "sub" / "b").write_text("other")
+    verify(nested, content=False)
+    (nested / "sub" / "b").unlink()
+    for names in ((), ("sub",), ("sub/b",)):
+        line = message(lambda names=names: verify(nested, *names, content=False))
+        assert line.startswith(f"{nested / 'sub/b'} is missing") and f"{nested} is damaged" in line
+    verify(nested, "a", "sub/deeper", content=False)
+
+
 def test_a_subfolder_of_another_run_is_noticed(nested):
     (nested / "sub" / "b").write_text("another run")
     write(nested / "sub")

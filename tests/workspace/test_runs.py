@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import atomic
 from jaxdd.ground.locks import LOCK
 from jaxdd.workspace import runs
@@ -35,6 +36,26 @@ def test_leftovers_go_at_any_depth_but_not_those_of_others(tmp_path, monkeypatch
     (out / "locked" / LOCK).write_text("1")
     with runs.run_folder(out, {"a": 1}):
         assert not any(left.exists() for left in own) and all(left.exists() for left in others)
+
+
+def test_the_place_of_a_run_does_not_identify_it(tmp_path):
+    settings = {"ipc": 1, "rate": float("nan")}
+    for k, request in enumerate(({"jax": "1", **settings}, {"jax": "1", "train": settings})):
+        out = tmp_path / str(k)
+        with runs.run_folder(out, request):
+            pass
+        place = out / "parts" / "request.json"
+        # As earlier versions wrote it.
+        inner = request.get("train", request)
+        place.write_text(
+            json.dumps(request | ({"train": inner | {"out": "x"}} if "train" in request else {"out": "x"}))
+        )
+        with runs.run_folder(out, request):
+            assert not runs.begun_otherwise(out, request)
+        other = request | {"jax": "2"}
+        assert runs.begun_otherwise(out, other)
+        with pytest.raises(InputError, match="unfinished run of other settings"), runs.run_folder(out, other):
+            pass
 
 
 def test_a_half_written_file_is_not_part_of_a_manifest(tmp_path, monkeypatch):

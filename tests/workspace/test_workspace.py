@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -350,6 +352,15 @@ def test_an_interrupted_run_is_resumed(source, request_of, interrupted, capfd, m
     monkeypatch.setattr(distillation, "fill", None)
     np.testing.assert_array_equal(distill(config, source).images, dataset.images)
     assert "is finished already" in capfd.readouterr().err
+    moved = config.out.rename(config.out.with_name("moved"))
+    for place in (moved, Path(os.path.relpath(moved))):
+        np.testing.assert_array_equal(distill(replace(config, out=place), source).images, dataset.images)
+    for name in ("distilled", "teacher/variables", "teacher"):
+        aside = (moved / name).rename(moved.with_name("aside"))
+        line = message(lambda: distill(replace(config, out=moved), source))
+        assert f"{moved / name}" in line and f"{moved} is damaged; copy that folder again, or remove it and run" in line
+        aside.rename(moved / name)
+    moved.rename(config.out)
     assert "finished run of other settings" in message(lambda: distill(replace(config, seed=1), source))
 
 
