@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.keys import as_key
-from jaxdd.ground.measure import Array, Measure, are_masses, as_measure, standardise
+from jaxdd.ground.measure import Array, Measure, are_masses, as_measure, check_atoms, standardise
 from jaxdd.ground.settings import Bounds, bounded, check
 from jaxdd.ot import coordinates, semidual
 from jaxdd.ot.distance import cell_means, expanded, near_distances, rounded
@@ -101,17 +101,24 @@ def barycenter(
     held = prescribed(weights, m, "barycenter", mu.points.dtype)
     if m == 1:
         return quantize(key, mu, m)  # the weight of a single atom is one in any case
-    d = mu.points.shape[1]
-    if start is not None and (start.points.shape != (m, d) or start.weights.shape != (m,)):
-        shapes = f"{start.points.shape} and {start.weights.shape}"
-        raise InputError(f"barycenter: start of shapes {shapes}; give [{m}, {d}] and [{m}]")
     standard, shift, scale = standardise(mu)
     if start is not None:
-        points, masses = (jnp.asarray(leaf, shift.dtype) for leaf in start)
+        points, masses = _checked(start, mu, m, held is None)
         start = Measure((points - shift) / scale, masses)
     search = _searched(key, standard, m, start, held, settings)
     close = Closing.of(mu, search.best.points, shift, scale)
     return _closed(close, search, held is None, settings.newton).rescaled(shift, close.unit)
+
+
+def _checked(start: Measure, mu: Measure, m: int, are_free: bool) -> Measure:
+    """A start on m atoms, whose weights are used only if they are free; InputError if it is none."""
+    points, weights = check_atoms(mu, start.points, "barycenter: start"), start.weights
+    if points.shape[0] != m or np.shape(weights) != (m,):
+        shapes = f"{list(points.shape)} and {list(np.shape(weights))}"
+        raise InputError(f"barycenter: start of shapes {shapes}; give [{m}, {points.shape[1]}] and [{m}]")
+    if are_free and not isinstance(weights, jax.core.Tracer) and not are_masses(np.asarray(weights)):
+        raise InputError("barycenter: start of weights that are no masses; give non-negative ones that sum to one")
+    return Measure(points, jnp.asarray(weights, points.dtype))
 
 
 def _searched(
@@ -220,9 +227,7 @@ def _projected(x: Array, atoms: Measure, plan: jax.Array, cost: jax.Array) -> tu
     return atoms._replace(points=projection), after
 
 
-def _alternate(
-    mu: Measure, start: Measure, known: jax.Array | float, held: jax.Array | None, settings: BarycenterSettings
-) -> _State:
+def _alternate(mu: Measure, start: Measure, known: Any, held: Any, settings: BarycenterSettings) -> _State:
     """The rounds of `barycenter` on standardised mu; ``known`` is the cost of the start, or infinity."""
     x, a = mu
     first = expanded(x, start.points)

@@ -145,6 +145,15 @@ def test_settings_out_of_bounds_are_refused(given):
     refused(lambda: SOLVERS[type(given)](given), "; ")
 
 
+def test_starts_are_checked():
+    equal = np.full(M, 1 / M, np.float32)
+    start = Measure(Z, equal)
+    assert ot.barycenter(0, MU, M, start=start).cost > 0
+    for wrong in (Measure(Z * np.nan, equal), Measure(Z[:2], equal), Measure(Z, equal[:2]), Measure(Z[:, :1], equal),
+                  Measure(Z, 2 * equal), Measure(Z, equal * np.nan)):  # fmt: skip
+        refused(lambda wrong=wrong: ot.barycenter(0, MU, M, start=wrong), "barycenter: start")
+
+
 def test_batches_of_a_stream_are_checked():
     batch = Measure(np.asarray(MU.points), np.ones(N, np.float32))
     state = ot.clvq.init(0, batch, M)

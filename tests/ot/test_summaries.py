@@ -411,7 +411,7 @@ def test_a_start_of_another_shape_is_refused():
     one = padded(random_points(0, 5), size=5)
     start = Measure(np.zeros((3, 2), np.float32), np.full(3, 1 / 3, np.float32))
     words = message(lambda: barycenter(KEYS[0], one, 2, start=start))
-    assert "start of shapes (3, 2) and (3,); give [2, 2] and [2]" in words
+    assert "start of shapes [3, 2] and [3]; give [2, 2] and [2]" in words
 
 
 @pytest.mark.slow
