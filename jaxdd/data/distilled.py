@@ -74,6 +74,8 @@ class DistilledDataset:
         weights = _finite("weights", weights.astype(float) if weights.dtype.kind in "iu" else weights)
         if (weights < 0).any():
             raise InputError(f"weight {weights.min()} of {_PLACE} is negative; give non-negative ones")
+        if not weights.any():
+            raise InputError(f"the weights of {_PLACE} are all zero; give a positive one")
         absent = np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)
         if absent.size:
             raise InputError(f"class {names[absent[0]]!r} of {_PLACE} has no images; give some, or drop the class")

@@ -161,6 +161,7 @@ FLOATS = np.asarray(normalise(NORM, PIXELS))
         ({"weights": np.ones((6, 1))}, "weights [6, 1]"),
         ({"weights": [1, 0, 1, 0, 1, -1]}, "weight -1.0"),
         ({"weights": [1, 0, 1, 0, 1, np.inf]}, "not finite"),
+        ({"weights": np.zeros(6)}, "all zero"),
         ({"weights": list("abcdef")}, "<U1"),
         ({"class_names": ()}, "no classes"),
         ({"class_names": "abc"}, "one text"),
