@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxdd.data.checks import as_array, check_class_names, check_name, is_integer, layout
+from jaxdd.data.checks import check_class_names, check_name, layout
 from jaxdd.data.source import Source, make_source
+from jaxdd.ground.arrays import as_array, is_integer
 from jaxdd.ground.errors import InputError
 
 

@@ -2,10 +2,10 @@
 
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from jaxdd.ground.arrays import as_array, is_integer
 from jaxdd.ground.errors import InputError
 
 # Control characters, surrogates, which stand for bytes that are not UTF-8, and separators of lines and paragraphs.
@@ -19,34 +19,6 @@ def printable(text: str) -> str:
 
 def _is_speakable(text: str) -> bool:
     return text.isprintable() or not any(unicodedata.category(character) in _UNSPEAKABLE for character in text)
-
-
-def as_array(values: Any, what: str) -> np.ndarray:
-    """Numbers that a user gives, as an array without a copy.
-
-    Args:
-      what: their name in the plural, for messages.
-
-    Raises:
-      InputError: parts of several shapes, what makes no array otherwise, or a masked array, whose masked values would
-        be taken for sound ones.
-    """
-    parts = values if isinstance(values, list | tuple) else (values,)
-    if any(isinstance(part, np.ma.MaskedArray) for part in parts):
-        raise InputError(f"{what} are a masked array; leave out what is masked, or fill it with .filled(value)")
-    try:
-        return np.asarray(values)
-    # Arrays of other libraries, which may lie on a device, raise errors of several types.
-    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        reason = " ".join(str(error).partition("\n")[0].split())
-        if "inhomogeneous" in reason or "setting an array element" in reason:
-            reason = "their parts have several shapes"
-        raise InputError(f"{what} are no array: {reason}; give one array") from None
-
-
-def is_integer(values: np.ndarray) -> bool:
-    """Whether an array holds integers. NumPy counts spans of time among them."""
-    return values.dtype.kind in "iu"
 
 
 def check_name(name: str) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxdd.data.checks import as_array, check_class_names, check_labels, is_integer, layout
+from jaxdd.data.checks import check_class_names, check_labels, layout
 from jaxdd.ground import manifest
+from jaxdd.ground.arrays import as_array, is_integer
 from jaxdd.ground.errors import InputError, shown
 from jaxdd.ground.files import atomic, read_arrays
 from jaxdd.ground.measure import power

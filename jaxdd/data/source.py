@@ -9,8 +9,9 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxdd.data.checks import as_array, check_class_names, check_labels, check_name, check_pixels, is_integer
+from jaxdd.data.checks import check_class_names, check_labels, check_name, check_pixels
 from jaxdd.data.image import DamagedImage, evenly_spaced
+from jaxdd.ground.arrays import as_array, is_integer
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.progress import progress
 

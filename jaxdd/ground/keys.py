@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.tracing import shapes_of
 
 
 def as_key(key: jax.Array | int) -> jax.Array:
@@ -20,7 +21,7 @@ def as_key(key: jax.Array | int) -> jax.Array:
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
         return key  # type: ignore[return-value]
-    if dtype == np.uint32 and shape == jax.eval_shape(jax.random.PRNGKey, 0).shape:
+    if dtype == np.uint32 and shape == shapes_of(jax.random.PRNGKey, 0).shape:
         return key  # type: ignore[return-value]
     what = f"{type(key).__name__} {key!r:.20}" if shape is None else f"{dtype} {list(shape)}"
     raise InputError(f"`key` is {what}; give jax.random.key(0), or an integer seed from 0 on")

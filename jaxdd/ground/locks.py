@@ -57,14 +57,15 @@ def _held(path: Path, what: str, wait: bool) -> IO[str]:
         file.close()
 
 
-def _opened(path: Path) -> IO[str]:
+def _opened(path: Path, attempts: int = 10) -> IO[str]:
     """Open the file of a lock. Whoever held it may have removed its folder, because it failed, or be about to."""
-    for _ in range(10):
-        with contextlib.suppress(FileNotFoundError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return open(path, "a+")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return open(path, "a+")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a+")
+    except FileNotFoundError:
+        if attempts == 1:
+            raise
+        return _opened(path, attempts - 1)
 
 
 def _flock(file: IO[str], path: Path, what: str, wait: bool) -> None:

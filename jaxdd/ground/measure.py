@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdd.ground.arrays import as_array, check_native, is_integer
 from jaxdd.ground.errors import InputError
 
 Array = jax.Array | np.ndarray
@@ -39,7 +40,7 @@ def check_shapes(mu: Measure) -> None:
         another byte order, which JAX would misread, or a masked one, whose mask it would drop.
     """
     for leaf in mu:
-        check_native(leaf, "measure")
+        check_native(leaf, "points and weights of a measure")
     import chex  # its import takes about a tenth of a second, which `import jaxdd` need not pay
 
     try:
@@ -49,14 +50,6 @@ def check_shapes(mu: Measure) -> None:
     except (AssertionError, AttributeError, TypeError, ValueError) as error:
         points, weights = (f"{getattr(leaf, 'dtype', type(leaf).__name__)} {_shape(leaf)}" for leaf in mu)
         raise InputError(f"measure of points {points} and weights {weights}; give float [n, d] and [n]") from error
-
-
-def check_native(array: Any, what: str) -> None:
-    """Raise InputError for an array of NumPy that JAX misreads: one with a mask, or in another byte order."""
-    if isinstance(array, np.ma.MaskedArray):
-        raise InputError(f"{what} has a masked array, whose mask would be lost; drop the masked rows, or fill them")
-    if isinstance(array, np.ndarray) and not array.dtype.isnative:
-        raise InputError(f"{what} has dtype {array.dtype.str} in another byte order; use astype({array.dtype.name!r})")
 
 
 def check_atoms(mu: Measure, z: Any, what: str) -> jax.Array:
@@ -216,7 +209,7 @@ class Groups(NamedTuple):
             or with points that float32 cannot hold, see `check_points`. The default of num_classes is the largest label
             plus one.
         """
-        labels = as_labels(labels)
+        labels = as_array(labels, "labels")
         labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
         if np.ndim(points) != 2 or labels.shape != np.shape(points)[:1]:
             raise InputError(f"points {np.shape(points)} and labels {labels.shape}; give [n, d] and [n]")
@@ -238,16 +231,6 @@ class Groups(NamedTuple):
         return Measure(padded, weights)
 
 
-def as_labels(labels: Any) -> np.ndarray:
-    """Labels of any container that NumPy reads; InputError for ragged or masked ones."""
-    if isinstance(labels, np.ma.MaskedArray):
-        check_native(labels, "labels")
-    try:
-        return np.asarray(labels)
-    except ValueError:
-        raise InputError("labels have rows of different lengths; give [n]") from None
-
-
 def checked_classes(labels: np.ndarray, num_classes: int | None = None) -> int:
     """The number of classes C of labels [n]: integers of any dtype in [0, C), and each class occurs.
 
@@ -256,7 +239,7 @@ def checked_classes(labels: np.ndarray, num_classes: int | None = None) -> int:
     Raises:
       InputError: labels of another dtype or range, or a class without labels.
     """
-    if labels.dtype.kind not in "iu":
+    if not is_integer(labels):
         raise InputError(f"labels have dtype {labels.dtype}; give integer class indices")
     least, largest = (int(labels.min()), int(labels.max())) if labels.size else (0, -1)
     if not isinstance(num_classes, int | np.integer | None) or isinstance(num_classes, bool):
@@ -278,12 +261,7 @@ def as_points(points: Any) -> np.ndarray:
     Raises:
       InputError: they are no numbers, not [n, d], or masked.
     """
-    if isinstance(points, np.ma.MaskedArray):
-        check_native(points, "points")
-    try:
-        array = np.asarray(points)
-    except ValueError:
-        raise InputError("points have rows of different lengths; give [n, d]") from None
+    array = as_array(points, "points")
     if array.dtype == object:
         with contextlib.suppress(TypeError, ValueError):
             array = array.astype(np.float64)

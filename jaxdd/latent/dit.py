@@ -48,7 +48,7 @@ SIZES = {
     "L": (16, 64, 24),
     "XL": (16, 72, 28),
 }
-# Of one layer for one image, 64 MiB. The largest published models have 2^20.
+# Of one layer for one image, 64 MiB. The largest published models have about 2^20.
 _MOST_ACTIVATIONS = 2**24
 
 

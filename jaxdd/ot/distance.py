@@ -244,7 +244,6 @@ def w2_squared(mu: Measure, nu: Measure, settings: SinkhornSettings = SinkhornSe
       InputError: see `ground.measure.check_measure`; measures of different dimensions, or, outside of `jit`, a distance
         beyond the range of the dtype.
     """
-    check(settings)
     mu, nu = _pair(mu, nu)
     x, y, unit = _common(mu, nu)
     cost = squared_distances(x, y)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd import ot
+from jaxdd.ground.arrays import as_array
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.keys import as_key
-from jaxdd.ground.measure import Groups, Measure, are_masses, as_points, check_native
+from jaxdd.ground.measure import Groups, Measure, are_masses, as_points
 from jaxdd.ground.memory import Resources
 from jaxdd.ot.summary import check_counts
 from jaxdd.stages.summarize.base import SUMMARIZERS
@@ -129,12 +130,7 @@ def _fixed_weights(weights: str | np.ndarray, counts: np.ndarray, m: int) -> np.
             return None
         atoms = np.minimum(counts, m)[:, None]
         return np.where(np.arange(m) < atoms, 1.0 / atoms, 0.0).astype(np.float32)
-    check_native(weights, "`weights`")
-    shapes = f"give real numbers [{m}] or [{len(counts)}, {m}]"
-    try:
-        given = np.asarray(weights)
-    except ValueError:
-        raise InputError(f"`weights` have rows of different lengths; {shapes}") from None
+    given, shapes = as_array(weights, "`weights`"), f"give real numbers [{m}] or [{len(counts)}, {m}]"
     if given.dtype.kind not in "biuf" or given.shape not in ((m,), (len(counts), m)):
         raise InputError(f"`weights` have dtype {given.dtype} and shape {given.shape}; {shapes}")
     held = np.broadcast_to(given.astype(np.float32), (len(counts), m))
