@@ -14,7 +14,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +27,7 @@ import numpy as np
 from jaxdd import nn
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.memory import compiled_bytes, keep_freed
+from jaxdd.ground.tracing import flops_in
 
 _CPU_SECONDS, _GPU_SECONDS = 2.0, 1.0  # what a repeat of the slowest side shall last
 
@@ -258,39 +259,8 @@ def _peak_bytes() -> int | None:
 
 
 def flops(function: Callable, *arguments: Any) -> int:
-    """Twice the multiply-adds of the convolutions and matrix products in ``function``, told from its jaxpr.
-
-    What a compiler makes of them is not asked, so custom calls count, and Winograd's tricks do not. Of a transposed
-    convolution, the zeros between the dilated pixels are not counted; zeros of the padding are.
-    """
-    return _flops(jax.make_jaxpr(function)(*arguments).jaxpr)
-
-
-def _flops(jaxpr) -> int:
-    total = 0
-    for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        inner = [_flops(part) for part in _inner(params)]
-        if name == "while" and any(inner):
-            raise ValueError("a loop of unknown length with matrix products in it cannot be counted")
-        if name == "dot_general":
-            contracted = math.prod(equation.invars[0].aval.shape[i] for i in params["dimension_numbers"][0][0])
-            total += 2 * equation.outvars[0].aval.size * contracted
-        elif name == "conv_general_dilated":
-            kernel, spec = equation.invars[1].aval.shape, params["dimension_numbers"].rhs_spec
-            taps = math.prod(kernel) // kernel[spec[0]]
-            total += 2 * equation.outvars[0].aval.size * taps // math.prod(params["lhs_dilation"])
-        elif inner:
-            total += max(inner) if name == "cond" else params.get("length", 1) * sum(inner)
-    return total
-
-
-def _inner(params: dict) -> Iterator[Any]:
-    for value in params.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            part = getattr(part, "jaxpr", part)
-            if hasattr(part, "eqns"):
-                yield part
+    """`flops_in` of a function at these arguments."""
+    return flops_in(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def matmul_peak(quick: bool = False) -> dict:

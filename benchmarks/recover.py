@@ -78,7 +78,7 @@ def ours(case: Case, compute: str, shared: Problem) -> Side:
     goal_at = chunks.shardings(solver, SETTINGS, local)[1]
     goals = [jax.device_put(chunks.rows_of(shared.goal, rows, SETTINGS), goal_at) for rows in groups]
     states = [solver.init(parallel.put(np.asarray(shared.start)[np.maximum(rows, 0)], local)) for rows in groups]
-    planned = compiled_bytes(solver.lower(variables, states[0], goals[0], count=fused).compile())
+    planned = compiled_bytes(solver.program(variables, states[0], goals[0], count=fused).lower().compile())
 
     def advance(steps):
         for k, part in enumerate(goals):

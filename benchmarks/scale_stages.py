@@ -151,7 +151,7 @@ def chunk_seconds(
         return jax.block_until_ready((state, curve))
 
     state = begin()
-    need = compiled_bytes(solver.lower(variables, state, part, count=fused, coarse=False).compile())
+    need = compiled_bytes(solver.program(variables, state, part, count=fused, coarse=False).lower().compile())
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     each, ends = [], []
     while len(each) < 1 + REPEATS:  # the first only warms

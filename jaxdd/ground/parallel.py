@@ -7,11 +7,14 @@ process that was interrupted can be resumed by itself.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxdd.ground.tracing import shapes_of
 
 AXIS = "class"
 EACH, SAME = PartitionSpec(AXIS), PartitionSpec()
@@ -60,8 +63,32 @@ def take(tree: Any, places: np.ndarray) -> Any:
 
 
 def put(tree: Any, local: Mesh, spec: PartitionSpec = EACH) -> Any:
-    """The arrays on the local devices, sharded over their leading axis, or replicated with ``SAME``."""
-    return jax.device_put(tree, NamedSharding(local, spec))
+    """The arrays on the local devices, sharded over their leading axis, or replicated with ``SAME``.
+
+    On the devices of a machine that is not there, only the shapes of the arrays, with the same shardings.
+    """
+    sharding = NamedSharding(local, spec)
+    return jax.device_put(tree, sharding) if is_here(local) else shapes(tree, sharding)
+
+
+def shapes(tree: Any, sharding: NamedSharding) -> Any:
+    """The shapes of a pytree of arrays or shapes, with a sharding."""
+    struct = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return jax.tree.map(struct, shapes_of(_same, tree))
+
+
+def _same(tree: Any) -> Any:
+    return tree
+
+
+@lru_cache(maxsize=64)
+def is_here(local: Mesh) -> bool:
+    """Whether the devices belong to this machine, and not to a topology for which programs are only compiled."""
+    device = local.devices.flat[0]
+    try:
+        return device in jax.devices(device.platform)
+    except RuntimeError:  # there is no such platform
+        return False
 
 
 def sharded(function: Callable, local: Mesh, in_specs: Any = EACH, out_specs: Any = EACH) -> Callable:

@@ -15,14 +15,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jaxdd.ground import parallel
 from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.memory import Resources, forward_bytes
 from jaxdd.ground.normalise import Normalisation
+from jaxdd.ground.programs import Program
 from jaxdd.ground.progress import progress
-from jaxdd.ground.tracing import shapes_of
+from jaxdd.ground.tracing import shapes_of, struct
 from jaxdd.latent import diffusion
 from jaxdd.latent.diffusion import Denoiser, Sampling, Schedule
 from jaxdd.latent.vae import RANGE, Autoencoder
@@ -115,7 +116,7 @@ def decode(
     denoiser = model.denoiser if settings.strength > 0 else None
     local = resources.mesh
     devices = local.devices.size
-    program = _pictures(model.autoencoder, denoiser, model.schedule, settings, pixels.image_shape, local)
+    pictures = _pictures(model.autoencoder, denoiser, model.schedule, settings, pixels.image_shape, local)
     same = (model.vae_variables, model.variables if denoiser else None, Normalisation(*map(jnp.asarray, pixels.norm)))
     same = parallel.put(same, local, parallel.SAME)
     one = jax.ShapeDtypeStruct((1, *side), jnp.float32)
@@ -126,11 +127,25 @@ def decode(
     size, images = max(1, min(_BATCH, most, fits)) * devices, []
     for places in progress(parallel.chunks(len(flat), size), "decode"):
         rows = np.maximum(places, 0)
-        made, lost = program(*same, *parallel.put((keys[rows], flat[rows], labels[rows]), local))
+        made, lost = pictures(*same, *parallel.put((keys[rows], flat[rows], labels[rows]), local))
         if np.asarray(lost).any():
             raise _diverged(owner[rows[np.argmax(lost)]], settings)
         images.append(np.asarray(made))
     return np.concatenate(images)[: len(flat)].reshape(count, m, *pixels.image_shape)
+
+
+def program(
+    model: LatentModel, settings: Sampling, image_shape: tuple[int, int, int], size: int, local: Mesh
+) -> Program:
+    """The program that decodes ``size`` atoms, which the devices divide, to images of a shape."""
+    denoiser = model.denoiser if settings.strength > 0 else None
+    norm = Normalisation(*[struct(image_shape[2])] * 2)
+    same = (model.vae_variables, model.variables if denoiser else None, norm)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
+    each = keys, struct(size, *latent_shape(model)), struct(size, dtype=np.int32)
+    at = lambda tree, spec: parallel.shapes(tree, NamedSharding(local, spec))
+    function = _pictures(model.autoencoder, denoiser, model.schedule, settings, image_shape, local)
+    return Program(function, (*at(same, parallel.SAME), *at(each, parallel.EACH)))
 
 
 def _keys(key: jax.Array, classes: np.ndarray, places: np.ndarray) -> jax.Array:

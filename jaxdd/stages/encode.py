@@ -14,9 +14,10 @@ from jaxdd.ground import hosts, parallel
 from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.measure import Groups
 from jaxdd.ground.normalise import Normalisation, normalise
+from jaxdd.ground.programs import Program
 from jaxdd.ground.progress import progress
 from jaxdd.ground.registry import Registry
-from jaxdd.ground.tracing import shapes_of
+from jaxdd.ground.tracing import shapes_of, struct
 from jaxdd.latent.decoding import LatentModel, encoder
 from jaxdd.latent.vae import RANGE
 from jaxdd.nn.batchnorm import Moments, merge, pool, pool_by_label
@@ -133,7 +134,7 @@ def encode(
     mesh = mesh or parallel.mesh()
     local = mesh.local_mesh
     devices = local.devices.size
-    program = _program(apply, local)
+    step = _step(apply, local)
     same = parallel.put(variables, local, parallel.SAME)
     norm = parallel.put(Normalisation(jnp.asarray(norm.mean), jnp.asarray(norm.std)), local, parallel.SAME)
     state: MomentState | None = None
@@ -152,7 +153,7 @@ def encode(
         # If the devices do not divide the batch, pad it with images of zero weight.
         rows = np.minimum(np.arange(-(-len(labels) // devices) * devices), len(labels) - 1)
         weights = np.where(np.arange(len(rows)) < len(labels), valid[rows], np.float32(0))
-        state, out = program(same, norm, state, *parallel.put((images[rows], labels[rows], weights), local))
+        state, out = step(same, norm, state, *parallel.put((images[rows], labels[rows], weights), local))
         pending.append((out, valid))
         kept.append(labels[valid > 0])
         # Fetch features while the next batches are computed.
@@ -190,8 +191,22 @@ def _check(features: np.ndarray, labels: np.ndarray, moments: dict[str, Moments]
         raise DivergenceError(f"encode: the features of all {len(features)} images are equal; {remedy}")
 
 
+def program(
+    apply: Apply, variables: Variables, image_shape: tuple[int, int, int], size: int, num_classes: int, local: Mesh
+) -> Program:
+    """The step on a batch of ``size`` images in total, which the devices divide."""
+    devices = local.devices.size
+    one = init(apply, variables, image_shape, num_classes)
+    state = jax.tree.map(lambda x: struct(devices, *x.shape, dtype=x.dtype), one)
+    batch = state, struct(size, *image_shape, dtype=np.uint8), struct(size, dtype=np.int32), struct(size)
+    norm = Normalisation(*[struct(image_shape[2])] * 2)
+    at = lambda tree, spec: parallel.shapes(tree, NamedSharding(local, spec))
+    arguments = *at((variables, norm), parallel.SAME), *at(batch, parallel.EACH)
+    return Program(_step(apply, local), arguments)
+
+
 @lru_cache(maxsize=8)
-def _program(apply: Apply, local: Mesh):
+def _step(apply: Apply, local: Mesh):
     """One batch on the devices of this process."""
 
     def one(variables, norm, state, images, labels, valid):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdd.data import permutations
 from jaxdd.ground import launching, parallel
@@ -22,6 +22,8 @@ from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.launching import Curve
 from jaxdd.ground.measure import Array
 from jaxdd.ground.memory import budget, compiled_bytes
+from jaxdd.ground.programs import Program
+from jaxdd.ground.tracing import shapes_of, struct
 from jaxdd.ground.watch import Watch, state_faults
 from jaxdd.nn.classifier import Variables
 from jaxdd.stages.relabel.stored import Labels
@@ -277,6 +279,40 @@ class Programs(NamedTuple):
 
     init: jax.stages.Wrapped  # keys [S] -> state [S]
     launch: jax.stages.Wrapped  # (state, context, pool, keys, which, order, count=) -> (state, losses [S, count])
+
+
+class Form(NamedTuple):
+    """The form of a pool on the devices.
+
+    Attributes:
+      datasets: the number of datasets, D.
+      images: images of each, n.
+      image_shape: (H, W, ch).
+      classes: K.
+    """
+
+    datasets: int
+    images: int
+    image_shape: tuple[int, int, int]
+    classes: int
+
+
+def program(trainer: Trainer, form: Form, lanes: Lanes, count: int, context: Any, local: Mesh) -> Program:
+    """The launch of ``count`` steps of all lanes, which the devices divide, from a pool on the devices.
+
+    Args:
+      context: the prepared context of the trainer, arrays or shapes.
+    """
+    size, image_shape = len(lanes.seeds), form.image_shape
+    compiled = programs(trainer, image_shape, local, size > local.devices.size, parallel.SAME)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
+    some = partial(struct, form.datasets, form.images)
+    order = struct(size, lanes.steps, lanes.batch_size, dtype=np.int32)
+    each = shapes_of(compiled.init, keys), keys, struct(size, dtype=np.int32), order
+    same = context, Pool(some(*image_shape), some(form.classes), some())
+    state, *rest = parallel.shapes(each, NamedSharding(local, parallel.EACH))
+    context, pool = parallel.shapes(same, NamedSharding(local, parallel.SAME))
+    return Program(compiled.launch, (state, context, pool, *rest), {"count": count})
 
 
 @lru_cache(maxsize=8)

@@ -131,7 +131,7 @@ state_at, goal_at = chunks.shardings(solver, settings, eight)
 state = jax.device_put(solver.init(jnp.zeros((8, M, 8, 8, 1))), state_at)
 part = jax.device_put(chunks.rows_of(goal(13), np.arange(8), settings), goal_at)
 for count in (1, 2):
-    print(solver.lower(variables, state, part, count=count).compile().as_text())
+    print(solver.program(variables, state, part, count=count).lower().compile().as_text())
 """
 
 

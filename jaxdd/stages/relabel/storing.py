@@ -9,18 +9,22 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from jaxdd import nn
 from jaxdd.data import augment as augmentation
 from jaxdd.data import permutations
 from jaxdd.data.augment import Augment
 from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground import parallel
 from jaxdd.ground import settings as fields
 from jaxdd.ground.errors import DivergenceError, InputError, shown
 from jaxdd.ground.files import atomic, write_json
-from jaxdd.ground.normalise import normalise
+from jaxdd.ground.normalise import Normalisation, normalise
+from jaxdd.ground.programs import Program
 from jaxdd.ground.progress import progress
 from jaxdd.ground.reading import read_json
+from jaxdd.ground.tracing import shapes_of, struct
 from jaxdd.ground.watch import EVERY
 from jaxdd.nn.classifier import Apply
 from jaxdd.stages.context import Teacher
@@ -138,6 +142,20 @@ def _check_finite(answers: list[dict], form: str, last: int) -> None:
                                   "use another one")  # fmt: skip
         raise InputError(f"labels of step {step} are not finite as {form}, because the teacher's logits are huge; use "
                          "`form` float32")  # fmt: skip
+
+
+def program(
+    teacher: Teacher, stream: Stream, settings: LabelSettings, image_shape: tuple[int, int, int], local: Mesh
+) -> Program:
+    """The program that labels a batch of images of a shape; ``teacher`` may hold shapes in the place of variables."""
+    variables = teacher.variables
+    if nn.foldable(teacher.apply, variables, image_shape):
+        variables = shapes_of(nn.fold, variables)
+    key, step = jax.eval_shape(lambda: jax.random.key(0)), struct(dtype=np.int32)
+    norm = Normalisation(*[struct(image_shape[2])] * 2)
+    images = struct(stream.batch_size, *image_shape)
+    arguments = parallel.shapes((variables, norm, key, images, step), NamedSharding(local, parallel.SAME))
+    return Program(_answering(teacher.apply, stream.augment, settings, stream.temperature), arguments)
 
 
 @lru_cache(maxsize=8)

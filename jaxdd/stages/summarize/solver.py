@@ -7,13 +7,15 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jaxdd import ot
 from jaxdd.ground import parallel
 from jaxdd.ground.measure import Array, Groups, Measure, temper
 from jaxdd.ground.memory import Resources
+from jaxdd.ground.programs import Program
 from jaxdd.ground.progress import progress
+from jaxdd.ground.tracing import struct
 from jaxdd.stages.context import Context
 from jaxdd.stages.summarize.base import Summarizer, Summary
 
@@ -93,7 +95,7 @@ def solve_classes(
     padded = max(clouds.padded, m)
     # On CPU, classes in lockstep gain nothing: each would wait for the slowest.
     lockstep = not parallel.is_cpu(local)
-    size = _chunk_size((padded, clouds.points.shape[1], m), count, resources.memory_bytes, local, lockstep)
+    size = chunk_size((padded, clouds.points.shape[1], m), count, resources.memory_bytes, local, lockstep)
     solve = _compiled(solver, m, local, lockstep)
     parts = []
     for places in progress(parallel.chunks(count, size), "summarize"):
@@ -106,7 +108,21 @@ def solve_classes(
     return jax.tree.map(lambda *arrays: jnp.asarray(np.concatenate(arrays)[:count]), *jax.device_get(parts))
 
 
-def _chunk_size(shape: tuple[int, int, int], classes: int, memory_bytes: int, local: Mesh, lockstep: bool) -> int:
+def program(solver: Solver, shape: tuple[int, int, int], size: int, held: bool, local: Mesh) -> Program:
+    """The program that solves ``size`` classes, which the devices divide.
+
+    Args:
+      shape: (points, dimensions, atoms) of a class.
+      held: whether the weights are prescribed.
+    """
+    rows, d, m = shape
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
+    inputs = (keys, Measure(struct(size, rows, d), struct(size, rows)), struct(size, m) if held else None)
+    inputs = parallel.shapes(inputs, NamedSharding(local, parallel.EACH))
+    return Program(_compiled(solver, m, local, not parallel.is_cpu(local)), inputs)
+
+
+def chunk_size(shape: tuple[int, int, int], classes: int, memory_bytes: int, local: Mesh, lockstep: bool) -> int:
     """How many classes to solve in one call: a multiple of the number of devices, even if memory is short.
 
     Args:

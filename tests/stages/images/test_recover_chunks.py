@@ -168,7 +168,9 @@ def test_memory_decides_how_many_classes_go_together(monkeypatch):
     state_at, goal_at = chunks.shardings(solver, SHORT, LOCAL)
     state = jax.device_put(solver.init(jnp.asarray(start(np.arange(2)))), state_at)
     part = jax.device_put(chunks.rows_of(goal(), np.arange(2), SHORT), goal_at)
-    two = memory.compiled_bytes(solver.lower(jnp.asarray(VARIABLES), state, part, count=6, coarse=False).compile())
+    two = memory.compiled_bytes(
+        solver.program(jnp.asarray(VARIABLES), state, part, count=6, coarse=False).lower().compile()
+    )
     pieces, terms = run(SHORT, memory_bytes=two)
     assert [part.feature.shape for part in terms] == [(6, 2), (6, 1)]
     np.testing.assert_allclose(pieces, whole, atol=1e-5)
@@ -204,7 +206,7 @@ def test_pixels_moments_and_losses_are_float32_under_bfloat16():
     real = {name: nn.Moments(*(jnp.zeros((COUNT, x.shape[-1])) for x in layer)) for name, layer in out.moments.items()}
     atoms = Measure(jnp.zeros((COUNT, M, 4)), jnp.ones((COUNT, M)))
     wanted = goal()._replace(atoms=atoms, means=jnp.zeros((COUNT, 4)), moments=real)
-    lowered = solver.lower(variables, state, wanted)
+    lowered = solver.program(variables, state, wanted).lower()
     kinds = {str(x.dtype) for x in jax.tree.leaves(lowered.out_info)}
     assert kinds == {"float32", "int32"}
     assert "bf16" in lowered.as_text()

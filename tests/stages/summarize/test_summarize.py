@@ -153,7 +153,7 @@ def test_classes_in_lockstep_as_on_an_accelerator_find_the_same(solved, way):
 
 def test_chunks_in_lockstep_hold_the_work_of_all_their_classes():
     two = SimpleNamespace(devices=np.arange(2))
-    chunk = partial(solving._chunk_size, (1000, 64, 10), 100, local=two)
+    chunk = partial(solving.chunk_size, (1000, 64, 10), 100, local=two)
     data, work = 4 * 1000 * 65, 4 * 1000 * 208
     assert chunk(2 * 5 * (2 * data + work), lockstep=True) == 2 * 5
     assert chunk(2 * (10 * data + work), lockstep=False) == 2 * 5

@@ -17,6 +17,7 @@ from jaxdd.ground.launching import Curve
 from jaxdd.ground.measure import Array
 from jaxdd.ground.memory import compiled_bytes, values
 from jaxdd.ground.normalise import Normalisation
+from jaxdd.ground.programs import Program
 from jaxdd.ground.tracing import shapes_of
 from jaxdd.nn.classifier import Apply, Variables, remat
 from jaxdd.stages.context import Teacher
@@ -93,7 +94,7 @@ def run(
     if settings.coarse:
         _check_coarse(teacher.apply, teacher.variables, image_shape)
     class_shape = (goal.atoms.points.shape[1], *image_shape)
-    solver, size, launches = _fitted(key, teacher, settings, goal, class_shape, placement)
+    solver, size, launches, _ = fitted(key, teacher, settings, goal, class_shape, placement)
     chunks = parallel.chunks(len(goal.classes), size * placement.unit)
     state_at, goal_at = shardings(solver, settings, local)
     counts = [count for count, _ in launches]
@@ -139,17 +140,36 @@ def _is_over(settings: RecoverSettings, kept: np.ndarray, counts: list[int], sta
     return bool(over[kept].all())
 
 
-def _fitted(
+class Fitted(NamedTuple):
+    """A recovery that fits in memory.
+
+    Attributes:
+      solver: the recovery.
+      size: the number of groups per device at a time.
+      launches: the steps and coarseness of every launch.
+      program: the largest launch, with the shapes of its arguments.
+    """
+
+    solver: Recovery
+    size: int
+    launches: list[tuple[int, bool]]
+    program: Program
+
+
+def fitted(
     key: jax.Array,
     teacher: Teacher,
     settings: RecoverSettings,
     goal: Goal,
     image_shape: tuple[int, ...],
     placement: Placement,
-) -> tuple[Recovery, int, list[tuple[int, bool]]]:
-    """The compiled recovery, the number of groups per device at a time, and the steps and coarseness of every launch.
+) -> Fitted:
+    """The compiled recovery of as many groups at a time as fit in memory.
 
     Activations are recomputed if they would not fit in memory otherwise.
+
+    Args:
+      image_shape: the images of a class, [m, H, W, ch].
 
     Raises:
       InputError: not even one group fits.
@@ -160,18 +180,17 @@ def _fitted(
     launches = _launches(settings, fused)
     # The largest program is the longest launch on images of full size.
     largest = max(launches, key=lambda launch: (not launch[1], launch[0]))
-    replicated = NamedSharding(local, parallel.SAME)
-    same = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), variables)
+    same = parallel.shapes(variables, NamedSharding(local, parallel.SAME))
     plain = lambda apply: apply
     for wrap in {"auto": (plain, remat), "never": (plain,), "always": (remat,)}[settings.remat]:
         solver = recovery(wrap(apply), key, norm, settings, placement.group, local)
         cost = placement.group * image_shape[0] * bytes_per_image(wrap(apply), variables, image_shape[1:])
         shapes = partial(_shapes, solver, settings, goal, image_shape, placement)
-        lower = partial(solver.lower, same, count=largest[0], coarse=largest[1])
-        need = lambda size, lower=lower, shapes=shapes: _need(lower(*shapes(size)))
+        program = partial(solver.program, same, count=largest[0], coarse=largest[1])
+        need = lambda size, program=program, shapes=shapes: _need(program(*shapes(size)).lower())
         size, needed = _largest_fit(need, placement.memory_bytes, cost, most)
         if size:
-            return solver, size, launches
+            return Fitted(solver, size, launches, program(*shapes(size)))
     text = "too much memory" if needed == _ENDLESS else f"{needed / 2**20:.0f} MiB"
     raise InputError(
         f"recovering {placement.group} classes of {image_shape[0]} images {list(image_shape[1:])} takes {text}, but a "

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxdd.ground import parallel
 from jaxdd.ground.normalise import Normalisation, valid_range
+from jaxdd.ground.programs import Program
 from jaxdd.ground.promotion import standard_optimizer
 from jaxdd.nn.classifier import Apply
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, Terms, terms, total, view
@@ -37,13 +38,13 @@ class Recovery(NamedTuple):
     """``init(start) -> State`` and the jitted ``step``, which donates its state.
 
     step(variables, state, goal, count=1, coarse=False) -> (State, Terms [count, C]) takes ``count`` steps in one
-    program. With ``coarse`` the views have half the side. ``lower`` takes the same arguments, or their shapes, and
-    returns the lowered program.
+    program. With ``coarse`` the views have half the side. ``program`` takes the same arguments, or their shapes, and
+    returns the `Program`.
     """
 
     init: Callable[[jax.Array], State]
     step: Callable[..., tuple[State, Terms]]
-    lower: Callable[..., jax.stages.Lowered]
+    program: Callable[..., Program]
 
 
 def recovery(
@@ -64,15 +65,16 @@ def recovery(
         Default: no sharding.
 
     Returns:
-      init, step and lower. Calls that differ only in key and norm share one compilation. A step returns the terms
+      init, step and program. Calls that differ only in key and norm share one compilation. A step returns the terms
       before its update, on its random view.
     """
     low, high = valid_range(norm)
     fixed = (key, jnp.asarray(low), jnp.asarray(high))
     if local:
         fixed = parallel.put(fixed, local, parallel.SAME)
-    program = _program(apply, settings, group, local)
-    return Recovery(_init(settings.steps), partial(program, fixed), partial(program.lower, fixed))
+    step = _step(apply, settings, group, local)
+    program = lambda *arguments, **static: Program(step, (fixed, *arguments), static)
+    return Recovery(_init(settings.steps), partial(step, fixed), program)
 
 
 @lru_cache(maxsize=16)
@@ -92,7 +94,7 @@ _ADAM = standard_optimizer(optax.scale_by_adam(b1=0.5, b2=0.9))
 
 
 @lru_cache(maxsize=16)
-def _program(apply: Apply, settings: RecoverSettings, group: int | None, local: Mesh | None):
+def _step(apply: Apply, settings: RecoverSettings, group: int | None, local: Mesh | None):
     """The jitted step; its first argument is (key, smallest pixel, largest pixel)."""
 
     def one(fixed, variables, state, goal, coarse):
