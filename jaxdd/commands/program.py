@@ -6,13 +6,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from jaxdd.commands import failures, flags
 from jaxdd.ground import hosts, stop
 from jaxdd.ground.errors import DivergenceError, InputError, one_line
 from jaxdd.ground.memory import keep_freed
-from jaxdd.ground.progress import discard, say
+from jaxdd.ground.progress import discard, say, wording
 
 
 def run(
@@ -42,6 +43,7 @@ def run(
         arguments = flags.load_plugins(sys.argv[1:] if arguments is None else arguments)
         config = default(arguments)
         config = _parsed(config, arguments, sys.modules[main.__module__].__doc__)
+        wording.set(partial(flags.as_flags, config=config))
         hosts.join()
         stop.heed()
         if hosts.count() > 1 and not several:

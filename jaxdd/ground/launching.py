@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxdd.ground import stop
-from jaxdd.ground.progress import log, progress
+from jaxdd.ground.progress import Bar, log, progress
 from jaxdd.ground.watch import Watch
 
 
@@ -45,7 +45,7 @@ def run(
     counts: Sequence[int],
     watch: Watch,
     curve: Curve,
-    title: str,
+    bar: Bar,
     is_over: Callable[[Any, int], bool] = lambda state, launched: False,
 ) -> tuple[Any, Any]:
     """The state after all launches, and the losses of all steps, on the host.
@@ -57,7 +57,7 @@ def run(
       state: arrays on their devices.
       counts: the number of steps of each launch.
       curve: the form of the losses.
-      title: of the progress bar.
+      bar: the progress bar.
       is_over: (state, number of launches so far) -> whether to end early.
 
     Raises:
@@ -72,7 +72,7 @@ def run(
         state = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), kept["state"], state)
         launched = curve.parted(kept["losses"], counts[: int(np.searchsorted(np.cumsum(counts), taken)) + 1])
     with stop.deferred(), watch.checkpoints:
-        for k in progress(range(len(launched), len(counts)), title):
+        for k in progress(range(len(launched), len(counts)), bar):
             state, losses = launch(state, k)
             # Queue at most one launch behind the running one: batches do not pile up, and the bar is accurate.
             jax.block_until_ready(launched[-1:])

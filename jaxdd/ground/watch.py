@@ -102,12 +102,18 @@ class Watch:
         self.faults = faults or partial(state_faults, rows=False)
         self.first: np.ndarray | None = None
         self.checkpoints = Checkpoints(None)
+        self.shorter = ""
         self._seen, self._step = 0, 0
         self._pending: tuple[int, int, Sequence, dict[str, Array]] | None = None
 
     def keeping(self, checkpoints: Checkpoints) -> "Watch":
         """The same watch, which also saves checkpoints, and never one of a state that has diverged."""
         self.checkpoints = checkpoints
+        return self
+
+    def shortened_by(self, change: str) -> "Watch":
+        """The same watch of a run that this change makes shorter, see `progress.Bar`."""
+        self.shorter = change
         return self
 
     def keep(self, step: int, state: Any, losses: Sequence, joined: Callable[[Sequence], Any]) -> None:

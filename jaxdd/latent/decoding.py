@@ -22,7 +22,7 @@ from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.memory import Resources, forward_bytes
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.programs import Program
-from jaxdd.ground.progress import progress
+from jaxdd.ground.progress import Bar, progress
 from jaxdd.ground.tracing import shapes_of, struct
 from jaxdd.latent import diffusion
 from jaxdd.latent.diffusion import Denoiser, Sampling, Schedule
@@ -125,7 +125,7 @@ def decode(
     # classes this process decodes.
     most = m * max(1, 10 // m) if parallel.is_cpu(local) else -(-len(flat) // devices)
     size, images = max(1, min(_BATCH, most, fits)) * devices, []
-    for places in progress(parallel.chunks(len(flat), size), "decode"):
+    for places in progress(parallel.chunks(len(flat), size), Bar("decode", "a lower `imager.steps`")):
         rows = np.maximum(places, 0)
         made, lost = pictures(*same, *parallel.put((keys[rows], flat[rows], labels[rows]), local))
         if np.asarray(lost).any():

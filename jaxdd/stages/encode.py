@@ -15,7 +15,7 @@ from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.measure import Groups
 from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.ground.programs import Program
-from jaxdd.ground.progress import progress
+from jaxdd.ground.progress import Bar, progress
 from jaxdd.ground.registry import Registry
 from jaxdd.ground.tracing import shapes_of, struct
 from jaxdd.latent.decoding import LatentModel, encoder
@@ -146,7 +146,7 @@ def encode(
         out, valid = pending.popleft()
         fetched.append(np.asarray(out)[: len(valid)][valid > 0])
 
-    for images, labels, valid in progress(batches, "encode real images", total):
+    for images, labels, valid in progress(batches, Bar("encode real images", "a lower `image_size`"), total):
         if state is None:
             one = init(apply, variables, images.shape[1:], num_classes)
             state = parallel.put(jax.tree.map(lambda x: jnp.stack([x] * devices), one), local)

@@ -23,6 +23,7 @@ from jaxdd.ground.launching import Curve
 from jaxdd.ground.measure import Array
 from jaxdd.ground.memory import budget, compiled_bytes
 from jaxdd.ground.programs import Program
+from jaxdd.ground.progress import Bar
 from jaxdd.ground.tracing import shapes_of, struct
 from jaxdd.ground.watch import Watch, state_faults
 from jaxdd.nn.classifier import Variables
@@ -72,6 +73,7 @@ class Limits(NamedTuple):
       local: the devices of this process to use, in one row; default: all, but at most one per lane.
       title: the title of the progress bar and of error messages.
       remedy: what to do about a lane that diverges.
+      shorter: what makes the training shorter.
       together: the largest number of lanes that a device trains at a time; default: 16, on CPU 1.
       launch: the largest number of steps per launch; default: 20, on CPU 1. Batches that come from the host are
         launched one by one.
@@ -84,6 +86,7 @@ class Limits(NamedTuple):
     local: Mesh | None = None
     title: str = "students"
     remedy: str = "use a lower `train.learning_rate`"
+    shorter: str = "a lower `train.epochs`"
     together: int | None = None
     launch: int | None = None
     resident_bytes: int = 4 * 2**30
@@ -123,7 +126,8 @@ def run(
         watch = _watch(lanes, places, limits)
         launch = _launcher(feed, feed.programs(size).launch, context, batches, inputs)
         losses = Curve(jax.ShapeDtypeStruct((len(places), 1), np.float32), 1)
-        state, curve = launching.run(launch, state, feed.launches, watch, losses, title)
+        bar = Bar(title, "" if i else limits.shorter, len(chunks))
+        state, curve = launching.run(launch, state, feed.launches, watch, losses, bar)
         real = partial(np.compress, places >= 0, axis=0)
         variables = jax.device_get(state.variables)
         del state

@@ -19,7 +19,7 @@ from jaxdd.ground import stop
 from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.measure import Array
 from jaxdd.ground.normalise import Normalisation, normalise
-from jaxdd.ground.progress import log, progress
+from jaxdd.ground.progress import Bar, log, progress
 from jaxdd.ground.promotion import standard_optimizer
 from jaxdd.ground.registry import Registry
 from jaxdd.ground.settings import EPOCHS, SHARE, bounded
@@ -172,7 +172,7 @@ def fit(
         log(f"{watch.stage}: goes on from step {done} of {steps}")
     stream = iter(batches(done) if callable(batches) else batches)
     with stop.deferred(), watch.checkpoints:
-        for taken in progress(range(done + 1, steps + 1), watch.stage):
+        for taken in progress(range(done + 1, steps + 1), Bar(watch.stage, watch.shorter)):
             state, loss = step(state, key, *next(stream), context)
             curve.append(loss)
             if watch.is_due(taken):

@@ -140,8 +140,9 @@ def measured(
     scores, finished = np.array([known.known.get(key, np.nan) for key in keys]).reshape(-1, seeds), set()
     missing = np.flatnonzero(np.isnan(scores))
     mine = missing[parallel.local_classes(len(missing), parallel.mesh())]
-    remedy = f"use a lower `{kind.partition(':')[0]}.train.learning_rate`"
-    limits = Limits(title=title, remedy=remedy, scratch=comparison.scratch)
+    training = f"{kind.partition(':')[0]}.train"
+    remedy, shorter = f"use a lower `{training}.learning_rate`", f"a lower `{training}.epochs`"
+    limits = Limits(title=title, remedy=remedy, shorter=shorter, scratch=comparison.scratch)
     parts = _trained([lanes[s] for s in mine], model, protocol, teacher, limits) if len(mine) else ()
     for part in chain(parts, [None]) if hosts.count() > 1 else chain([None], parts):
         if part:

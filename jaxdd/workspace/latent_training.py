@@ -48,7 +48,7 @@ def train_vae(settings: VAETraining, channels: int, real: RealData, seed: int, o
     )
     stage, remedy = "train autoencoder", "use a lower `latent.vae_train.learning_rate`"
     watch = Watch(stage, remedy=remedy).keeping(Scratch(out / PARTS).checkpoints(stage))
-    variables, info, _ = _fit(trainer, stream, settings, seed, watch)
+    variables, info, _ = _fit(trainer, stream, settings, seed, watch, "vae_train")
 
     restore = jax.jit(lambda v, x: jnp.square(model.decode(v, model.encode(v, x).mean) - x).mean((1, 2, 3)))
     errors, spread = [], _Spread()
@@ -100,7 +100,7 @@ def train_dit(
 
     stage, remedy = "train denoiser", "use a lower `latent.dit_train.learning_rate`"
     watch = Watch(stage, remedy=remedy).keeping(Scratch(out / PARTS).checkpoints(stage))
-    variables, info, loss = _fit(trainer, batches, settings, seed, watch)
+    variables, info, loss = _fit(trainer, batches, settings, seed, watch, "dit_train")
     # The noise to predict has mean 0 and variance 1.
     training.check_learnt(stage, loss, 1.0, training.steps_of(settings), 4.0, remedy)
     log(f"denoiser: loss {info['loss'][-1]:.4f}, {time.perf_counter() - started:.0f} s")
@@ -140,10 +140,17 @@ class _Spread:
         return float(np.mean(self.squares / self.count - np.square(self.total / self.count)))
 
 
-def _fit(trainer: training.LatentTrainer, stream, settings, seed: int, watch: Watch) -> tuple[Variables, dict, float]:
-    """Run a trainer and return the averaged variables, on the host, the record of the run, and the loss at its end."""
+def _fit(
+    trainer: training.LatentTrainer, stream, settings, seed: int, watch: Watch, name: str
+) -> tuple[Variables, dict, float]:
+    """Run a trainer and return the averaged variables, on the host, the record of the run, and the loss at its end.
+
+    Args:
+      name: of the settings among those of the latent model.
+    """
     key = jax.random.key(seed)
     state = trainer.init(jax.random.fold_in(key, 0))
+    watch.shortened_by(f"a lower `latent.{name}.images`")
     state, losses = train.fit(
         trainer.step, state, jax.random.fold_in(key, 1), stream, training.steps_of(settings), watch=watch
     )

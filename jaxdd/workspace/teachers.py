@@ -156,6 +156,7 @@ def fit_full(
     probe = source.read("train", np.linspace(0, len(labels) - 1, min(64, len(labels))).astype(int))
     alive = train.not_dead(model.apply, real.norm, probe, len(source.class_names), title, remedy)
     watch = Watch(title, remedy=remedy, also=[alive]).keeping(scratch.checkpoints(f"{title}, seed {seed}"))
+    watch.shortened_by("a lower `teacher_train.epochs`")
     state, losses = train.fit(trainer.step, state, key, stream, steps, watch=watch)
     return state.variables, losses
 

@@ -22,7 +22,7 @@ from jaxdd.ground.errors import DivergenceError, InputError, shown
 from jaxdd.ground.files import atomic, write_json
 from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.ground.programs import Program
-from jaxdd.ground.progress import progress
+from jaxdd.ground.progress import Bar, progress
 from jaxdd.ground.reading import read_json
 from jaxdd.ground.tracing import shapes_of, struct
 from jaxdd.ground.watch import EVERY
@@ -108,7 +108,7 @@ def _answers(
     answer = _answering(teacher.apply, stream.augment, settings, stream.temperature)
     shared = variables, dataset.norm, jax.random.fold_in(jax.random.key(seed), 1)
     previous = None
-    for t, before in zip(progress(steps, "relabel"), [None, *steps]):
+    for t, before in zip(progress(steps, Bar("relabel", "a lower `epochs`")), [None, *steps]):
         if before is None or t != before + 1:
             order = permutations(len(dataset.labels), stream.batch_size, seed, t)
         # Queue at most one batch behind the running one, so that images do not pile up in memory.

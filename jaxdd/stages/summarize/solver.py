@@ -14,7 +14,7 @@ from jaxdd.ground import parallel
 from jaxdd.ground.measure import Array, Groups, Measure, temper
 from jaxdd.ground.memory import Resources
 from jaxdd.ground.programs import Program
-from jaxdd.ground.progress import progress
+from jaxdd.ground.progress import Bar, progress
 from jaxdd.ground.tracing import struct
 from jaxdd.stages.context import Context
 from jaxdd.stages.summarize.base import Summarizer, Summary
@@ -98,7 +98,7 @@ def solve_classes(
     size = chunk_size((padded, clouds.points.shape[1], m), count, resources.memory_bytes, local, lockstep)
     solve = _compiled(solver, m, local, lockstep)
     parts = []
-    for places in progress(parallel.chunks(count, size), "summarize"):
+    for places in progress(parallel.chunks(count, size), Bar("summarize", "another `summarizer`")):
         chosen = np.maximum(places, 0)
         measures = clouds.groups.padded(clouds.points, clouds.labels[chosen], padded)
         inputs = (keys[chosen], measures, None if held is None else held[chosen])

@@ -18,6 +18,7 @@ from jaxdd.ground.measure import Array
 from jaxdd.ground.memory import compiled_bytes, values
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.programs import Program
+from jaxdd.ground.progress import Bar
 from jaxdd.ground.tracing import shapes_of
 from jaxdd.nn.classifier import Apply, Variables, remat
 from jaxdd.stages.context import Teacher
@@ -105,11 +106,12 @@ def run(
         part = jax.device_put(rows_of(goal, places, settings), goal_at)
         names = [np.asarray(who)[rows][kept].tolist() for who in (goal.classes, goal.slices) if who is not None]
         seen = watched(settings, goal, places, state, teacher.norm).keeping(placement.scratch.checkpoints(str(names)))
-        launch, title = _launcher(solver, variables, part, launches), f"recover {i + 1}/{len(chunks)}"
+        launch = _launcher(solver, variables, part, launches)
+        bar = Bar(f"recover {i + 1}/{len(chunks)}", "" if i else "a lower `imager.steps`", len(chunks))
         terms = jax.ShapeDtypeStruct((1, len(places)), np.float32)
         form = Curve(Terms(terms, terms, terms, terms), 0)  # type: ignore[arg-type]
         is_over = partial(_is_over, settings, kept, counts)
-        state, curve = launching.run(launch, state, counts, seen, form, title, is_over)
+        state, curve = launching.run(launch, state, counts, seen, form, bar, is_over)
         if settings.stops_early:
             # A finished class keeps stepping until its whole chunk is done. Hold its curve at its own last step, so
             # that the curve does not depend on the other classes.
