@@ -8,12 +8,14 @@ Takes less than two minutes on two cores. Expect a hard-label accuracy of more t
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from jaxdd import commands
+from jaxdd import commands, planning
 from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import remove_at_once, write_json
+from jaxdd.ground.programs import Work
+from jaxdd.methods import RECIPES
 from jaxdd.reports import preview, run_page, tables
 from jaxdd.students.protocol import named
 from jaxdd.workspace import (
@@ -50,6 +52,21 @@ def distil(name: str, config: DemoConfig, workspace: Workspace) -> DistilledData
     return distilled.load(run.out)
 
 
+def compared(config: DemoConfig, workspace: Workspace) -> Comparison:
+    """The students, of the teacher's architecture."""
+    protocols, teacher = {name: named(name) for name in ("hard", "soft")}, config.teacher
+    return Comparison(workspace, protocols, (teacher.model,), config.seeds, config.seeds, teacher.teacher_train)
+
+
+def plan(config: DemoConfig) -> list[Work]:
+    workspace = open_workspace(config.teacher, config.out)
+    changes = {"imager.steps": config.steps}
+    recipes = [settings.changed(RECIPES.find(name), changes, name) for name in config.methods]
+    # The medoid and random images are trained on as well.
+    baselines = [RECIPES.find(name) for name in ("random", "medoid")]
+    return planning.grid(workspace, [*recipes, *baselines], [(1, compared(config, workspace))])
+
+
 def main(config: DemoConfig) -> None:
     if not config.methods:
         raise InputError("`methods` is empty; give one or more")
@@ -59,16 +76,12 @@ def main(config: DemoConfig) -> None:
         workspace = open_workspace(config.teacher, out)
         datasets = {name: distil(name, config, workspace) for name in config.methods}
         preview.preview(datasets[config.methods[-1]], out / "preview.png")
-        protocols = {name: named(name) for name in ("hard", "soft")}
-        comparison = Comparison(
-            workspace, protocols, (config.teacher.model,), config.seeds, config.seeds, config.teacher.teacher_train
-        )
         makers = makers_for(datasets, ("random", "medoid"), 1, workspace)
-        rows = compare(makers, comparison, lambda rows: write_json(out / "evaluation.json", rows))
+        rows = compare(makers, compared(config, workspace), lambda rows: write_json(out / "evaluation.json", rows))
         runs.finish(out, ("evaluation.json", "preview.png"))
     print(tables.table(rows))
     print(f"\nthe ten images of {config.methods[-1]}: {config.out / 'preview.png'}")
 
 
 if __name__ == "__main__":
-    commands.run(main, lambda arguments: DemoConfig())
+    commands.run(main, lambda arguments: DemoConfig(), plan=plan)

@@ -16,7 +16,8 @@ from typing import Annotated
 
 import tyro
 
-from jaxdd import commands, workspace
+from jaxdd import commands, planning, workspace
+from jaxdd.ground.programs import Work
 from jaxdd.methods import RECIPES, Recipe
 from jaxdd.reports import run_page
 from jaxdd.workspace import DistillConfig
@@ -34,6 +35,11 @@ def default(arguments: list[str]) -> DistillFlags:
     return DistillFlags(method=name, recipe=RECIPES.load(name))
 
 
+def plan(config: DistillConfig) -> list[Work]:
+    opened = workspace.open_workspace(config, config.out.parent, config.teacher, config.latent)
+    return planning.distillation(opened, config.recipe, config.ipc)
+
+
 def main(config: DistillConfig) -> None:
     dataset = workspace.distill(config)
     if dataset is None:
@@ -44,4 +50,4 @@ def main(config: DistillConfig) -> None:
 
 
 if __name__ == "__main__":
-    commands.run(main, default, several=True)
+    commands.run(main, default, several=True, plan=plan)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import tyro
 
-from jaxdd import commands
+from jaxdd import commands, planning
 from jaxdd.ground import hosts, settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_json
+from jaxdd.ground.programs import Work
 from jaxdd.methods import RECIPES
 from jaxdd.reports import run_page, tables
 from jaxdd.students.protocol import PROTOCOLS
@@ -58,22 +59,36 @@ def check(config: EvaluateConfig) -> None:
             raise InputError(f"`baselines` {name} makes new pixels; distil it first, and give its run folder")
 
 
+def opened(config: EvaluateConfig) -> Comparison:
+    """The comparison that a config asks for."""
+    protocols = {kind: config.protocol(kind) for kind in config.protocols}
+    workspace = workspace_of(config.runs[0], config.compute)
+    students = config.students or (workspace.teacher.info["model"],)
+    return Comparison(workspace, protocols, students, config.seeds, config.full, width=config.width)
+
+
+def plan(config: EvaluateConfig) -> list[Work]:
+    check(config)
+    datasets = comparison.named_datasets(config.runs)
+    baselines = [RECIPES.find(name) for name in config.baselines if name not in datasets]
+    ipc = next(iter(datasets.values())).ipc
+    return planning.comparison(opened(config), len(datasets) + len(baselines), ipc, baselines)
+
+
 def main(config: EvaluateConfig) -> None:
     check(config)
-    protocols = {kind: config.protocol(kind) for kind in config.protocols}
     datasets = comparison.named_datasets(config.runs)
     out = config.out or config.runs[0] / "evaluation.json"
     if out.is_dir():
         raise InputError(f"`out` {out} is a folder; give a file")
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} of `out` does not exist; make it first")
-    workspace = workspace_of(config.runs[0], config.compute)
-    students = config.students or (workspace.teacher.info["model"],)
-    setting = Comparison(workspace, protocols, students, config.seeds, config.full, width=config.width)
-    for student in students:
+    setting = opened(config)
+    workspace = setting.workspace
+    for student in setting.students:
         setting.network(student)
     runs = dict(zip(datasets, config.runs))
-    stored = comparison.stored_labels(runs, datasets, protocols, workspace.real.flip) if config.stored else None
+    stored = comparison.stored_labels(runs, datasets, setting.protocols, workspace.real.flip) if config.stored else None
     makers = makers_for(datasets, config.baselines, next(iter(datasets.values())).ipc, workspace)
     with finished.scratch(out.with_name(f"{out.name}.parts")) as scratch:
         setting = replace(setting, stored=stored, scratch=scratch)
@@ -85,4 +100,4 @@ def main(config: EvaluateConfig) -> None:
 
 
 if __name__ == "__main__":
-    commands.run(main, lambda arguments: EvaluateConfig(), several=True)
+    commands.run(main, lambda arguments: EvaluateConfig(), several=True, plan=plan)

@@ -14,15 +14,18 @@ from typing import Annotated
 
 import tyro
 
-from jaxdd import commands
+from jaxdd import commands, planning
 from jaxdd.data import distilled
+from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.locks import LOCK, locked
+from jaxdd.ground.programs import Work
 from jaxdd.reports.tables import label_sizes
 from jaxdd.stages.relabel import storing
 from jaxdd.stages.relabel.stored import LabelSettings
-from jaxdd.workspace import comparison, workspace_of
+from jaxdd.students.protocol import Protocol
+from jaxdd.workspace import Workspace, comparison, workspace_of
 from jaxdd.workspace.protocols import ProtocolConfig
 
 
@@ -46,7 +49,8 @@ class RelabelConfig(ProtocolConfig):
     """The folder of the labels; default: labels in the run folder."""
 
 
-def main(config: RelabelConfig) -> None:
+def opened(config: RelabelConfig) -> tuple[DistilledDataset, Workspace, Protocol, LabelSettings]:
+    """The images, what they were made from, the protocol, and the form of the labels."""
     protocol = config.protocol(config.protocol_name)
     if not protocol.labels.asks_teacher:
         raise InputError(f"--protocol {config.protocol_name!r} has hard labels, which need no teacher; use a soft one")
@@ -54,7 +58,17 @@ def main(config: RelabelConfig) -> None:
     workspace = workspace_of(config.run, config.compute)
     protocol = comparison.with_flip(protocol, workspace.real.flip)
     epochs = protocol.train.epochs if config.epochs is None else config.epochs
-    form = LabelSettings(config.form, config.top, epochs)
+    return dataset, workspace, protocol, LabelSettings(config.form, config.top, epochs)
+
+
+def plan(config: RelabelConfig) -> list[Work]:
+    dataset, workspace, protocol, form = opened(config)
+    count = len(dataset.labels)
+    return planning.relabelling(workspace, protocol.stream(count), form, count)
+
+
+def main(config: RelabelConfig) -> None:
+    dataset, workspace, protocol, form = opened(config)
     out = config.out or config.run / "labels"
     if not os.access(out.parent, os.W_OK):
         raise InputError(f"cannot write to {out.parent}; give `out` in a folder that exists and is writable")
@@ -65,4 +79,4 @@ def main(config: RelabelConfig) -> None:
 
 
 if __name__ == "__main__":
-    commands.run(main, lambda arguments: RelabelConfig())
+    commands.run(main, lambda arguments: RelabelConfig(), plan=plan)

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import jax
 
-from jaxdd import commands
+from jaxdd import commands, planning
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_text
+from jaxdd.ground.programs import Work
 from jaxdd.reports import grid_page, grid_tables, ot_rates
-from jaxdd.workspace import grid_file, grid_runner
+from jaxdd.workspace import Comparison, grid_file, grid_runner, open_workspace
 
 CONFIGS = Path(__file__).parent / "configs"
 PAPERS = ("wmdd-paper", "sre2l-paper", "d4m-paper", "ddoq-paper", "rded-paper")
@@ -37,7 +38,8 @@ def main() -> None:
         commands.run(ot_rates.table, lambda _: ot_rates.OtConfig(), arguments)
         return
     command = shlex.join(["python", "-m", "experiments.tables", name, *arguments])
-    commands.run(lambda config: table(name, config, command), lambda flags: default(name, flags), arguments)
+    main = lambda config: table(name, config, command)
+    commands.run(main, lambda flags: default(name, flags), arguments, plan=lambda config: plan(name, config))
 
 
 def default(name: str, arguments: list[str]) -> grid_file.GridConfig:
@@ -46,6 +48,18 @@ def default(name: str, arguments: list[str]) -> grid_file.GridConfig:
         raise InputError(f"unknown table {name!r}; use: python -m experiments.tables {'|'.join(('ot', *GRIDS))}")
     path = commands.flag_value(arguments, "--grid")
     return grid_file.read(name, None if path is None else Path(path), CONFIGS).config
+
+
+def plan(name: str, config: grid_file.GridConfig) -> list[Work]:
+    grid = grid_file.read(name, config.grid, CONFIGS)
+    entries = [entry for entry in grid.entries if not config.only or entry.name in config.only]
+    workspace = open_workspace(config, config.out, config.teacher, config.latent)
+    students = config.students or (workspace.config.model,)
+    sizes = []
+    for ipc, epochs in zip(config.ipc, config.epochs or [None] * len(config.ipc)):
+        protocols = {kind: grid_runner.with_epochs(config.protocol(kind), epochs) for kind in config.protocols}
+        sizes.append((ipc, Comparison(workspace, protocols, students, config.seeds, config.full)))
+    return planning.grid(workspace, [entry.recipe for entry in entries], sizes)
 
 
 def table(name: str, config: grid_file.GridConfig, command: str) -> None:

@@ -11,11 +11,12 @@ autoencoder. `dit` trains a denoiser on the latents of `--latent.place`, or of a
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jaxdd import commands
+from jaxdd import commands, planning
 from jaxdd.ground import manifest, settings
 from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.errors import InputError
-from jaxdd.workspace import LatentConfig, TeacherConfig, latent_models, open_data, runs, teachers
+from jaxdd.ground.programs import Work
+from jaxdd.workspace import LatentConfig, TeacherConfig, latent_models, open_data, open_workspace, runs, teachers
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ TRAINED = {
 }
 
 
+def plan(config: TrainConfig) -> list[Work]:
+    return planning.training(open_workspace(config, config.out.parent, latent=config.latent), config.what)
+
+
 def main(config: TrainConfig) -> None:
     if config.what not in TRAINED:
         raise InputError(f"unknown `what` {config.what!r}; use {', '.join(TRAINED)}")
@@ -63,4 +68,4 @@ def main(config: TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    commands.run(main, lambda arguments: TrainConfig())
+    commands.run(main, lambda arguments: TrainConfig(), plan=plan)

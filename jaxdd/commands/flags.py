@@ -13,13 +13,14 @@ import io
 import itertools
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import tyro
 
 from jaxdd.data import SOURCES
 from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError, shown
+from jaxdd.ground.machines import Machine, machine
 from jaxdd.ground.registry import Registry, trust
 from jaxdd.methods import RECIPES
 from jaxdd.nn import MODELS
@@ -122,6 +123,29 @@ def load_plugins(arguments: list[str]) -> list[str]:
         if ":" in path:
             trust(path)
     return rest
+
+
+class DryRun(NamedTuple):
+    """A request to say what a program would do, here or on another machine."""
+
+    machine: Machine | None
+
+
+def dry_run(arguments: list[str]) -> tuple[DryRun | None, list[str]]:
+    """What ``--dry-run`` and ``--on MACHINE`` ask for, and the other arguments.
+
+    Raises:
+      InputError: an unknown machine.
+    """
+    rest, dry, values = [], None, iter([part for one in arguments for part in _split(one)])
+    for value in values:
+        if value == "--on":
+            dry = DryRun(machine(next(values, "")))
+        elif value == "--dry-run":
+            dry = dry or DryRun(None)
+        else:
+            rest.append(value)
+    return dry, rest
 
 
 def flag_value(arguments: list[str], name: str) -> str | None:

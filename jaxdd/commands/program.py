@@ -1,6 +1,7 @@
 """One way to run a program: parse its flags, call it, end with one line where the input is bad."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import sys
@@ -9,10 +10,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
+from jaxdd import planning
 from jaxdd.commands import failures, flags
 from jaxdd.ground import hosts, stop
 from jaxdd.ground.errors import DivergenceError, InputError, one_line
 from jaxdd.ground.memory import keep_freed
+from jaxdd.ground.programs import Work
 from jaxdd.ground.progress import discard, say, wording
 
 
@@ -21,6 +24,7 @@ def run(
     default: Callable[[list[str]], Any],
     arguments: list[str] | None = None,
     several: bool = False,
+    plan: Callable[[Any], list[Work]] | None = None,
 ) -> None:
     """Parse every field of the dataclass that ``default(arguments)`` returns as a flag and call ``main``.
 
@@ -32,6 +36,8 @@ def run(
     Args:
       arguments: default: those of the command line.
       several: whether ``main`` shares its work among the processes of a run, where there are several.
+      plan: what ``main`` would do with a config. With ``--dry-run`` this is printed as a table, and nothing is done;
+        ``--on v5e-8`` does the same for a machine that is not there.
     """
     config = None
     try:
@@ -41,6 +47,7 @@ def run(
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
         arguments = flags.load_plugins(sys.argv[1:] if arguments is None else arguments)
+        dry, arguments = flags.dry_run(arguments)
         config = default(arguments)
         config = _parsed(config, arguments, sys.modules[main.__module__].__doc__)
         wording.set(partial(flags.as_flags, config=config))
@@ -48,7 +55,10 @@ def run(
         stop.heed()
         if hosts.count() > 1 and not several:
             raise InputError(f"this program runs in one process, not in {hosts.count()}; start it once")
-        main(config)
+        if dry is None:
+            main(config)
+        else:
+            _print_plan(plan, config, dry)
         # A full disk may refuse results only now.
         sys.stdout.flush()
         # The others would take a process that left earlier for dead.
@@ -79,6 +89,17 @@ def _parsed(config: Any, arguments: list[str], description: str | None) -> Any:
         return flags.parse(config, arguments, description)
     finally:
         sys.stdout.flush()
+
+
+def _print_plan(plan: Callable[[Any], list[Work]] | None, config: Any, dry: flags.DryRun) -> None:
+    """Print what a program would do."""
+    if plan is None:
+        print("this program computes nothing; it takes seconds")
+        return
+    if dry.machine and getattr(config, "compute", None) == "auto":
+        # On accelerators networks compute in bfloat16.
+        config = dataclasses.replace(config, compute="bfloat16")
+    print(flags.as_flags(planning.text(planning.made(plan(config), dry.machine)), config))
 
 
 def _open_closed() -> None:

@@ -2,12 +2,14 @@
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
 from jaxdd.ground import parallel
+from jaxdd.ground.programs import Program
 from jaxdd.ground.tracing import equations_of
 
 
@@ -45,6 +47,24 @@ def _values(jaxpr):
             yield from _values(getattr(part, "jaxpr", part))
         if not inner:
             yield equation.primitive.name, sum(v.aval.size * v.aval.dtype.itemsize for v in equation.outvars)
+
+
+# Primitives whose results the backward pass needs.
+KEPT = ("conv_general_dilated", "dot_general", "max", "add", "mul", "reduce_window_max")
+
+
+def values_of(program: Program) -> Iterator[tuple[str, int]]:
+    """`values` of a program, on one device."""
+    return _values(program.function.trace(*program.arguments, **program.static).jaxpr.jaxpr)
+
+
+def peak() -> int:
+    """The most bytes of memory that this process has held; 0 where the system does not say."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
 def forward_bytes(function: Callable, *arguments) -> int:

@@ -32,3 +32,38 @@ class Program(NamedTuple):
     def flops(self, rounds: int | None = None) -> int:
         """The operations of one launch on one device, see `flops_in`."""
         return flops_in(self.function.trace(*self.arguments, **self.static).jaxpr.jaxpr, rounds)
+
+
+class Work(NamedTuple):
+    """What a stage has to do, as far as it is known before anything is computed.
+
+    Attributes:
+      title: what the stage does, such as "recover".
+      unit: what `units` counts: "images" or "classes".
+      units: how many of them there are in all, or in a step of a training.
+      steps: how many steps each of them takes.
+      chunks: the parts in which they are done here, one after the other.
+      launch: the steps of one launch.
+      program: one launch of a full chunk, here.
+      most: the most units that one accelerator takes at a time.
+      shorter: what makes the stage shorter, see `progress.Bar`.
+      trains: whether the program takes gradients, and so holds all activations.
+      spread: whether all devices share the work.
+    """
+
+    title: str
+    unit: str
+    units: int
+    steps: int
+    chunks: int
+    launch: int
+    program: Program
+    most: int
+    shorter: str
+    trains: bool = False
+    spread: bool = True
+
+    @property
+    def launches(self) -> int:
+        """Launches here."""
+        return self.chunks * -(-self.steps // self.launch)

@@ -64,8 +64,9 @@ class Pixels(NamedTuple):
     image_shape: tuple[int, int, int]
 
 
-# The largest number of atoms that a device decodes at a time.
-_BATCH = 64
+BATCH = 64
+"""The largest number of atoms that a device decodes at a time."""
+SHORTER = "a lower `imager.steps`"
 
 GROWN = 100.0
 """Denoising has diverged if a latent, in root mean square, is so many times as large as a prediction of no noise at all
@@ -115,23 +116,28 @@ def decode(
 
     denoiser = model.denoiser if settings.strength > 0 else None
     local = resources.mesh
-    devices = local.devices.size
     pictures = _pictures(model.autoencoder, denoiser, model.schedule, settings, pixels.image_shape, local)
     same = (model.vae_variables, model.variables if denoiser else None, Normalisation(*map(jnp.asarray, pixels.norm)))
     same = parallel.put(same, local, parallel.SAME)
-    one = jax.ShapeDtypeStruct((1, *side), jnp.float32)
-    fits = resources.bytes_per_device // forward_bytes(model.autoencoder.decode, model.vae_variables, one)
-    # On a CPU core about ten atoms, always of whole classes: the images are then the same bit for bit, whatever other
-    # classes this process decodes.
-    most = m * max(1, 10 // m) if parallel.is_cpu(local) else -(-len(flat) // devices)
-    size, images = max(1, min(_BATCH, most, fits)) * devices, []
-    for places in progress(parallel.chunks(len(flat), size), Bar("decode", "a lower `imager.steps`")):
+    size, images = batch_size(model, count, m, resources), []
+    for places in progress(parallel.chunks(len(flat), size), Bar("decode", SHORTER)):
         rows = np.maximum(places, 0)
         made, lost = pictures(*same, *parallel.put((keys[rows], flat[rows], labels[rows]), local))
         if np.asarray(lost).any():
             raise _diverged(owner[rows[np.argmax(lost)]], settings)
         images.append(np.asarray(made))
     return np.concatenate(images)[: len(flat)].reshape(count, m, *pixels.image_shape)
+
+
+def batch_size(model: LatentModel, classes: int, m: int, resources: Resources) -> int:
+    """How many of the m atoms of each class are decoded at a time, on all devices."""
+    devices = resources.mesh.devices.size
+    one = struct(1, *latent_shape(model))
+    fits = resources.bytes_per_device // forward_bytes(model.autoencoder.decode, model.vae_variables, one)
+    # On a CPU core about ten atoms, always of whole classes: the images are then the same bit for bit, whatever other
+    # classes this process decodes.
+    most = m * max(1, 10 // m) if parallel.is_cpu(resources.mesh) else -(-classes * m // devices)
+    return max(1, min(BATCH, most, fits)) * devices
 
 
 def program(

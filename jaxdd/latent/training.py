@@ -7,17 +7,20 @@ A trainer is ``init`` and a jitted ``step(state, key, batch, labels, weights, co
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxdd.data import augment
 from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.normalise import normalise
+from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.promotion import standard_optimizer
 from jaxdd.ground.settings import DRAWS, SHARE, bounded
+from jaxdd.ground.tracing import struct
 from jaxdd.latent import diffusion
 from jaxdd.latent.diffusion import Denoiser, Schedule
 from jaxdd.latent.vae import RANGE, Autoencoder
@@ -136,6 +139,18 @@ def dit_trainer(model: Denoiser, schedule: Schedule, settings: DiTTraining) -> L
         return diffusion.loss(model, variables, schedule, key, latents, labels, settings.drop).mean()
 
     return _trainer(model.init, loss, settings, settings.ema)
+
+
+def work(title: str, trainer: LatentTrainer, batch: Any, steps: int, shorter: str) -> Work:
+    """The work of a training by one device.
+
+    Args:
+      batch: what a step sees, images or latents [N, ...] as a shape.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    arguments = jax.eval_shape(trainer.init, key), key, batch, struct(batch.shape[0], dtype=np.int32)
+    program = Program(trainer.step, (*arguments, None, None))
+    return Work(title, "images", batch.shape[0], steps, 1, 1, program, batch.shape[0], shorter, True, False)
 
 
 def _trainer(init_model, loss, settings: VAETraining | DiTTraining, decay: float) -> LatentTrainer:

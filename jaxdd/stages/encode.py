@@ -23,6 +23,8 @@ from jaxdd.latent.vae import RANGE
 from jaxdd.nn.batchnorm import Moments, merge, pool, pool_by_label
 from jaxdd.nn.classifier import Apply, Variables
 
+SHORTER = "a lower `image_size`"
+
 
 class Space(NamedTuple):
     """A space in which classes can be summarized, and the encoder into it.
@@ -146,7 +148,7 @@ def encode(
         out, valid = pending.popleft()
         fetched.append(np.asarray(out)[: len(valid)][valid > 0])
 
-    for images, labels, valid in progress(batches, Bar("encode real images", "a lower `image_size`"), total):
+    for images, labels, valid in progress(batches, Bar("encode real images", SHORTER), total):
         if state is None:
             one = init(apply, variables, images.shape[1:], num_classes)
             state = parallel.put(jax.tree.map(lambda x: jnp.stack([x] * devices), one), local)

@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jaxdd import nn
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import parallel
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation, normalise
+from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.progress import progress
+from jaxdd.ground.tracing import struct
 from jaxdd.nn.classifier import Apply, Classifier, Variables
 from jaxdd.stages.relabel.labelling import Labelling
 from jaxdd.stages.relabel.stored import Labels, check_fits, decode
@@ -235,6 +237,27 @@ def _counting(apply: Apply, local: Mesh):
 
     specs = (parallel.EACH, parallel.SAME, parallel.EACH, *[parallel.SAME] * 3)
     return jax.jit(parallel.sharded(count, local, specs))
+
+
+def testing(
+    apply: Apply, variables: Variables, image_shape: tuple[int, int, int], form: tuple[int, int, int], local: Mesh
+) -> Work:
+    """The work of `accuracies`, by one classifier after the other.
+
+    Args:
+      variables: of one classifier, as shapes.
+      form: (classifiers, test images, images of a batch).
+    """
+    count, images, batch = form
+    local = parallel.mesh(list(local.devices.flat[:1]))
+    some = parallel.shapes(jax.tree.map(lambda x: struct(1, *x.shape, dtype=x.dtype), variables),
+                           NamedSharding(local, parallel.EACH))  # fmt: skip
+    norm = Normalisation(*[struct(image_shape[2])] * 2)
+    same = norm, struct(batch, *image_shape, dtype=np.uint8), struct(batch, dtype=np.int32), struct(batch)
+    norm, *rest = parallel.shapes(same, NamedSharding(local, parallel.SAME))
+    so_far = parallel.shapes(struct(1, 2, dtype=np.int32), NamedSharding(local, parallel.EACH))
+    planned = Program(_counting(apply, local), (some, norm, so_far, *rest))
+    return Work("test", "images", count * images, 1, count * -(-images // batch), 1, planned, batch, "fewer `seeds`")
 
 
 def accuracy(apply: Apply, variables: Variables, norm: Normalisation, batches: Iterable) -> float:

@@ -22,7 +22,7 @@ from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.launching import Curve
 from jaxdd.ground.measure import Array
 from jaxdd.ground.memory import budget, compiled_bytes
-from jaxdd.ground.programs import Program
+from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.progress import Bar
 from jaxdd.ground.tracing import shapes_of, struct
 from jaxdd.ground.watch import Watch, state_faults
@@ -317,6 +317,20 @@ def program(trainer: Trainer, form: Form, lanes: Lanes, count: int, context: Any
     state, *rest = parallel.shapes(each, NamedSharding(local, parallel.EACH))
     context, pool = parallel.shapes(same, NamedSharding(local, parallel.SAME))
     return Program(compiled.launch, (state, context, pool, *rest), {"count": count})
+
+
+def work(trainer: Trainer, form: Form, lanes: Lanes, context: Any, limits: Limits) -> Work:
+    """The work of `run` on a pool of that form, if the pool fits on the devices."""
+    local = limits.local or parallel.mesh(jax.local_devices()[: len(lanes.seeds)])
+    cpu, devices, count = parallel.is_cpu(local), local.devices.size, len(lanes.seeds)
+    most = limits.together or (1 if cpu else 16)
+    size = -(-count // (devices * -(-count // (devices * most))))
+    launch = parallel.launches(lanes.steps, limits.launch or (1 if cpu else 20))[0]
+    chunk = lanes._replace(seeds=[0] * (size * devices))
+    planned, chunks = program(trainer, form, chunk, launch, context, local), -(-count // (size * devices))
+    batch = lanes.batch_size
+    return Work(limits.title, "images", count * batch, lanes.steps, chunks, launch, planned, 16 * batch, limits.shorter,
+                trains=True)  # fmt: skip
 
 
 @lru_cache(maxsize=8)

@@ -19,10 +19,12 @@ from jaxdd.ground import stop
 from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.measure import Array
 from jaxdd.ground.normalise import Normalisation, normalise
+from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.progress import Bar, log, progress
 from jaxdd.ground.promotion import standard_optimizer
 from jaxdd.ground.registry import Registry
 from jaxdd.ground.settings import EPOCHS, SHARE, bounded
+from jaxdd.ground.tracing import struct
 from jaxdd.ground.watch import EVERY, Hook, Watch
 from jaxdd.nn.classifier import Apply, Classifier, Variables
 from jaxdd.stages.relabel.labelling import Criterion
@@ -139,6 +141,24 @@ def trainer(
         return TrainState({**variables, "params": params}, opt_state, state.step + 1), value
 
     return Trainer(init, jax.jit(step, donate_argnums=0), cycle=cycle)
+
+
+def work(
+    title: str, trainer: Trainer, image_shape: tuple[int, int, int], form: tuple[int, int, int], shorter: str
+) -> Work:
+    """The work of `fit` on uint8 images, by one device.
+
+    Args:
+      image_shape: (H, W, ch).
+      form: (images of a batch, classes, steps).
+      shorter: what makes it shorter.
+    """
+    batch, classes, steps = form
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(lambda key: trainer.init(key, image_shape), key)
+    images, targets, weights = struct(batch, *image_shape, dtype=np.uint8), struct(batch, classes), struct(batch)
+    program = Program(trainer.step, (state, key, images, targets, weights, None))
+    return Work(title, "images", batch, steps, 1, 1, program, batch, shorter, trains=True, spread=False)
 
 
 def fit(

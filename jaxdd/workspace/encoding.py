@@ -15,6 +15,7 @@ from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import atomic, read_arrays
 from jaxdd.ground.memory import budget, forward_bytes
 from jaxdd.ground.normalise import Normalisation
+from jaxdd.ground.programs import Work
 from jaxdd.ground.tracing import shapes_of
 from jaxdd.nn import Apply, Moments, Variables
 from jaxdd.stages import encode
@@ -67,13 +68,33 @@ def encode_train(
     if jax.default_backend() != "cpu":
         rows = [np.concatenate(rows)]
         most = len(rows[0])
-    # Use as few batches as possible for the largest class, all about equally full.
-    bytes_each = forward_bytes(apply, variables, _image(source))
-    fits = max(1, min(pass_size(), budget(jax.local_devices(), memory_bytes) // bytes_each))
-    size = -(-most // -(-most // fits))
+    size = _batch_size(encoder, source, most, memory_bytes)
     batches = data.batches(source, "train", size, rows)
     total = sum(-(-len(part) // size) for part in rows)
     return encode.encode(apply, variables, norm, batches, len(source.class_names), total, mesh)
+
+
+def _batch_size(encoder: Encoder, source: Source, most: int, memory_bytes: int) -> int:
+    """The images of a batch, where ``most`` images come one after the other.
+
+    There are as few batches as possible, all about equally full.
+    """
+    bytes_each = forward_bytes(encoder[0], encoder[1], _image(source))
+    fits = max(1, min(pass_size(), budget(jax.local_devices(), memory_bytes) // bytes_each))
+    return -(-most // -(-most // fits))
+
+
+def work(encoder: Encoder, source: Source, memory_bytes: int = 4 * 2**30) -> Work:
+    """The work of `encode_train` of all classes in this process."""
+    counts = np.bincount(source.labels["train"])
+    if jax.default_backend() != "cpu":
+        counts = counts.sum(keepdims=True)
+    local, size = parallel.mesh(jax.local_devices()), _batch_size(encoder, source, int(counts.max()), memory_bytes)
+    size = -(-size // local.devices.size) * local.devices.size
+    classes, images = len(source.class_names), int(counts.sum())
+    planned = encode.program(encoder[0], encoder[1], source.image_shape, size, classes, local)
+    batches = int((-(-counts // size)).sum())
+    return Work("encode real images", "images", images, 1, batches, 1, planned, 250, encode.SHORTER)
 
 
 def kept_or_encoded(encoder: Encoder, source: Source, cache: Path) -> Encoded:

@@ -143,7 +143,7 @@ def run(work: Work, keep: Callable[[list[dict]], None]) -> list[dict]:
         makers = {entry.name: _maker(work, entry, ipc) for entry in work.entries}
         for student in config.students:
             for kind in config.protocols:
-                protocol = _with_epochs(config.protocol(kind), epochs)
+                protocol = with_epochs(config.protocol(kind), epochs)
                 _cell(work, rows, makers, ipc, student, kind, protocol)
     remove_at_once(config.out / runs.PARTS)
     return rows.table()
@@ -219,7 +219,8 @@ def _distil(work: Work, entry: Entry, ipc: int, seed: int, place: Path) -> None:
             fill(config, workspace)
 
 
-def _with_epochs(protocol: Protocol, epochs: int | None) -> Protocol:
+def with_epochs(protocol: Protocol, epochs: int | None) -> Protocol:
+    """The protocol with another number of epochs, if there is one."""
     return replace(protocol, train=replace(protocol.train, epochs=epochs)) if epochs else protocol
 
 

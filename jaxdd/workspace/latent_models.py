@@ -74,6 +74,25 @@ def _find_or_train(latent: LatentConfig, config: TeacherConfig, real: RealData, 
     return _kept_dit(latent, config, real, cache, place)
 
 
+def found(
+    latent: LatentConfig, config: TeacherConfig, real: RealData, cache: Path, denoiser: bool
+) -> LatentModel | None:
+    """`find_or_train` if nothing is left to train or to download; otherwise None."""
+    if latent.place is not None and not Path(latent.place).is_dir():
+        raise InputError(f"`latent.place` {latent.place} is no folder of this machine; download it first")
+    place = Path(latent.place) if latent.place is not None else _vae_place(latent, config, real, cache)[0]
+    if latent.place is None and not runs.is_finished(place):
+        return None
+    model = load_vae(latent, place)
+    if not denoiser:
+        return model
+    if not any((place / part / "config.json").is_file() for part in ("transformer", "unet")):
+        place = _dit_place(latent, config, real, cache, pretrained.vae(place))[0]
+        if not runs.is_finished(place):
+            return None
+    return with_denoiser(latent, real.class_names, place, model)
+
+
 def check(latent: LatentConfig, real: RealData) -> None:
     """Raise InputError for models that cannot be trained on these images, before anything is trained."""
     shape = real.source.image_shape
@@ -208,23 +227,35 @@ def _train_dit(latent: LatentConfig, config: TeacherConfig, real: RealData, out:
 
 def _kept_vae(latent: LatentConfig, config: TeacherConfig, real: RealData, cache: Path) -> Path:
     """The folder of the autoencoder that this config describes, which is trained if it does not exist yet."""
+    train = lambda out: {"vae": latent_training.train_vae(latent.vae_train, latent.channels, real, config.seed, out)}
+    return _kept(*_vae_place(latent, config, real, cache), config, train)
+
+
+def _vae_place(latent: LatentConfig, config: TeacherConfig, real: RealData, cache: Path) -> tuple[Path, list]:
+    """The folder of the autoencoder that this config describes, and what identifies it."""
     sizes = vae.small(real.source.image_shape, latent.channels)
     identity = [_data_of(config, real), dataclasses.asdict(sizes), dataclasses.asdict(latent.vae_train)]
-    train = lambda out: {"vae": latent_training.train_vae(latent.vae_train, latent.channels, real, config.seed, out)}
-    return _kept(cache, f"{real.name}-vae", config, identity, train)
+    return _place(cache, f"{real.name}-vae", identity), identity
 
 
 def _kept_dit(latent: LatentConfig, config: TeacherConfig, real: RealData, cache: Path, place: Path) -> Path:
     """The folder of the autoencoder of ``place`` and the denoiser that this config describes; trained if needed."""
     autoencoder = pretrained.vae(place)
-    settings = dataclasses.asdict(latent.dit_train)
-    identity = [_data_of(config, real), _digest(autoencoder), latent.size, latent.dit, settings]
 
     def train(out: Path) -> dict:
         pretrained.save_vae(out / "vae", *autoencoder)
         return {"dit": _train_dit(latent, config, real, out)}
 
-    return _kept(cache, f"{real.name}-{latent.dit.replace('/', '-')}", config, identity, train)
+    return _kept(*_dit_place(latent, config, real, cache, autoencoder), config, train)
+
+
+def _dit_place(
+    latent: LatentConfig, config: TeacherConfig, real: RealData, cache: Path, autoencoder: pretrained.Loaded
+) -> tuple[Path, list]:
+    """The folder of the denoiser of an autoencoder that this config describes, and what identifies it."""
+    settings = dataclasses.asdict(latent.dit_train)
+    identity = [_data_of(config, real), _digest(autoencoder), latent.size, latent.dit, settings]
+    return _place(cache, f"{real.name}-{latent.dit.replace('/', '-')}", identity), identity
 
 
 def _data_of(config: TeacherConfig, real: RealData) -> list:
@@ -242,10 +273,14 @@ def _digest(loaded: pretrained.Loaded) -> str:
     return digest.hexdigest()
 
 
-def _kept(cache: Path, name: str, config: TeacherConfig, identity: list, train: Callable[[Path], dict]) -> Path:
-    """The folder in ``cache`` for this name and identity; if it does not exist, ``train`` fills it."""
+def _place(cache: Path, name: str, identity: list) -> Path:
+    """The folder in ``cache`` for this name and identity."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
-    place = cache / f"{name}-{digest}"
+    return cache / f"{name}-{digest}"
+
+
+def _kept(place: Path, identity: list, config: TeacherConfig, train: Callable[[Path], dict]) -> Path:
+    """The folder ``place`` of this identity; if it does not exist, ``train`` fills it."""
     with runs.cached(place, {"identity": identity, **machine(config)}):
         if runs.is_finished(place):
             log(f"latent model: {place}")

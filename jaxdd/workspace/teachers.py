@@ -18,6 +18,7 @@ from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_json
 from jaxdd.ground.normalise import Normalisation
+from jaxdd.ground.programs import Work
 from jaxdd.ground.progress import log
 from jaxdd.ground.watch import Watch
 from jaxdd.nn import Classifier, Variables
@@ -124,6 +125,16 @@ def full_trainer(real: RealData, model: Classifier, training: train.TrainSetting
     return train.trainer(model, training, steps, HardLabels().criterion(), real.norm)
 
 
+SHORTER = "a lower `teacher_train.epochs`"
+
+
+def work(real: RealData, model: Classifier, training: train.TrainSettings, title: str) -> Work:
+    """The work of `fit_full`."""
+    count = len(real.source.labels["train"])
+    form = min(training.batch_size, count), len(real.class_names), training.steps(count)
+    return train.work(title, full_trainer(real, model, training), real.source.image_shape, form, SHORTER)
+
+
 def fit_full(
     real: RealData,
     model: Classifier,
@@ -156,7 +167,7 @@ def fit_full(
     probe = source.read("train", np.linspace(0, len(labels) - 1, min(64, len(labels))).astype(int))
     alive = train.not_dead(model.apply, real.norm, probe, len(source.class_names), title, remedy)
     watch = Watch(title, remedy=remedy, also=[alive]).keeping(scratch.checkpoints(f"{title}, seed {seed}"))
-    watch.shortened_by("a lower `teacher_train.epochs`")
+    watch.shortened_by(SHORTER)
     state, losses = train.fit(trainer.step, state, key, stream, steps, watch=watch)
     return state.variables, losses
 
@@ -295,11 +306,16 @@ def find_or_train(config: TeacherConfig, real: RealData, cache: Path) -> tuple[T
     return trained[0] if trained else load_teacher(place, config.compute), place
 
 
-def _find_or_train(config: TeacherConfig, real: RealData, cache: Path) -> tuple[Teacher, Path]:
+def place_of(config: TeacherConfig, real: RealData, cache: Path) -> tuple[Path, list]:
+    """The folder in ``cache`` of the teacher that this config describes, and what identifies it."""
     training = dataclasses.asdict(with_flip(config.teacher_train, real.flip))
     identity = [describe(config, real), training, dtype_of(config.compute), *filter(None, [real.content])]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
-    place = cache / f"{real.name}-{config.model.replace(':', '-')}-{digest}"
+    return cache / f"{real.name}-{config.model.replace(':', '-')}-{digest}", identity
+
+
+def _find_or_train(config: TeacherConfig, real: RealData, cache: Path) -> tuple[Teacher, Path]:
+    place, identity = place_of(config, real, cache)
     request = {"identity": identity, **machine(config)}
     with runs.cached(place, request):
         if runs.is_finished(place):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.programs import Work
 from jaxdd.ground.registry import Registry
 from jaxdd.stages.context import Context, Problem
 from jaxdd.stages.summarize.base import Summarizer, Summary
@@ -63,6 +64,10 @@ class Imager:
     def group_size(self, classes: int, ipc: int) -> int:
         """The number of neighbouring classes, out of ``classes``, that one process must make together."""
         return 1
+
+    def work(self, context: Context, ipc: int) -> Work | None:
+        """What `__call__` has to do, see `Summarizer.work`."""
+        return None
 
     def __call__(self, key: jax.Array, context: Context, summary: Summary) -> Iterator[Images]:
         """Make the images of the classes ``context.labels``; class c draws its random numbers from fold_in(key, c)."""

@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxdd.ground import parallel
 from jaxdd.ground.errors import InputError
-from jaxdd.latent import diffusion
+from jaxdd.ground.programs import Work
+from jaxdd.latent import decoding, diffusion
 from jaxdd.latent.decoding import Pixels, decode
 from jaxdd.stages.context import Context, Problem
 from jaxdd.stages.images.base import IMAGERS, Imager, Images, class_chunks
@@ -33,9 +34,25 @@ class Diffusion(diffusion.Sampling, Imager):
         super().check(problem, summarizer)
         diffusion.check(self, diffusion.Schedule())
 
+    def work(self, context: Context, ipc: int) -> Work:
+        """See `Imager.work`."""
+        return work(context, self, ipc)
+
     def __call__(self, key: jax.Array, context: Context, summary: Summary) -> Iterator[Images]:
         """Decode the atoms; the noise of atom j of class c comes from ``fold_in(fold_in(key, c), j)``."""
         return decoded(key, context, summary, self)
+
+
+def work(context: Context, sampling: diffusion.Sampling, ipc: int) -> Work:
+    """The work of `decoded`."""
+    model, classes, resources = context.latent, len(context.labels), context.resources
+    assert model is not None
+    # The classes come in chunks, so a batch is not larger than one of them.
+    chunk = len(next(class_chunks(context, ipc)))
+    size = decoding.batch_size(model, min(chunk, classes), ipc, resources)
+    planned = decoding.program(model, sampling, context.classes.image_shape, size, resources.mesh)
+    batches = -(-classes // chunk) * -(-chunk * ipc // size)
+    return Work("decode", "images", classes * ipc, 1, batches, 1, planned, decoding.BATCH, decoding.SHORTER)
 
 
 def decoded(key: jax.Array, context: Context, summary: Summary, sampling: diffusion.Sampling) -> Iterator[Images]:

@@ -6,10 +6,11 @@ from typing import ClassVar
 
 import jax
 
+from jaxdd.ground.programs import Work
 from jaxdd.latent.diffusion import Sampling
 from jaxdd.stages.context import Context
 from jaxdd.stages.images.base import IMAGERS, Imager, Images
-from jaxdd.stages.images.diffusion import decoded
+from jaxdd.stages.images.diffusion import decoded, work
 from jaxdd.stages.summarize.base import Summary
 
 
@@ -24,6 +25,10 @@ class Vae(Imager):
     def needs(self) -> frozenset[str]:
         """See `Imager.needs`."""
         return frozenset({"atoms", "autoencoder"})
+
+    def work(self, context: Context, ipc: int) -> Work:
+        """See `Imager.work`."""
+        return work(context, Sampling(strength=0.0), ipc)
 
     def __call__(self, key: jax.Array, context: Context, summary: Summary) -> Iterator[Images]:
         """Decode the atoms; the key is unused."""

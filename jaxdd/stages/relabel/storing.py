@@ -21,7 +21,7 @@ from jaxdd.ground import settings as fields
 from jaxdd.ground.errors import DivergenceError, InputError, shown
 from jaxdd.ground.files import atomic, write_json
 from jaxdd.ground.normalise import Normalisation, normalise
-from jaxdd.ground.programs import Program
+from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.progress import Bar, progress
 from jaxdd.ground.reading import read_json
 from jaxdd.ground.tracing import shapes_of, struct
@@ -40,6 +40,8 @@ from jaxdd.stages.relabel.stored import (
     record,
     shard_place,
 )
+
+_SHORTER = "a lower `epochs`"
 
 
 def materialise(
@@ -108,7 +110,7 @@ def _answers(
     answer = _answering(teacher.apply, stream.augment, settings, stream.temperature)
     shared = variables, dataset.norm, jax.random.fold_in(jax.random.key(seed), 1)
     previous = None
-    for t, before in zip(progress(steps, Bar("relabel", "a lower `epochs`")), [None, *steps]):
+    for t, before in zip(progress(steps, Bar("relabel", _SHORTER)), [None, *steps]):
         if before is None or t != before + 1:
             order = permutations(len(dataset.labels), stream.batch_size, seed, t)
         # Queue at most one batch behind the running one, so that images do not pile up in memory.
@@ -156,6 +158,14 @@ def program(
     images = struct(stream.batch_size, *image_shape)
     arguments = parallel.shapes((variables, norm, key, images, step), NamedSharding(local, parallel.SAME))
     return Program(_answering(teacher.apply, stream.augment, settings, stream.temperature), arguments)
+
+
+def work(teacher: Teacher, stream: Stream, settings: LabelSettings, image_shape: tuple, steps: int) -> Work:
+    """The work of `materialise`, by one device."""
+    local = parallel.mesh(jax.local_devices()[:1])
+    planned = program(teacher, stream, settings, image_shape, local)
+    size = stream.batch_size
+    return Work("relabel", "images", size, steps, 1, 1, planned, size, _SHORTER, spread=False)
 
 
 @lru_cache(maxsize=8)

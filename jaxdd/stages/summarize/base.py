@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.measure import POWERS, Measure
+from jaxdd.ground.programs import Work
 from jaxdd.ground.registry import Registry
 from jaxdd.stages.context import Context, Problem
 from jaxdd.stages.encode import SPACES
@@ -59,6 +60,14 @@ class Summarizer:
                 f"class {problem.class_names[worst]!r} has {problem.counts[worst]} real images, fewer than the "
                 f"{problem.ipc} per class that {problem.method} needs; lower `ipc` or add images"
             )
+
+    def work(self, context: Context, ipc: int) -> Work | None:
+        """What `__call__` has to do, for a plan of the run; None if it is little or unknown.
+
+        Args:
+          context: with zeros in the place of features and moments, and shapes in that of variables.
+        """
+        return None
 
     def __call__(self, key: jax.Array, context: Context, ipc: int) -> Summary:
         """Summarize the classes ``context.labels``; class c draws its random numbers from ``fold_in(key, c)``."""

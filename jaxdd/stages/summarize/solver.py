@@ -13,11 +13,13 @@ from jaxdd import ot
 from jaxdd.ground import parallel
 from jaxdd.ground.measure import Array, Groups, Measure, temper
 from jaxdd.ground.memory import Resources
-from jaxdd.ground.programs import Program
+from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.progress import Bar, progress
 from jaxdd.ground.tracing import struct
 from jaxdd.stages.context import Context
 from jaxdd.stages.summarize.base import Summarizer, Summary
+
+_SHORTER = "another `summarizer`"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,16 @@ class Solver(Summarizer):
           weights: the prescribed weights, [m]; None to optimise them.
         """
         raise TypeError(f"{type(self).__name__} defines no solve(key, mu, m, weights)")
+
+    def work(self, context: Context, ipc: int) -> Work:
+        """See `Summarizer.work`."""
+        counts, local = context.classes.encoded.counts, context.resources.mesh
+        devices, classes = local.devices.size, len(context.labels)
+        shape = max(int(counts.max()), ipc), context.classes.encoded.features.shape[1], ipc
+        memory_bytes = context.resources.bytes_per_device * devices
+        size = chunk_size(shape, classes, memory_bytes, local, not parallel.is_cpu(local))
+        planned = program(self, shape, size, self.prescribes_weights and self.weights == "uniform", local)
+        return Work("summarize", "classes", classes, 1, -(-classes // size), 1, planned, classes, _SHORTER)
 
     def __call__(self, key: jax.Array, context: Context, ipc: int) -> Summary:
         """The atoms of each class; their weights are tempered as ``self.weights`` says."""
@@ -98,7 +110,7 @@ def solve_classes(
     size = chunk_size((padded, clouds.points.shape[1], m), count, resources.memory_bytes, local, lockstep)
     solve = _compiled(solver, m, local, lockstep)
     parts = []
-    for places in progress(parallel.chunks(count, size), Bar("summarize", "another `summarizer`")):
+    for places in progress(parallel.chunks(count, size), Bar("summarize", _SHORTER)):
         chosen = np.maximum(places, 0)
         measures = clouds.groups.padded(clouds.points, clouds.labels[chosen], padded)
         inputs = (keys[chosen], measures, None if held is None else held[chosen])

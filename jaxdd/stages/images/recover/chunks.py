@@ -15,7 +15,7 @@ from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.launching import Curve
 from jaxdd.ground.measure import Array
-from jaxdd.ground.memory import compiled_bytes, values
+from jaxdd.ground.memory import KEPT, compiled_bytes, values
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.programs import Program
 from jaxdd.ground.progress import Bar
@@ -26,6 +26,7 @@ from jaxdd.stages.images.recover.descent import Recovery, State, goal_specs, rec
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, Terms
 from jaxdd.stages.images.recover.watched import watched
 
+SHORTER = "a lower `imager.steps`"
 Start = Callable[[np.ndarray], Array]  # rows of a goal [k] -> the initial images, [k, m, H, W, ch]
 
 
@@ -107,7 +108,7 @@ def run(
         names = [np.asarray(who)[rows][kept].tolist() for who in (goal.classes, goal.slices) if who is not None]
         seen = watched(settings, goal, places, state, teacher.norm).keeping(placement.scratch.checkpoints(str(names)))
         launch = _launcher(solver, variables, part, launches)
-        bar = Bar(f"recover {i + 1}/{len(chunks)}", "" if i else "a lower `imager.steps`", len(chunks))
+        bar = Bar(f"recover {i + 1}/{len(chunks)}", "" if i else SHORTER, len(chunks))
         terms = jax.ShapeDtypeStruct((1, len(places)), np.float32)
         form = Curve(Terms(terms, terms, terms, terms), 0)  # type: ignore[arg-type]
         is_over = partial(_is_over, settings, kept, counts)
@@ -328,8 +329,4 @@ def bytes_per_image(apply: Apply, variables: Variables, image_shape: tuple[int, 
     operations, so this is an overestimate.
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return 2 * sum(size for kind, size in values(apply, variables, image) if kind in _KEPT)
-
-
-# Primitives whose results the backward pass needs.
-_KEPT = ("conv_general_dilated", "dot_general", "max", "add", "mul", "reduce_window_max")
+    return 2 * sum(size for kind, size in values(apply, variables, image) if kind in KEPT)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.ground.errors import InputError
+from jaxdd.ground.measure import Measure
+from jaxdd.ground.programs import Work
 from jaxdd.stages.context import Context, Problem
 from jaxdd.stages.encode import class_means, global_moments, is_constant
 from jaxdd.stages.images.base import IMAGERS, Imager, Images, real_images
@@ -65,10 +67,8 @@ class Recover(RecoverSettings, Imager):
             )
         settings = replace(self, flip=self.flip and context.flip)
         start = self._start(jax.random.fold_in(key, 0), context, summary)
-        group, together = group_size(self, len(encoded.counts), ipc)
-        resources = context.resources
-        total = len(encoded.counts) * (ipc // together)
-        placement = chunks.Placement(resources.mesh, resources.bytes_per_device, group, total, context.scratch)
+        placement, together = self._placement(context, ipc)
+        group = placement.group
         views, image_shape = jax.random.fold_in(key, 1), context.classes.image_shape
         run = lambda goal, start: chunks.run(views, context.teacher, settings, goal, start, image_shape, placement)
         goal = self._goal(context, summary)
@@ -77,6 +77,33 @@ class Recover(RecoverSettings, Imager):
             # Without a weight the target means are zeros, so the term has no meaning.
             terms = {name: term for name, term in part.terms._asdict().items() if name != "mean" or self.mean_weight}
             yield Images(part.places, part.images, terms)
+
+    def work(self, context: Context, ipc: int) -> Work:
+        """See `Imager.work`."""
+        classes, image_shape = len(context.labels), context.classes.image_shape
+        placement, together = self._placement(context, ipc)
+        problems = classes * (ipc // together)
+        placement = placement.beside(problems)
+        zeros = lambda *shape: np.broadcast_to(np.float32(0), shape)
+        atoms = Measure(zeros(classes, ipc, context.classes.encoded.features.shape[1]), zeros(classes, ipc))
+        goal = self._goal(context, Summary(atoms, zeros(classes, 0)))
+        if together < ipc:  # the slices of a class are problems of their own
+            each = lambda x: np.broadcast_to(x[:1], (problems, *x.shape[1:]))
+            labels, atoms = each(goal.classes), jax.tree.map(lambda x: each(x)[:, :together], goal.atoms)
+            goal = Goal(labels, atoms, each(goal.means), goal.moments, goal.feature_variance, labels)
+        fitted = chunks.fitted(jax.random.key(0), context.teacher, self, goal, (together, *image_shape), placement)
+        parts = -(-problems // (fitted.size * placement.unit))
+        launch, most = fitted.launches[0][0], -(-problems // placement.local.devices.size) * together
+        return Work("recover", "images", classes * ipc, self.steps, parts, launch, fitted.program, most,
+                    chunks.SHORTER, trains=True)  # fmt: skip
+
+    def _placement(self, context: Context, ipc: int) -> tuple[chunks.Placement, int]:
+        """The devices and memory, and how many images of a class are optimised together."""
+        count, resources = len(context.classes.encoded.counts), context.resources
+        group, together = group_size(self, count, ipc)
+        total = count * (ipc // together)
+        memory_bytes = resources.bytes_per_device
+        return chunks.Placement(resources.mesh, memory_bytes, group, total, context.scratch), together
 
     def _start(self, key: jax.Array, context: Context, summary: Summary) -> chunks.Start:
         """Where the pixels start: at real images or at noise."""

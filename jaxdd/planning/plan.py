@@ -1,0 +1,146 @@
+"""The plan of a run as a table: what each stage does here, or on a machine that is not there."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+
+from jaxdd.ground import memory
+from jaxdd.ground.machines import Machine
+from jaxdd.ground.programs import Program, Work
+from jaxdd.ground.progress import duration, log
+from jaxdd.planning.clock import timed
+
+# The share of a chip's peak that these programs reach, by the cycles that XLA expects of them on TPUs.
+UTILISATION = 0.2
+# Rounds of a loop that ends when it has converged.
+_ROUNDS = 50
+# Seconds to start a launch, and to compile a program for an accelerator.
+_LAUNCH, _COMPILE = 2e-4, 60.0
+_FUSED = 20
+
+
+class Row(NamedTuple):
+    """What a stage will take.
+
+    Attributes:
+      work: the stage.
+      chunks: the parts that are done one after the other.
+      launches: launches of programs.
+      memory_bytes: of a device.
+      flops: operations of all devices.
+      seconds: in all.
+      decides: what most of the time is spent on.
+    """
+
+    work: Work
+    chunks: int
+    launches: int
+    memory_bytes: int
+    flops: int
+    seconds: float
+    decides: str
+
+
+class Plan(NamedTuple):
+    """The plan of a run.
+
+    Attributes:
+      rows: of the stages.
+      machine: the machine that it is for; None: this one.
+      host_bytes: the memory that this process has taken for the data and for trying the programs.
+    """
+
+    rows: tuple[Row, ...]
+    machine: Machine | None
+    host_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages."""
+        return sum(row.seconds for row in self.rows)
+
+
+def made(works: Iterable[Work], machine: Machine | None = None) -> Plan:
+    """The plan of some stages.
+
+    Here each program is compiled and launched a few times, and the time of all launches follows. For another machine
+    the time is that of the operations at a fifth of the peak.
+    """
+    measured: dict = {}
+    rows = tuple(_on(work, machine) if machine else _here(work, measured) for work in works)
+    return Plan(rows, machine, memory.peak())
+
+
+def _here(work: Work, measured: dict) -> Row:
+    program = work.program
+    leaves, form = jax.tree.flatten(program.arguments)
+    key = program.function, str(form), tuple((x.shape, x.dtype) for x in leaves), *sorted(program.static.items())
+    compiles = key not in measured
+    if compiles:
+        log(f"trying: {work.title}")
+        measured[key] = timed(program)
+    timing = measured[key]
+    running, compiling = work.launches * timing.launch_seconds, timing.compile_seconds if compiles else 0.0
+    flops = program.flops(_ROUNDS) * _devices(program) * work.launches
+    decides = "compilation" if compiling > running else "computation"
+    return Row(work, work.chunks, work.launches, timing.memory_bytes, flops, running + compiling, decides)
+
+
+def _on(work: Work, machine: Machine) -> Row:
+    program, chip = work.program, machine.chip
+    chips = machine.chips if work.spread else 1
+    flops = program.flops(_ROUNDS) * _devices(program) * work.launches
+    together = min(work.units, work.most * chips)
+    planned = max(1, work.units // work.chunks)
+    while _memory(work, together / planned / chips) > 0.9 * chip.memory_bytes and together > chips:
+        together = -(-together // 2)
+    chunks = -(-work.units // together)
+    launches = chunks * -(-work.steps // (_FUSED if work.spread else 1))
+    computing = flops / (chips * chip.flops * UTILISATION)
+    parts = {"computation": computing, "compilation": _COMPILE, "launches": launches * _LAUNCH}
+    needed = _memory(work, together / planned / chips)
+    decides = max(parts, key=lambda name: parts[name])
+    if needed > 0.9 * chip.memory_bytes:
+        decides = "does not fit"
+    return Row(work, chunks, launches, needed, flops, sum(parts.values()), decides)
+
+
+def _devices(program: Program) -> int:
+    """The number of devices of a program."""
+    shardings = [getattr(x, "sharding", None) for x in jax.tree.leaves(program.arguments)]
+    return max((len(one.device_set) for one in shardings if one is not None), default=1)
+
+
+def _memory(work: Work, scale: float) -> int:
+    """Bytes of a device for ``scale`` times as many units as the program takes, estimated from its values."""
+    values = [size for kind, size in memory.values_of(work.program) if kind in memory.KEPT]
+    held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(work.program.arguments))
+    passing = sum(values) if work.trains else 4 * max(values, default=0)
+    return int(held + passing * scale)
+
+
+def text(plan: Plan) -> str:
+    """The table, the sum, and what makes the longest stages shorter."""
+    where = plan.machine.name if plan.machine else f"this machine ({jax.devices()[0].device_kind})"
+    heads = ("stage", "units", "steps", "chunks", "launches", "memory", "FLOP", "time", "decided by")
+    lines = [heads, *(_cells(row) for row in plan.rows)]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(heads))]
+    aligned = lambda line: "  ".join(
+        cell.ljust(width) if k in (0, 8) else cell.rjust(width) for k, (cell, width) in enumerate(zip(line, widths))
+    ).rstrip()
+    table = [aligned(lines[0]), "  ".join("-" * width for width in widths), *map(aligned, lines[1:])]
+    total = f"in all about {duration(plan.seconds)} on {where}"
+    if plan.machine is None:
+        total += f", {plan.host_bytes / 2**30:.1f} GiB of memory"
+    else:
+        total += f", at {100 * UTILISATION:.0f} % of the peak of {plan.machine.chip.flops / 1e12:.0f} TFLOP/s a chip"
+    longest = sorted(plan.rows, key=lambda row: -row.seconds)[:3]
+    hints = [f"{row.work.title}: for less, use {row.work.shorter}" for row in longest if row.work.shorter]
+    return "\n".join([*table, "", total, *dict.fromkeys(hints)])
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    work = row.work
+    return (work.title, f"{work.units:,} {work.unit}", f"{work.steps:,}", f"{row.chunks:,}", f"{row.launches:,}",
+            f"{row.memory_bytes / 2**20:,.0f} MiB", f"{row.flops:.2g}", duration(row.seconds), row.decides)  # fmt: skip
