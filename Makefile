@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A file at a time for each process, in the order of the files: the longest are not among the last.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-faults fuzz lint types clean
+.PHONY: demo test test-fast test-faults fuzz tpu lint types clean
 
 demo: .venv/core
 	$(BIN)/python -m experiments.demo
@@ -29,6 +29,14 @@ lint: .venv/dev
 
 types: .venv/dev
 	$(BIN)/mypy
+
+# Beside the environment and not in it, as JAX would look for a TPU wherever the package is installed.
+tpu: .venv/tpu
+	PYTHONPATH=.venv/tpu $(BIN)/python -m pytest tests/benchmarks/test_tpu.py
+
+.venv/tpu: requirements-tpu.txt .venv/dev
+	$(BIN)/pip install -q --disable-pip-version-check --target $@ --upgrade -r requirements-tpu.txt
+	touch $@
 
 .venv/core: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

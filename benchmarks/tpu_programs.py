@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdd import nn
+from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground.measure import Measure
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.programs import Program
@@ -161,16 +162,13 @@ def students(what: Students, local: Mesh, memory_bytes: int) -> Built:
     return Built(program, what.together * batch * count)
 
 
-class _Shape(NamedTuple):
-    """What `student_trainer` asks of a dataset."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    norm: Normalisation
-
-
-def _dataset(what: Students, n: int) -> Any:
-    return _Shape(np.broadcast_to(np.float32(0), (n, what.size, what.size, 3)), np.zeros(n, np.int32), NORM)
+def _dataset(what: Students, n: int) -> DistilledDataset:
+    """A distilled dataset of zeros, which take no memory."""
+    zeros = lambda *shape: np.broadcast_to(np.float32(0), shape)
+    names = tuple(map(str, range(what.classes)))
+    return DistilledDataset(
+        zeros(n, what.size, what.size, 3), np.zeros(n, np.int32), np.ones(n, np.float32), names, NORM, {}
+    )
 
 
 def labels(model: str, size: int, local: Mesh, memory_bytes: int) -> Built:

@@ -43,11 +43,33 @@ def crop_resize(image: jax.Array, origin: jax.Array, size: jax.Array) -> jax.Arr
 
     origin, size: of the box, [2] each, in units of the sides, see `random_box`.
     """
+    return jax.lax.platform_dependent(image, origin, size, tpu=_cropped_on_tpu, default=_cropped)
+
+
+def _cropped(image: jax.Array, origin: jax.Array, size: jax.Array) -> jax.Array:
     h, w = image.shape[-3:-1]
     scale = 1.0 / size
     shift = -origin * jnp.array([h, w], jnp.float32) * scale
     axes = (image.ndim - 3, image.ndim - 2)
     return jax.image.scale_and_translate(image, image.shape, axes, scale, shift, "linear", antialias=False)
+
+
+def _cropped_on_tpu(image: jax.Array, origin: jax.Array, size: jax.Array) -> jax.Array:
+    """The same for TPUs: columns before rows, which needs no copies in other layouts, and in half as many products.
+
+    There float32 products are made of bfloat16 ones, six for all digits. Three give 16 bits, twice those of a pixel.
+    """
+    rows, columns = (_interpolation(side, *box) for side, *box in zip(image.shape[-3:-1], origin, size))
+    wide = jnp.einsum("...hwc,xw->...hxc", image, columns, precision="high")
+    return jnp.einsum("...hxc,yh->...yxc", wide, rows, precision="high")
+
+
+def _interpolation(side: int, origin: jax.Array, size: jax.Array) -> jax.Array:
+    """The weights of bilinear interpolation along one axis, [pixels of the crop, pixels of the image]."""
+    pixels = jnp.arange(side, dtype=jnp.float32)
+    # Beyond the centres of the outermost pixels, the image continues as it is there.
+    at = jnp.clip(side * origin + (pixels + 0.5) * size - 0.5, 0.0, side - 1.0)
+    return jnp.maximum(0.0, 1.0 - abs(at[:, None] - pixels))
 
 
 def random_resized_crop(key: jax.Array, images: jax.Array, min_scale: float = 0.08) -> jax.Array:

@@ -32,7 +32,16 @@ class ConvNet(nn.Module):
 
 def average_pool_2x2(x: jax.Array) -> jax.Array:
     """Mean of each 2x2 window: [N, H, W, C] -> [N, H // 2, W // 2, C]."""
-    # A reshape, because XLA's reduce_window is slow on CPU, and its gradient even slower.
+    return jax.lax.platform_dependent(x, tpu=_pooled_by_windows, default=_pooled_by_reshape)
+
+
+def _pooled_by_windows(x: jax.Array) -> jax.Array:
+    # On TPUs the six axes of a reshape would each be padded to tiles.
+    return nn.avg_pool(x, (2, 2), (2, 2))
+
+
+def _pooled_by_reshape(x: jax.Array) -> jax.Array:
+    # XLA's reduce_window is slow on CPU, and its gradient even slower.
     n, h, w, c = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2]
     return x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))

@@ -190,7 +190,9 @@ def _students(
 def _distilled(n: int, shape: tuple[int, int, int], classes: int, norm: Normalisation) -> DistilledDataset:
     """A distilled dataset of zeros, which take no memory."""
     labels = np.zeros(n, np.int32)
-    return DistilledDataset(_zeros(n, *shape), labels, _zeros(n), tuple(map(str, range(classes))), norm, {})
+    return DistilledDataset(
+        _zeros(n, *shape), labels, np.ones(n, np.float32), tuple(map(str, range(classes))), norm, {}
+    )
 
 
 def _zeros(*shape: int) -> Any:
