@@ -146,6 +146,7 @@ def pays(x: jax.Array, kernel: jax.Array) -> bool:
     return min(c, kernel.shape[-1]) >= 32 and tiles * TILE**2 <= 1.5 * h * w and n * tiles >= 32
 
 
+@jax.jit  # traced once for equal shapes, which occur many times
 def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The convolution of stride 1 with a border of one zero; for reverse mode only.
 
