@@ -20,7 +20,7 @@ Window = tuple[tuple[int, int], tuple[tuple[int, int], ...]]  # strides and padd
 
 def convolution(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
     """`jax.lax.conv_general_dilated` of x [N, H, W, C] and kernel [k, k, C, D]."""
-    plain = partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
+    plain = lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
     dilated = any(set(options.get(name) or (1,)) != {1} for name in ("lhs_dilation", "rhs_dilation"))
     if dilated or options.get("feature_group_count", 1) != 1 or not x.dtype == kernel.dtype == jnp.float32:
         return plain(x, kernel)
