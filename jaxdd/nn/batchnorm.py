@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdd.nn.convolution import convolution
+
 EPSILON = 1e-5
 
 
@@ -136,7 +138,11 @@ class ConvNorm:
         """
         # Explicit padding on both sides, as published weights expect; "SAME" pads a strided convolution on one only.
         padding = ((kernel // 2, kernel // 2),) * 2
-        defaults: dict[str, Any] = {"kernel_init": nn.initializers.he_normal(), "use_bias": self.folded}
+        defaults: dict[str, Any] = {
+            "kernel_init": nn.initializers.he_normal(),
+            "use_bias": self.folded,
+            "conv_general_dilated": convolution,
+        }
         conv = nn.Conv(width, (kernel, kernel), (stride, stride), padding=padding, dtype=self.dtype, name=name,
                        **defaults | options)  # fmt: skip
         x = conv(x)
