@@ -43,6 +43,8 @@ def values(function: Callable, *arguments) -> Iterator[tuple[str, int]]:
 def _values(jaxpr):
     for equation in jaxpr.eqns:
         inner = [p for p in equation.params.values() if hasattr(p, "eqns") or hasattr(p, "jaxpr")]
+        # Of the branches of a condition, which are mostly those of several platforms, the last is the general one.
+        inner += equation.params["branches"][-1:] if equation.primitive.name == "cond" else ()
         for part in inner:
             yield from _values(getattr(part, "jaxpr", part))
         if not inner:

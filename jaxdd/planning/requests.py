@@ -189,7 +189,7 @@ def _students(
 
 def _distilled(n: int, shape: tuple[int, int, int], classes: int, norm: Normalisation) -> DistilledDataset:
     """A distilled dataset of zeros, which take no memory."""
-    labels = np.zeros(n, np.int32)
+    labels = np.repeat(np.arange(classes, dtype=np.int32), n // classes)
     return DistilledDataset(
         _zeros(n, *shape), labels, np.ones(n, np.float32), tuple(map(str, range(classes))), norm, {}
     )
