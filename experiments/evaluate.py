@@ -71,8 +71,7 @@ def plan(config: EvaluateConfig) -> list[Work]:
     check(config)
     datasets = comparison.named_datasets(config.runs)
     baselines = [RECIPES.find(name) for name in config.baselines if name not in datasets]
-    ipc = next(iter(datasets.values())).ipc
-    return planning.comparison(opened(config), len(datasets) + len(baselines), ipc, baselines)
+    return planning.comparison(opened(config), len(datasets) + len(baselines), [*datasets.values()][0].ipc, baselines)
 
 
 def main(config: EvaluateConfig) -> None:
@@ -84,10 +83,8 @@ def main(config: EvaluateConfig) -> None:
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} of `out` does not exist; make it first")
     setting = opened(config)
-    workspace = setting.workspace
-    for student in setting.students:
-        setting.network(student)
-    runs = dict(zip(datasets, config.runs))
+    workspace, runs = setting.workspace, dict(zip(datasets, config.runs))
+    list(map(setting.network, setting.students))  # raises for a network that does not take these images
     stored = comparison.stored_labels(runs, datasets, setting.protocols, workspace.real.flip) if config.stored else None
     makers = makers_for(datasets, config.baselines, next(iter(datasets.values())).ipc, workspace)
     with finished.scratch(out.with_name(f"{out.name}.parts")) as scratch:

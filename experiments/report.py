@@ -33,4 +33,4 @@ def main(config: ReportConfig) -> None:
 
 
 if __name__ == "__main__":
-    commands.run(main, lambda arguments: ReportConfig())
+    commands.run(main, lambda arguments: ReportConfig(), plan=lambda config: [])

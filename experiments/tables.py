@@ -35,7 +35,7 @@ def main() -> None:
         print(__doc__)
         return
     if name == "ot":
-        commands.run(ot_rates.table, lambda _: ot_rates.OtConfig(), arguments)
+        commands.run(ot_rates.table, lambda _: ot_rates.OtConfig(), arguments, plan=plan_ot)
         return
     command = shlex.join(["python", "-m", "experiments.tables", name, *arguments])
     main = lambda config: table(name, config, command)
@@ -60,6 +60,11 @@ def plan(name: str, config: grid_file.GridConfig) -> list[Work]:
         protocols = {kind: grid_runner.with_epochs(config.protocol(kind), epochs) for kind in config.protocols}
         sizes.append((ipc, Comparison(workspace, protocols, students, config.seeds, config.full)))
     return planning.grid(workspace, [entry.recipe for entry in entries], sizes)
+
+
+def plan_ot(config: ot_rates.OtConfig) -> list[Work]:
+    workspace = open_workspace(config, config.out, config.teacher, config.latent)
+    return planning.summaries(workspace, config.space, config.counts)
 
 
 def table(name: str, config: grid_file.GridConfig, command: str) -> None:

@@ -12,7 +12,7 @@ PACKAGE, PROGRAMS = ROOT / "jaxdd", ROOT / "experiments"
 # From the ground up: a room imports its own files and those below it.
 FLOORS = (
     ("ground",), ("data", "nn"), ("ot", "latent"), ("pretrained",), ("stages",), ("students", "methods"), ("recipes",),
-    ("workspace",), ("reports", "commands"),
+    ("workspace",), ("planning", "reports"), ("commands",),
 )  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 

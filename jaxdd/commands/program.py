@@ -41,12 +41,7 @@ def run(
     """
     config = None
     try:
-        keep_freed()
-        _open_closed()
-        # A name may hold what the terminal cannot show.
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")
-        arguments = flags.load_plugins(sys.argv[1:] if arguments is None else arguments)
+        arguments = _begun(arguments)
         dry, arguments = flags.dry_run(arguments)
         config = default(arguments)
         config = _parsed(config, arguments, sys.modules[main.__module__].__doc__)
@@ -83,6 +78,16 @@ def run(
         _stop(1)
 
 
+def _begun(arguments: list[str] | None) -> list[str]:
+    """The arguments without plug-ins, which are imported, after the process is set up."""
+    keep_freed()
+    _open_closed()
+    # A name may hold what the terminal cannot show.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return flags.load_plugins(sys.argv[1:] if arguments is None else arguments)
+
+
 def _parsed(config: Any, arguments: list[str], description: str | None) -> Any:
     """What `flags.parse` returns; its help, after which it exits, is written here, where failures are handled."""
     try:
@@ -94,12 +99,13 @@ def _parsed(config: Any, arguments: list[str], description: str | None) -> Any:
 def _print_plan(plan: Callable[[Any], list[Work]] | None, config: Any, dry: flags.DryRun) -> None:
     """Print what a program would do."""
     if plan is None:
-        print("this program computes nothing; it takes seconds")
-        return
+        raise InputError("this program cannot plan; run it without --dry-run")
     if dry.machine and getattr(config, "compute", None) == "auto":
         # On accelerators networks compute in bfloat16.
         config = dataclasses.replace(config, compute="bfloat16")
-    print(flags.as_flags(planning.text(planning.made(plan(config), dry.machine)), config))
+    works = plan(config)
+    text = planning.text(planning.made(works, dry.machine)) if works else "nothing to compute; this takes seconds"
+    print(flags.as_flags(text, config))
 
 
 def _open_closed() -> None:

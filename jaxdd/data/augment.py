@@ -38,28 +38,32 @@ def random_box(key: jax.Array, min_scale: float, max_ratio: float = 4 / 3) -> tu
     return jax.random.uniform(k_origin, (2,), jnp.float32) * (1.0 - size), size
 
 
-def crop_resize(image: jax.Array, origin: jax.Array, size: jax.Array) -> jax.Array:
+def crop_resize(image: jax.Array, origin: jax.Array, size: jax.Array, mirrored: jax.Array | bool = False) -> jax.Array:
     """A box of images [..., H, W, C], resized bilinearly to H x W; differentiable in the images.
 
     origin, size: of the box, [2] each, in units of the sides, see `random_box`.
+    mirrored: whether to mirror the result left to right.
     """
-    return jax.lax.platform_dependent(image, origin, size, tpu=_cropped_on_tpu, default=_cropped)
+    given = image, origin, size, jnp.asarray(mirrored)
+    return jax.lax.platform_dependent(*given, tpu=_cropped_on_tpu, default=_cropped)
 
 
-def _cropped(image: jax.Array, origin: jax.Array, size: jax.Array) -> jax.Array:
+def _cropped(image: jax.Array, origin: jax.Array, size: jax.Array, mirrored: jax.Array) -> jax.Array:
     h, w = image.shape[-3:-1]
     scale = 1.0 / size
     shift = -origin * jnp.array([h, w], jnp.float32) * scale
     axes = (image.ndim - 3, image.ndim - 2)
-    return jax.image.scale_and_translate(image, image.shape, axes, scale, shift, "linear", antialias=False)
+    image = jax.image.scale_and_translate(image, image.shape, axes, scale, shift, "linear", antialias=False)
+    return jnp.where(mirrored, image[..., ::-1, :], image)
 
 
-def _cropped_on_tpu(image: jax.Array, origin: jax.Array, size: jax.Array) -> jax.Array:
+def _cropped_on_tpu(image: jax.Array, origin: jax.Array, size: jax.Array, mirrored: jax.Array) -> jax.Array:
     """The same for TPUs: columns before rows, which needs no copies in other layouts, and in half as many products.
 
     There float32 products are made of bfloat16 ones, six for all digits. Three give 16 bits, twice those of a pixel.
     """
     rows, columns = (_interpolation(side, *box) for side, *box in zip(image.shape[-3:-1], origin, size))
+    columns = jnp.where(mirrored, columns[::-1], columns)
     wide = jnp.einsum("...hwc,xw->...hxc", image, columns, precision="high")
     return jnp.einsum("...hxc,yh->...yxc", wide, rows, precision="high")
 

@@ -22,6 +22,7 @@ from jaxdd.stages.context import Classes, Context, Teacher
 from jaxdd.stages.encode import SPACES, Encoded
 from jaxdd.stages.relabel import storing
 from jaxdd.stages.relabel.stored import LabelSettings, Stream
+from jaxdd.stages.summarize import Barycenter, Quantization
 from jaxdd.students import evaluation, lanes
 from jaxdd.students.lanes import Form, Lanes, Limits
 from jaxdd.students.protocol import Protocol
@@ -74,6 +75,25 @@ def comparison(setting: Comparison, methods: int, ipc: int, baselines: Sequence[
     return works
 
 
+def summaries(workspace: Workspace, space: str, counts: Sequence[int]) -> list[Work]:
+    """Summaries of all classes with free and with equal weights, for several numbers of atoms."""
+    teacher, works = _teacher(workspace)
+    latent = None
+    if "autoencoder" in SPACES.find(space).needs:
+        latent, more = _latent(workspace, False)
+        works += more
+    free, equal = Recipe(Quantization(space=space)), Recipe(Barycenter(space=space, weights="uniform"))
+    works.append(_encoding(workspace, free, teacher, latent))
+    smallest = int(np.bincount(workspace.real.source.labels["train"]).min())
+    for recipe, what in ((free, "free"), (equal, "equal")):
+        context = _context(workspace, recipe, teacher, latent)
+        for m in counts:
+            if 2 * m <= smallest:
+                work = recipe.summarizer.work(context, m)
+                works += [work._replace(title=f"{m} atoms, {what} weights", shorter="fewer `counts`")] if work else []
+    return works
+
+
 def relabelling(workspace: Workspace, stream: Stream, form: LabelSettings, images: int) -> list[Work]:
     """Storing soft labels of ``images`` distilled images."""
     teacher, works = _teacher(workspace)
@@ -88,7 +108,7 @@ def grid(workspace: Workspace, recipes: Sequence[Recipe], sizes: Sequence[tuple[
       sizes: the images per class, with the comparison at that size.
     """
     works: list[Work] = []
-    once = {"train the teacher", "train autoencoder", "train denoiser", "encode real images", "encode latents"}
+    once = {"train the teacher", "train autoencoder", "train denoiser", "encode: features", "encode: latents"}
 
     def add(more: Sequence[Work], size: str) -> None:
         begun = {work.title for work in works}
@@ -141,21 +161,26 @@ def _latent(workspace: Workspace, denoiser: bool) -> tuple[LatentModel, list[Wor
     return whole, works
 
 
+def _space(workspace: Workspace, recipe: Recipe, teacher: Teacher, latent: LatentModel | None):
+    """The encoder of a recipe, and the shape of the images that it takes."""
+    kind = SPACES.find(recipe.summarizer.space)
+    shape = workspace.real.source.image_shape
+    if latent is not None and "autoencoder" in kind.needs:
+        shape = latent.image_shape
+    return kind.encoder(teacher, latent), shape
+
+
 def _encoding(workspace: Workspace, recipe: Recipe, teacher: Teacher, latent: LatentModel | None) -> Work:
-    source = workspace.real.source
-    encoder = SPACES.find(recipe.summarizer.space).encoder(teacher, latent)
-    if latent is not None and recipe.summarizer.space != "features":
-        source = source._replace(image_shape=latent.image_shape)
-        return encoding.work(encoder, source)._replace(title="encode latents")
-    return encoding.work(encoder, source)
+    encoder, shape = _space(workspace, recipe, teacher, latent)
+    work = encoding.work(encoder, workspace.real.source._replace(image_shape=shape))
+    return work._replace(title=f"encode: {recipe.summarizer.space}")
 
 
 def _context(workspace: Workspace, recipe: Recipe, teacher: Teacher, latent: LatentModel | None) -> Context:
     """The context of a recipe, with zeros in the place of what is not computed yet; they take no memory."""
     source, classes = workspace.real.source, len(workspace.real.class_names)
     labels, zeros = source.labels["train"], _zeros
-    apply, variables, _ = SPACES.find(recipe.summarizer.space).encoder(teacher, latent)
-    shape = source.image_shape if recipe.summarizer.space == "features" or latent is None else latent.image_shape
+    (apply, variables, _), shape = _space(workspace, recipe, teacher, latent)
     out = shapes_of(apply, variables, struct(1, *shape))
     moments = {name: Moments(*[zeros(classes, x.mean.shape[1])] * 2) for name, x in out.moments.items()}
     counts = np.bincount(labels, minlength=classes).astype(np.float32)

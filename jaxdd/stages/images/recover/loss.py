@@ -156,12 +156,16 @@ def view(key: jax.Array, images: jax.Array, settings: RecoverSettings, coarse: b
     A coarse view has half the side; its pixels are averages of two by two pixels.
     """
     k_box, k_flip, k_roll = jax.random.split(key, 3)
+    mirrored = jax.random.bernoulli(k_flip, jnp.float32(0.5)) if settings.flip else False
+    # A crop can mirror on the way. Pooling leaves the last column out if their number is odd, so it comes before.
+    with_crop = settings.min_scale < 1 and not coarse
     if settings.min_scale < 1:
-        images = augment.crop_resize(images, *augment.random_box(k_box, settings.min_scale))
+        box = augment.random_box(k_box, settings.min_scale)
+        images = augment.crop_resize(images, *box, with_crop and mirrored)
     if coarse:
         images = average_pool_2x2(images)
-    if settings.flip:
-        images = jnp.where(jax.random.bernoulli(k_flip, jnp.float32(0.5)), images[:, :, ::-1], images)
+    if settings.flip and not with_crop:
+        images = jnp.where(mirrored, images[:, :, ::-1], images)
     shift = round(settings.roll * images.shape[1])
     return augment.roll(k_roll, images, shift) if shift else images
 
