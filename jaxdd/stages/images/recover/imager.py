@@ -68,7 +68,8 @@ class Recover(RecoverSettings, Imager):
         group, together = group_size(self, len(encoded.counts), ipc)
         resources = context.resources
         total = len(encoded.counts) * (ipc // together)
-        placement = chunks.Placement(resources.mesh, resources.bytes_per_device, group, total, context.scratch)
+        kept, seen = context.scratch, context.on_snapshot
+        placement = chunks.Placement(resources.mesh, resources.bytes_per_device, group, total, kept, seen)
         views, image_shape = jax.random.fold_in(key, 1), context.classes.image_shape
         run = lambda goal, start: chunks.run(views, context.teacher, settings, goal, start, image_shape, placement)
         goal = self._goal(context, summary)
