@@ -8,6 +8,9 @@ from PIL import Image, ImageDraw, ImageFont
 from jaxdd.ground.errors import InputError, one_line
 from jaxdd.stages.context import Snapshot
 
+_SMALL, _LARGE = 64, 128
+"""The sides in pixels up to which images are magnified, and down to which they are reduced."""
+
 
 class Film:
     """Keeps one image of each class from every snapshot that it is given; it is itself an ``on_snapshot``.
@@ -48,11 +51,12 @@ class Film:
         return [steps[k] for k in chosen]
 
     def picture(self) -> Image.Image:
-        """The images of all classes, one column per step; small images are magnified."""
+        """The images of all classes, one column per step; small images are magnified, and large ones are reduced."""
         steps, names = self.steps(), [one_line(name, 40) for name in self.class_names]
         height, width = next((image.shape[:2] for frame in self.frames.values() for image in frame.values()), (8, 8))
-        zoom = max(1, 56 // max(height, width))
-        height, width, gap, text = height * zoom, width * zoom, 4, 14
+        largest = max(height, width)
+        zoom = max(1, _SMALL // largest) if largest <= _LARGE else _LARGE / largest
+        height, width, gap, text = max(1, int(height * zoom)), max(1, int(width * zoom)), 4, 14
         font = ImageFont.load_default(text)
         left = max(int(font.getlength(name)) for name in [*names, "step"]) + 3 * gap
         top = text + 3 * gap
@@ -60,18 +64,18 @@ class Film:
         sheet = Image.new("RGB", (left + columns * (width + gap), top + len(names) * (height + gap)), "white")
         draw = ImageDraw.Draw(sheet)
         draw.text((gap, gap), "step", fill="#444c53", font=font)
+        for column, step in enumerate(steps):
+            draw.text((left + column * (width + gap) + width // 2, gap), str(step), "#444c53", font, "ma")
         for row, name in enumerate(names):
             y = top + row * (height + gap)
             draw.text((gap, y + height // 2), name, fill="black", font=font, anchor="lm")
             for column, step in enumerate(steps):
-                x = left + column * (width + gap)
-                draw.text((x + width // 2, gap), str(step), fill="#444c53", font=font, anchor="ma")
                 if row in self.frames[step]:
-                    sheet.paste(_tile(self.frames[step][row], (width, height)), (x, y))
+                    sheet.paste(_tile(self.frames[step][row], (width, height)), (left + column * (width + gap), y))
         return sheet
 
 
 def _tile(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """A picture [H, W, ch] in colour, magnified to ``size`` without smoothing."""
-    colour = np.repeat(pixels, 3, -1) if pixels.shape[-1] == 1 else pixels
-    return Image.fromarray(colour).resize(size, Image.Resampling.NEAREST)
+    """A picture [H, W, ch] in colour, magnified to ``size`` without smoothing, or reduced to it."""
+    colour = Image.fromarray(np.repeat(pixels, 3, -1) if pixels.shape[-1] == 1 else pixels)
+    return colour.resize(size, Image.Resampling.NEAREST if size[0] >= colour.width else Image.Resampling.LANCZOS)

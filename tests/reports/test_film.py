@@ -14,21 +14,22 @@ from jaxdd.stages.context import Snapshot
 NORM = Normalisation(np.float32([0.0]), np.float32([1.0]))
 
 
-def snapshot(step, classes, levels, first=None):
-    """Images [k, 2, 56, 56, 1], the first of each class uniform in a level of [0, 255], the second white."""
-    images = np.ones((len(classes), 2, 56, 56, 1), np.float32)
+def snapshot(step, classes, levels, first=None, side=64):
+    """Images [k, 2, side, side, 1], the first of each class uniform in a level of [0, 255], the second white."""
+    images = np.ones((len(classes), 2, side, side, 1), np.float32)
     images[:, 0] = np.float32(levels).reshape(-1, 1, 1, 1) / 255
     first = np.zeros(len(classes), int) if first is None else np.array(first)
     return Snapshot(np.array(classes), images, first, step, 100, NORM)
 
 
-def tiles(film):
+def tiles(film, shown=64):
     """The level in the middle of each cell, [rows, columns]; 255 where nothing is drawn."""
+    cell, middle = shown + 4, shown // 2
     picture = np.asarray(film.picture())
     rows, columns = len(film.class_names), max(1, len(film.steps()))
-    height, width = picture.shape[0] - 60 * rows, picture.shape[1] - 60 * columns
+    height, width = picture.shape[0] - cell * rows, picture.shape[1] - cell * columns
     assert (picture[height:, width:].std(-1) == 0).all()  # grey images on white
-    return picture[height + 28 :: 60, width + 28 :: 60, 0]
+    return picture[height + middle :: cell, width + middle :: cell, 0]
 
 
 def test_a_film_has_a_row_a_class_and_a_column_a_snapshot():
@@ -55,6 +56,14 @@ def test_of_many_snapshots_the_first_and_the_last_are_drawn(count):
         film(snapshot(step, [0], [step]))
     assert film.steps() == ([0, 13, 26, 39] if count == 40 else [0, 1, 3, 4] if count == 5 else list(range(count)))
     np.testing.assert_array_equal(tiles(film), [film.steps()])
+
+
+@pytest.mark.parametrize(("side", "shown"), [(8, 64), (28, 56), (32, 64), (96, 96), (128, 128), (512, 128)])
+def test_images_of_any_size_are_drawn(side, shown):
+    film = Film(("cat", "dog"))
+    film(snapshot(0, [0, 1], [10, 20], side=side))
+    film(snapshot(50, [0, 1], [30, 40], side=side))
+    np.testing.assert_array_equal(tiles(film, shown), [[10, 30], [20, 40]])
 
 
 def test_a_film_of_many_or_hostile_classes():
