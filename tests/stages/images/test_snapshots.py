@@ -46,24 +46,24 @@ def test_who_looks_changes_nothing():
 
 
 def test_a_resumed_run_shows_what_it_goes_on_from(tmp_path, monkeypatch):
-    save = Checkpoints.save
+    save, calls = Checkpoints.save, []
     monkeypatch.setattr(Checkpoints, "save", lambda self, step, tree, wait: save(self, step, tree, wait=True))
-    monkeypatch.setattr(Checkpoints, "is_due", lambda self: self.folder is not None)
+    # It is asked once a step: the only checkpoint is that of step 56.
+    monkeypatch.setattr(Checkpoints, "is_due", lambda self: calls.append(1) or len(calls) == 56)
     kept = Scratch(tmp_path, "process 0")
-    whole = Seen()
-    list(small.recovered(on_snapshot=whole))
 
     class Cut(Seen):
         def __call__(self, snapshot):
             super().__call__(snapshot)
-            if snapshot.step == 57:
+            if snapshot.step > 56:
                 raise KeyboardInterrupt
 
-    cut, again = Cut(), Seen()
+    cut, again, whole = Cut(), Seen(), Seen()
     with pytest.raises(KeyboardInterrupt):  # what is raised by who looks ends the run
         list(small.recovered(scratch=kept, on_snapshot=cut))
     (part,) = small.recovered(scratch=kept, on_snapshot=again)
-    assert again.steps[0] == 56 and again.steps[-1] == small.STEPS
+    list(small.recovered(on_snapshot=whole))
+    assert cut.steps[-2] == again.steps[0] == 56 and again.steps[-1] == small.STEPS
     np.testing.assert_array_equal(again[0][0].images, cut[-2][0].images)
     np.testing.assert_array_equal(part.images, whole[-1][0].images)
 
