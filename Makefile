@@ -4,10 +4,14 @@ BIN := .venv/bin
 # A file at a time for each process, in the order of the files: the longest are not among the last.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-faults fuzz tpu lint types clean
+.PHONY: demo notebook test test-fast test-faults fuzz tpu lint types clean
 
 demo: .venv/core
 	$(BIN)/python -m experiments.demo
+
+# Executes the notebook, and kills it on the way.
+notebook: .venv/notebook
+	$(BIN)/python notebooks/execute.py
 
 test: .venv/dev
 	$(BIN)/python -m pytest $(TWO)
@@ -47,6 +51,10 @@ tpu: .venv/tpu
 
 .venv/dev: requirements-dev.txt requirements-tfds.txt .venv/core
 	$(BIN)/pip install -q --no-compile --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+.venv/notebook: requirements-notebook.txt .venv/core
+	$(BIN)/pip install -q --no-compile --disable-pip-version-check -r requirements-notebook.txt
 	touch $@
 
 clean:

@@ -17,7 +17,7 @@ from jaxdd.ground.normalise import Normalisation, denormalise, normalise
 from jaxdd.latent.decoding import LatentModel
 from jaxdd.methods import RECIPES, Recipe, Result, distill, distill_parts
 from jaxdd.nn import MODELS
-from jaxdd.stages.context import Classes, Context, Problem, Teacher
+from jaxdd.stages.context import Classes, Context, Problem, Snapshot, Teacher
 from jaxdd.stages.encode import Encoded, encode
 from jaxdd.stages.images import IMAGERS, Crops, Diffusion, Imager, Images, Nearest, Recover, Vae
 from jaxdd.stages.relabel.labelling import LABELLINGS, HardLabels, Labelling, SoftLabels
@@ -92,6 +92,7 @@ __all__ = [
     "Resources",
     "Result",
     "Sinkhorn",
+    "Snapshot",
     "SoftLabels",
     "Solver",
     "Source",

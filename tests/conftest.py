@@ -25,9 +25,10 @@ from jaxdd.stages.relabel.labelling import HardLabels
 from jaxdd.students import train
 
 # Most of the tests' time is compiling. LLVM's -O3 takes many times as long as its -O2 where many arrays are drawn, and
-# XLA's older emitters of fused loops compile faster. Read when the first device is asked for; processes that tests
-# start inherit it.
-_QUICK = "--xla_backend_optimization_level=2 --xla_cpu_use_fusion_emitters=false"
+# XLA's older emitters of fused loops compile faster, in the versions that still have them. Read when the first device
+# is asked for; processes that tests start inherit it.
+_OLDER = " --xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else ""
+_QUICK = f"--xla_backend_optimization_level=2{_OLDER}"
 os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 # The workers of a run, and the processes that tests start, share what they compile. The first process removes it.

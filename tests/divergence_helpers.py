@@ -51,7 +51,12 @@ def pooled(variables, images):
 
 
 def recovered(
-    settings=RECOVER, variables=TABLE, atoms=lambda points: points, start=lambda images: images, scratch=None
+    settings=RECOVER,
+    variables=TABLE,
+    atoms=lambda points: points,
+    start=lambda images: images,
+    scratch=None,
+    on_snapshot=None,
 ):
     """The recovered classes, chunk by chunk."""
     rng = np.random.default_rng(1)
@@ -61,7 +66,8 @@ def recovered(
     means = np.zeros((CLASSES, 3), np.float32)
     atoms = Measure(points, np.full((CLASSES, M), 1 / M, np.float32))
     goal = Goal(np.arange(CLASSES, dtype=np.int32), atoms, means, {"image": layer}, np.float32(1))
-    placement = Placement(parallel.mesh(jax.local_devices()[:1]), 2**30, scratch=scratch or Scratch())
+    local, scratch = parallel.mesh(jax.local_devices()[:1]), scratch or Scratch()
+    placement = Placement(local, 2**30, scratch=scratch, on_snapshot=on_snapshot)
     return chunks.run(
         KEY, Teacher(pooled, variables, NORM), settings, goal, lambda rows: images[rows], (4, 4, 1), placement
     )

@@ -26,7 +26,7 @@ def line(error: BaseException) -> str | None:
         return f"out of memory on the device ({text}); use smaller batches or images, or lower `memory_gib`"
     if isinstance(error, RuntimeError) and text.startswith("Unable to initialize backend"):
         return f"no such device: {text}; correct JAX_PLATFORMS"
-    if isinstance(error, ValueError) and "null byte" in text:
+    if isinstance(error, ValueError) and "embedded null" in text:
         return "a path has a null byte, which no file has; correct it"
     failed = _system_error(error)
     if failed is None:

@@ -38,12 +38,13 @@ def load_tfds(
     ``skip_corrupt`` and ``needs_test`` are as for `load_folder`.
 
     Raises:
-      InputError: TFDS is not installed, an unknown name (the message lists similar ones), a dataset that cannot be
-        prepared or has no labelled images, or one without random access that is too large for memory.
+      InputError: TFDS is not installed or cannot be imported, an unknown name (the message lists similar ones), a
+        dataset that cannot be prepared or has no labelled images, or one without random access that is too large for
+        memory.
     """
     image.check_request(image_size, channels)
     try:
-        import tensorflow_datasets as tfds
+        tfds = _library()
     except ImportError as error:
         near = " (did you mean digits?)" if difflib.get_close_matches(name, ["digits"]) else ""
         raise InputError(
@@ -132,10 +133,23 @@ class _Examples:
 def is_builder(name: str) -> bool:
     """Whether TFDS is installed and has a dataset of this name, without regard to its config or version."""
     try:
-        import tensorflow_datasets as tfds
+        tfds = _library()
     except ImportError:
         return False
     return name.split("/")[0].split(":")[0] in tfds.list_builders(with_community_datasets=False)
+
+
+def _library():
+    """The module of TFDS; ImportError if it is not installed, InputError if it is but cannot be used."""
+    import tensorflow_datasets as tfds
+
+    # Where the versions of its own requirements do not fit each other, it logs the error and stays empty.
+    if not hasattr(tfds, "builder"):
+        raise InputError(
+            "TFDS is installed, but its requirements do not fit each other, see its error above; with protobuf 5: "
+            'pip install "tensorflow-metadata<1.18"'
+        )
+    return tfds
 
 
 def _builder(tfds, name: str, data_dir: str | None):

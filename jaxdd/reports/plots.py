@@ -98,11 +98,11 @@ def accuracy_by_ipc(
         shown = [row for row in rows if row["labels"] == kind and row["ipc"] is not None]
         paper = {} if _hard(kind) and not all(map(_hard, panels)) else published or {}
         for method in _methods(shown):
-            _line(axes, [row for row in shown if row["method"] == method], "ipc", looks[method], _plain(method))
+            _line(axes, [row for row in shown if row["method"] == method], "ipc", looks[method], plain(method))
         for method, curve in paper.items():
             x = sorted(curve)
             look = looks[method] | {"markerfacecolor": "white", "linestyle": (0, (4, 3))}
-            axes.plot(x, [curve[m] for m in x], linewidth=1.6, alpha=0.8, label=_plain(method) + _PAPER, **look)
+            axes.plot(x, [curve[m] for m in x], linewidth=1.6, alpha=0.8, label=plain(method) + _PAPER, **look)
         full = [row for row in rows if row["method"] == "full"]
         if full:
             axes.axhline(100 * full[0]["mean"], color=_GREY, linewidth=1.2, linestyle=":", label=_FULL)
@@ -143,7 +143,7 @@ def sensitivity(
             ]
             if shown:
                 look = {"color": _PALETTE[k % len(_PALETTE)], "marker": _MARKS[k % len(_MARKS)]}
-                _line(axes, shown, setting, look, _plain(words[case]))
+                _line(axes, shown, setting, look, plain(words[case]))
         _log_axis(axes, [value or zero for value in values], [f"{value:g}" for value in values])
         axes.set_xlabel(name)
     return _finish(figure, panels, ", ".join(_methods(rows)), path)
@@ -175,7 +175,7 @@ def architectures(rows: Sequence[dict], path: Path | None = None, labels: Sequen
                 x,
                 [100 * row["mean"] for row in shown.values()],
                 [100 * row["std"] for row in shown.values()],
-                label=_plain(method if len(counts) == 1 else f"{method}, {ipc} IPC"),
+                label=plain(method if len(counts) == 1 else f"{method}, {ipc} IPC"),
                 alpha=fade,
                 **look,
             )
@@ -187,7 +187,7 @@ def architectures(rows: Sequence[dict], path: Path | None = None, labels: Sequen
             axes.axvline(edge - 0.5, color="#e3e6e8", linewidth=1)
         crowded = sum(map(len, students)) > 40
         turned: dict[str, Any] = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-        axes.set_xticks(range(len(students)), map(_plain, students), **turned)
+        axes.set_xticks(range(len(students)), map(plain, students), **turned)
         axes.set_xlim(-0.5, len(students) - 0.5)
         axes.grid(visible=False, axis="x")
     each = f", {min(counts)} images per class" if len(counts) == 1 else ""
@@ -267,7 +267,7 @@ def _panels(rows: Sequence[dict], labels: Sequence[str]) -> tuple[Figure, dict[s
     figure = Figure(figsize=(1.2 + 4.4 * len(kinds), 4.4), layout="constrained")
     axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for kind, one in zip(kinds, axes):
-        one.set_title(_plain(caption(kind)), fontsize="medium")
+        one.set_title(plain(caption(kind)), fontsize="medium")
         one.spines[["top", "right"]].set_visible(False)
         one.grid(color="#e3e6e8", linewidth=0.8)
         one.set_axisbelow(True)
@@ -301,14 +301,14 @@ def _finish(figure: Figure, panels: Mapping[str, Axes], title: str, path: Path |
         handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 2 + 2 * len(panels)),
         frameon=False, fontsize="small",
     )  # fmt: skip
-    figure.suptitle(_plain(title))
+    figure.suptitle(plain(title))
     if path:
         with atomic(Path(path)) as place:
             place.write_bytes(png(figure))
     return figure
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A text that matplotlib draws as it is: no formula between dollars, and no label that is hidden by its first _."""
     text = one_line(text, 100).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text

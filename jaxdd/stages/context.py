@@ -9,7 +9,7 @@ import numpy as np
 from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.measure import Groups
 from jaxdd.ground.memory import Resources
-from jaxdd.ground.normalise import Normalisation
+from jaxdd.ground.normalise import Normalisation, denormalise
 from jaxdd.latent.decoding import LatentModel
 from jaxdd.nn.classifier import Apply, Variables, moment_layers
 from jaxdd.stages.encode import Encoded
@@ -71,6 +71,34 @@ class Problem(NamedTuple):
     moment_layers: Callable[[], list[str]] | None = None
 
 
+class Snapshot(NamedTuple):
+    """The images of some classes while they are optimised.
+
+    Attributes:
+      classes: the labels of these classes, [k].
+      images: float32 [k, j, H, W, ch], in the normalised space of ``norm``. These are all m images of each class, or a
+        slice of them where many classes share global moments.
+      first: the index of ``images[:, 0]`` among the m images of its class, [k].
+      step: the number of steps taken.
+      steps: the number of all steps; a run that may stop early takes at most as many.
+      norm: the normalisation of ``images``.
+    """
+
+    classes: np.ndarray
+    images: np.ndarray
+    first: np.ndarray
+    step: int
+    steps: int
+    norm: Normalisation
+
+    def pixels(self) -> np.ndarray:
+        """The images as uint8 [k, j, H, W, ch]."""
+        return np.asarray(denormalise(self.norm, self.images))
+
+
+OnSnapshot = Callable[[Snapshot], None]
+
+
 class Context(NamedTuple):
     """All that a summarizer or an imager may use.
 
@@ -82,6 +110,9 @@ class Context(NamedTuple):
       resources: memory and devices of this process.
       subset: the classes to distil, ascending; None means all. The result of a class does not depend on the others.
       scratch: where unfinished classes keep checkpoints.
+      on_snapshot: called with a `Snapshot` by an imager that optimises images: of the images that it starts from, or
+        goes on from, about every `ground.watch.EVERY` steps, and after the last one. Classes come some at a time, and
+        in a run of several processes each shows its own. The images do not depend on it. What it raises ends the run.
     """
 
     teacher: Teacher
@@ -91,6 +122,7 @@ class Context(NamedTuple):
     resources: Resources = Resources()
     subset: np.ndarray | None = None
     scratch: Scratch = Scratch()
+    on_snapshot: OnSnapshot | None = None
 
     @property
     def labels(self) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Everything that is kept on disk: teachers, latent models, resumable run folders, comparisons and grids."""
 
 from jaxdd.workspace.comparison import Comparison, compare, makers_for, workspace_of
-from jaxdd.workspace.distillation import DistillConfig, config_of, distill
+from jaxdd.workspace.distillation import DistillConfig, config_of, distill, distill_in
 from jaxdd.workspace.latent_models import LatentConfig
 from jaxdd.workspace.real_data import DataConfig, RealData, open_data
 from jaxdd.workspace.teachers import TeacherConfig, load_teacher
@@ -18,6 +18,7 @@ __all__ = [
     "compare",
     "config_of",
     "distill",
+    "distill_in",
     "load_teacher",
     "makers_for",
     "open_data",

@@ -20,6 +20,7 @@ from jaxdd.ground.files import atomic, remove_at_once, write_json, write_text
 from jaxdd.ground.progress import log
 from jaxdd.ground.reading import read_json
 from jaxdd.methods import RECIPES, Recipe, Result
+from jaxdd.stages.context import OnSnapshot
 from jaxdd.students.evaluation import recognised
 from jaxdd.workspace import runs, teachers
 from jaxdd.workspace.latent_models import LatentConfig
@@ -55,7 +56,9 @@ def record(config: DistillConfig) -> dict:
     return {"config": DistillConfig.__name__, **settings.record(config)}
 
 
-def distill(config: DistillConfig, source: Source | None = None) -> DistilledDataset | None:
+def distill(
+    config: DistillConfig, source: Source | None = None, on_snapshot: OnSnapshot | None = None
+) -> DistilledDataset | None:
     """Distil into ``config.out``; the models that it needs are found in the parent folder, or trained and kept there.
 
     An interrupted run of the same request is resumed, and a finished one is read. In a run of several processes all
@@ -63,6 +66,7 @@ def distill(config: DistillConfig, source: Source | None = None) -> DistilledDat
 
     Args:
       source: images in memory, used instead of those that ``config.dataset`` names.
+      on_snapshot: called with a `Snapshot` of the images while they are optimised, see `Context`.
 
     Raises:
       InputError: unknown or conflicting settings, or a folder that holds something else, or in which another process
@@ -70,10 +74,13 @@ def distill(config: DistillConfig, source: Source | None = None) -> DistilledDat
     """
     if source is not None:
         config = dataclasses.replace(config, dataset=data.checked(source, needs_test=False).name)
-    return distill_in(open_workspace(config, config.out.parent, config.teacher, config.latent, source), config)
+    workspace = open_workspace(config, config.out.parent, config.teacher, config.latent, source)
+    return distill_in(workspace, config, on_snapshot)
 
 
-def distill_in(workspace: Workspace, config: DistillConfig) -> DistilledDataset | None:
+def distill_in(
+    workspace: Workspace, config: DistillConfig, on_snapshot: OnSnapshot | None = None
+) -> DistilledDataset | None:
     """`distill` in an open workspace; a finished run of the same request is read instead of made again."""
     with runs.run_folder(config.out, request(config, workspace.real.content)):
         if runs.is_finished(config.out):
@@ -82,7 +89,7 @@ def distill_in(workspace: Workspace, config: DistillConfig) -> DistilledDataset 
             return distilled.load(config.out) if hosts.is_first() else None
         methods.check(config.recipe, workspace.problem(config.method, config.ipc))
         # A teacher from a folder determines the architecture, and the size and normalisation of the images.
-        return fill(dataclasses.replace(config, **teachers.fields_of(workspace.config)), workspace)
+        return fill(dataclasses.replace(config, **teachers.fields_of(workspace.config)), workspace, on_snapshot)
 
 
 def request(config: DistillConfig, content: str = "") -> dict:
@@ -100,10 +107,11 @@ def request(config: DistillConfig, content: str = "") -> dict:
     return parts | teachers.machine(config) | {"given teacher": read_json(info) if info and info.is_file() else None}
 
 
-def fill(config: DistillConfig, workspace: Workspace) -> DistilledDataset | None:
+def fill(config: DistillConfig, workspace: Workspace, on_snapshot: OnSnapshot | None = None) -> DistilledDataset | None:
     """Distil into an open run folder; in a run of several processes all but the first return None."""
     parts = config.out / PARTS
-    dataset_and_result = make(config.method, config.recipe, config.ipc, config.seed, workspace, parts)
+    method, recipe, ipc, seed = config.method, config.recipe, config.ipc, config.seed
+    dataset_and_result = make(method, recipe, ipc, seed, workspace, parts, on_snapshot)
     if dataset_and_result is None:
         return None
     dataset, result = dataset_and_result
@@ -123,29 +131,48 @@ RESULTS = ("config.json", "teacher", "atoms.npz", "metrics.jsonl", "skipped.txt"
 
 @overload
 def make(
-    method: str, recipe: Recipe, ipc: int, seed: int, workspace: Workspace, parts: None = None
+    method: str,
+    recipe: Recipe,
+    ipc: int,
+    seed: int,
+    workspace: Workspace,
+    parts: None = None,
+    on_snapshot: OnSnapshot | None = None,
 ) -> tuple[DistilledDataset, Result]: ...
 
 
 @overload
 def make(
-    method: str, recipe: Recipe, ipc: int, seed: int, workspace: Workspace, parts: Path
+    method: str,
+    recipe: Recipe,
+    ipc: int,
+    seed: int,
+    workspace: Workspace,
+    parts: Path,
+    on_snapshot: OnSnapshot | None = None,
 ) -> tuple[DistilledDataset, Result] | None: ...
 
 
 def make(
-    method: str, recipe: Recipe, ipc: int, seed: int, workspace: Workspace, parts: Path | None = None
+    method: str,
+    recipe: Recipe,
+    ipc: int,
+    seed: int,
+    workspace: Workspace,
+    parts: Path | None = None,
+    on_snapshot: OnSnapshot | None = None,
 ) -> tuple[DistilledDataset, Result] | None:
     """Run a recipe and return the dataset, with its provenance, and the result.
 
     Args:
       parts: a folder for finished classes. Classes that an earlier attempt or another process put there are reused. In
         a run of several processes each makes its own classes; the first returns all of them, the others None.
+      on_snapshot: see `Context`.
     """
     started = time.perf_counter()
     count = len(workspace.real.class_names)
     mesh = parallel.mesh() if parts else None
-    context = workspace.context(recipe, mesh, ipc)
+    context = workspace.context(recipe, mesh, ipc)._replace(on_snapshot=on_snapshot)
     process = jax.process_index() if hosts.count() > 1 else 0
     if parts is None:
         result = methods.joined(methods.distill_parts(_key(seed), recipe, ipc, context))

@@ -1,5 +1,8 @@
 """TFDS datasets, written here in both file formats; no network."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 from helpers import message
@@ -196,3 +199,9 @@ def test_a_share_of_the_train_images_needs_no_test_split(prepared):
     held_out = data.hold_out(source, 0.2)
     assert np.bincount(held_out.labels["test"]).tolist() == [2, 2, 2]
     assert (held_out.read("test", np.arange(6))[:, 0, 0, 0] == 40 * held_out.labels["test"]).all()
+
+
+def test_a_library_that_stays_empty_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", types.ModuleType("tensorflow_datasets"))
+    for call in (lambda: tfds_source.is_builder("cifar10"), lambda: tfds_source.load_tfds("cifar10")):
+        assert "do not fit each other" in message(call)

@@ -36,7 +36,7 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path):
     with (tmp_path / "large").open("wb") as file:
         file.truncate(2**24 + 1)
     names = {"pipe": "no regular file", ".": "no regular file", "loop": "symbolic links", "nowhere": "No such file",
-             "large": "16 MiB", "a" * 300: "too long", "\0": "null byte"}  # fmt: skip
+             "large": "16 MiB", "a" * 300: "too long", "\0": "embedded null"}  # fmt: skip
     for name, words in names.items():
         assert words in message(lambda name=name: read_text(tmp_path / name))
     assert "no regular file" in message(lambda: read_text(tmp_path / "../../../../../../dev/zero"))

@@ -16,7 +16,7 @@ from jaxdd.data import distilled
 from jaxdd.data.augment import Augment
 from jaxdd.ground.normalise import normalise
 from jaxdd.methods import Recipe
-from jaxdd.stages.images import Nearest
+from jaxdd.stages.images import Nearest, Recover
 from jaxdd.stages.summarize import Barycenter, Herding, Random
 from jaxdd.students.train import TrainSettings
 from jaxdd.workspace import (
@@ -318,6 +318,18 @@ def interrupted(monkeypatch):
         return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in parts}
 
     return call
+
+
+@pytest.mark.slow
+def test_a_run_shows_its_images_while_they_are_optimised(source, request_of):
+    config, seen = request_of(method="wmdd", recipe=Recipe(Barycenter(), Recover(steps=3))), []
+    dataset = distill(config, source, seen.append)
+    assert [snapshot.step for snapshot in seen] == [0, 3]
+    np.testing.assert_array_equal(seen[1].images.reshape(dataset.images.shape), dataset.images)
+    np.testing.assert_array_equal(seen[1].norm.mean, dataset.norm.mean)
+    # The finished run is read: nothing is optimised.
+    distill(config, source, seen.append)
+    assert len(seen) == 2
 
 
 @pytest.mark.slow

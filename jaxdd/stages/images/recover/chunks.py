@@ -21,9 +21,10 @@ from jaxdd.ground.programs import Program
 from jaxdd.ground.progress import Bar
 from jaxdd.ground.tracing import shapes_of
 from jaxdd.nn.classifier import Apply, Variables, remat
-from jaxdd.stages.context import Teacher
+from jaxdd.stages.context import OnSnapshot, Teacher
 from jaxdd.stages.images.recover.descent import Recovery, State, goal_specs, recovery, state_specs
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, Terms
+from jaxdd.stages.images.recover.shown import Shown
 from jaxdd.stages.images.recover.watched import watched
 
 SHORTER = "a lower `imager.steps`"
@@ -39,7 +40,7 @@ class Recovered(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """On which devices classes are recovered, how many at a time, and where unfinished ones are kept.
+    """On which devices classes are recovered, how many at a time, where unfinished ones are kept, and who sees them.
 
     Attributes:
       local: the devices of this process, in one row.
@@ -47,6 +48,7 @@ class Placement(NamedTuple):
       group: the number of classes that are optimised together, see `group_size`.
       total: the number of classes of all processes together; None: those of the goal.
       scratch: for checkpoints of a chunk, from which a later run of the same classes goes on.
+      on_snapshot: see `Context`.
     """
 
     local: Mesh
@@ -54,6 +56,7 @@ class Placement(NamedTuple):
     group: int = 1
     total: int | None = None
     scratch: Scratch = Scratch()
+    on_snapshot: OnSnapshot | None = None
 
     def beside(self, classes: int) -> "Placement":
         """The placement of ``classes`` classes of this process, without devices that would get no group."""
@@ -109,6 +112,9 @@ def run(
         seen = watched(settings, goal, places, state, teacher.norm).keeping(placement.scratch.checkpoints(str(names)))
         launch = _launcher(solver, variables, part, launches)
         bar = Bar(f"recover {i + 1}/{len(chunks)}", "" if i else SHORTER, len(chunks))
+        if placement.on_snapshot is not None:
+            shown = Shown(placement.on_snapshot, settings, goal, places, teacher.norm)
+            seen.also, launch = [shown], shown.from_start(launch)
         terms = jax.ShapeDtypeStruct((1, len(places)), np.float32)
         form = Curve(Terms(terms, terms, terms, terms), 0)  # type: ignore[arg-type]
         is_over = partial(_is_over, settings, kept, counts)

@@ -102,8 +102,8 @@ class Recover(RecoverSettings, Imager):
         count, resources = len(context.classes.encoded.counts), context.resources
         group, together = group_size(self, count, ipc)
         total = count * (ipc // together)
-        memory_bytes = resources.bytes_per_device
-        return chunks.Placement(resources.mesh, memory_bytes, group, total, context.scratch), together
+        kept, seen = context.scratch, context.on_snapshot
+        return chunks.Placement(resources.mesh, resources.bytes_per_device, group, total, kept, seen), together
 
     def _start(self, key: jax.Array, context: Context, summary: Summary) -> chunks.Start:
         """Where the pixels start: at real images or at noise."""
