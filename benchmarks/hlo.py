@@ -126,7 +126,9 @@ def _closing(text: str, start: int) -> int:
 
 
 def rounds_of(module: Module, loop: Instruction) -> int | None:
-    """How often a loop runs that counts from zero up to a constant; None for any other loop."""
+    """How often a loop runs whose length is known, or that counts from zero to a constant; None for any other."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
+        return int(known[1])
     inside = module.computations[str(loop.attribute("condition"))]
     here, last = {one.name: one for one in inside}, inside[-1]
     if last.opcode != "compare" or "direction=LT" not in last.rest:

@@ -4,11 +4,12 @@
     python -m benchmarks.tpu [--json FILE] [--chips v5e v5p v6e] [--only WORDS] [--texts FOLDER]
     python -m benchmarks.tpu --quick
 
-XLA's compiler for TPUs comes in the package libtpu and needs no TPU. For each program of `benchmarks.tpu_programs` and
+XLA's compiler for TPUs comes in the package libtpu and needs no TPU. For each program of `benchmarks.hot_programs` and
 each chip a row says: bytes of its memory, collectives, operations and how many of them take one pass of bfloat16 on the
 matrix unit, bytes moved, padding, copies, the time at the published peaks (roofline), and the time by the cycles that
 the compiler expects. One program of each stage is also compiled for the chips of a host, and for those of the last host
-of a slice of 256 chips. Nothing is run: all times are projections. Compilation takes minutes for a program.
+of a slice of 256 chips. Nothing is run: all times are projections. A loop that ends when it has converged counts as one
+round, and a + stands behind the time. Compilation takes minutes for a program.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 
 from benchmarks import harness, hlo  # noqa: E402
-from benchmarks.tpu_programs import HOT, SMALL, Hot  # noqa: E402
+from benchmarks.hot_programs import HOT, SMALL, Hot  # noqa: E402
 from jaxdd.ground.errors import InputError  # noqa: E402
 from jaxdd.ground.machines import CHIPS, Chip  # noqa: E402
 from jaxdd.ground.memory import compiled_bytes  # noqa: E402
@@ -45,7 +46,6 @@ SLICES = {
     "v5p": ("1x1x1", "2x2x1", "4x8x8"),
     "v6e": ("1x1", "2x2", "16x16"),
 }
-ROUNDS = 50  # of a loop that ends when it has converged
 
 
 def devices(chip: str, place: int) -> list[jax.Device]:
@@ -70,7 +70,7 @@ def compiled(hot: Hot, chip: Chip, place: int, texts: Path | None) -> dict[str, 
         words = re.sub(r"[^a-z0-9]+", "-", f"{hot.name} {chip.name} {slice_name}".lower())
         (texts / f"{words}.txt").write_text(text)
     module = hlo.parse(text)
-    found = hlo.figures(module, ROUNDS)
+    found = hlo.figures(module)
     roofline = max(found.passes / chip.flops, found.traffic / chip.bandwidth)
     return {
         "benchmark": "tpu", "program": hot.name, "chip": chip.name, "slice": slice_name, "chips": local.devices.size,
@@ -112,10 +112,11 @@ def line(row: dict[str, Any]) -> str:
     if "note" in row:
         return head + row["note"][:120]
     found = ", ".join(f"{count} {kind}" for kind, count in row["collectives"].items()) or "none"
+    more = "+" if row["unknown_loops"] else " "
     return head + (
         f"{row['units']:6} {row['memory_bytes'] / 2**30:6.2f} {sum(row['flops'].values()) / 1e9:8.0f} "
         f"{100 * row['share_bfloat16']:4.0f}% {row['traffic_bytes'] / 1e9:7.2f} {100 * row['padding']:4.0f}% "
-        f"{row['copies']:6} {1e3 * row['roofline_seconds']:6.1f} ms {1e3 * row['expected_seconds']:6.1f} ms "
+        f"{row['copies']:6} {1e3 * row['roofline_seconds']:6.1f} ms {1e3 * row['expected_seconds']:6.1f} ms{more} "
         f"{100 * row['busy']:4.0f}% {found}"
     )
 

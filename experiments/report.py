@@ -13,6 +13,7 @@ import tyro
 from jaxdd import commands
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_text
+from jaxdd.ground.programs import Work
 from jaxdd.reports import run_page
 
 
@@ -20,6 +21,10 @@ from jaxdd.reports import run_page
 class ReportConfig:
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Run folders of experiments.distill."""
+
+
+def plan(config: ReportConfig) -> list[Work]:
+    return []  # it computes nothing
 
 
 def main(config: ReportConfig) -> None:
@@ -33,4 +38,4 @@ def main(config: ReportConfig) -> None:
 
 
 if __name__ == "__main__":
-    commands.run(main, lambda arguments: ReportConfig(), plan=lambda config: [])
+    commands.run(main, lambda arguments: ReportConfig(), plan=plan)

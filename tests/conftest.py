@@ -162,7 +162,7 @@ def program(monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", [f"experiments.{name}", *map(str, arguments)])
         status = 0
         try:
-            commands.run(module.main, default)
+            commands.run(module.main, default, plan=getattr(module, "plan", None))
         except SystemExit as exit:
             status = exit.code
         return status, *capfd.readouterr()

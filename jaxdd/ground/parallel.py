@@ -6,6 +6,7 @@ communication, so every process runs its programs on the local part of the mesh:
 process that was interrupted can be resumed by itself.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -98,6 +99,15 @@ def sharded(function: Callable, local: Mesh, in_specs: Any = EACH, out_specs: An
     devices, with an all-reduce in each iteration.
     """
     return jax.shard_map(function, mesh=local, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def has_bfloat16(device: jax.Device) -> bool:
+    """Whether a device computes with bfloat16 numbers: all but NVIDIA's cards of before 2020, such as a T4.
+
+    For those XLA converts the operands of most operations to float32, and refuses to compile attention.
+    """
+    found = re.fullmatch(r"(\d+)\.\d+", str(getattr(device, "compute_capability", "")))
+    return found is None or int(found[1]) >= 8
 
 
 def is_cpu(local: Mesh) -> bool:

@@ -25,6 +25,18 @@ def equations_of(function: Callable, *arguments: Any) -> Any:
     return _jitted(function).trace(*arguments).jaxpr.jaxpr
 
 
+def dtypes_of(function: Callable, *arguments: Any) -> set:
+    """The dtypes of all values that a function computes; see `shapes_of`."""
+    return set(_dtypes(equations_of(function, *arguments)))
+
+
+def _dtypes(jaxpr: Any) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        yield from (variable.aval.dtype for variable in equation.outvars)
+        for part in _inner(equation.params):
+            yield from _dtypes(part)
+
+
 @lru_cache(maxsize=64)
 def _jitted(function: Callable) -> Any:
     return jax.jit(function)
@@ -40,7 +52,8 @@ def flops_in(jaxpr: Any, rounds: int | None = None) -> int:
 
     What a compiler makes of them is not asked, so custom calls count, and Winograd's tricks do not. Of a transposed
     convolution, the zeros between the dilated pixels are not counted; zeros of the padding are. Of a function that is
-    mapped over devices, the part of one device is counted.
+    mapped over devices, the part of one device is counted. What a platform computes in a form of its own is counted in
+    the general form, and of a condition the longest branch.
 
     Args:
       rounds: how often loops of unknown length are taken to run.
@@ -60,7 +73,11 @@ def flops_in(jaxpr: Any, rounds: int | None = None) -> int:
             taps = math.prod(kernel) // kernel[spec[0]]
             total += 2 * equation.outvars[0].aval.size * taps // math.prod(params["lhs_dilation"])
         elif inner:
-            total += max(inner) if name == "cond" else _times(name, params, inner, rounds) * sum(inner)
+            if name == "cond":
+                # The branches are those of a condition, or of platforms, of which the last is the general one.
+                total += inner[-1] if params.get("branches_platforms") else max(inner)
+            else:
+                total += _times(name, params, inner, rounds) * sum(inner)
     return total
 
 

@@ -16,7 +16,7 @@ from jaxdd.ground.files import atomic, read_arrays
 from jaxdd.ground.memory import budget, forward_bytes
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.programs import Work
-from jaxdd.ground.tracing import shapes_of
+from jaxdd.ground.tracing import dtypes_of, shapes_of
 from jaxdd.nn import Apply, Moments, Variables
 from jaxdd.stages import encode
 from jaxdd.stages.encode import Encoded
@@ -131,7 +131,8 @@ def _identity(encoder: Encoder, source: Source) -> str:
     """A digest of everything that determines the encoded images."""
     norm = [np.asarray(part, np.float32) for part in encoder[2]]
     parts = fingerprint([encoder[1], norm]), content(source, "train"), jax.devices()[0].device_kind, jax.__version__
-    shapes = str(_output(encoder, source))
+    # The same variables give other features in another dtype.
+    shapes = str(_output(encoder, source)), sorted(map(str, dtypes_of(encoder[0], encoder[1], _image(source))))
     return hashlib.sha256(repr((*parts, shapes)).encode()).hexdigest()[:16]
 
 

@@ -21,7 +21,7 @@ from jaxdd.latent.decoding import LatentModel, latent_shape
 from jaxdd.latent.training import DiTTraining, VAETraining
 from jaxdd.workspace import latent_training, runs
 from jaxdd.workspace.real_data import RealData, open_data
-from jaxdd.workspace.teachers import TeacherConfig, machine
+from jaxdd.workspace.teachers import TeacherConfig, dtype_of, machine
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class LatentConfig:
     negative_prompt: str = ""
     """For a loaded UNet: the prompt that guidance moves away from; default: the empty text."""
     bfloat16: bool = False
-    """Compute in bfloat16; the parameters and the sampler stay float32."""
+    """Compute in bfloat16 also where `compute` says otherwise; the parameters, the sampler and the training of a model
+    stay float32."""
     channels: int = settings.bounded(4, settings.Bounds(1, 256))
     """Channels of the latents of an autoencoder trained here."""
     dit: str = "DiT-Ti/2"
@@ -57,6 +58,7 @@ def find_or_train(
     In a run of several processes the first does this, and the others wait and load the result.
     """
     place = Path(str(hosts.first(lambda: str(_find_or_train(latent, config, real, cache, denoiser)))))
+    latent = _computing(latent, config)
     model = load_vae(latent, place)
     return (with_denoiser(latent, real.class_names, place, model) if denoiser else model), place
 
@@ -83,14 +85,20 @@ def found(
     place = Path(latent.place) if latent.place is not None else _vae_place(latent, config, real, cache)[0]
     if latent.place is None and not runs.is_finished(place):
         return None
-    model = load_vae(latent, place)
+    computing = _computing(latent, config)
+    model = load_vae(computing, place)
     if not denoiser:
         return model
     if not any((place / part / "config.json").is_file() for part in ("transformer", "unet")):
         place = _dit_place(latent, config, real, cache, pretrained.vae(place))[0]
         if not runs.is_finished(place):
             return None
-    return with_denoiser(latent, real.class_names, place, model)
+    return with_denoiser(computing, real.class_names, place, model)
+
+
+def _computing(latent: LatentConfig, config: TeacherConfig) -> LatentConfig:
+    """The settings with bfloat16 if that is the dtype in which all networks of the config compute."""
+    return replace(latent, bfloat16=latent.bfloat16 or dtype_of(config.compute) is not None)
 
 
 def check(latent: LatentConfig, real: RealData) -> None:

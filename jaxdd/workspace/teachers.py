@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxdd import data, nn, pretrained
 from jaxdd.data.augment import Augment
-from jaxdd.ground import checkpoint, hosts, manifest, settings
+from jaxdd.ground import checkpoint, hosts, manifest, parallel, settings
 from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_json
@@ -41,7 +41,7 @@ class TeacherConfig(DataConfig):
     stem: str = "auto"
     """ResNets: small (3x3), imagenet, or auto: small up to 64 pixels."""
     compute: str = "auto"
-    """The dtype in which networks compute: float32, bfloat16, or auto (bfloat16 on accelerators, float32 on CPU).
+    """The dtype in which networks compute: float32, bfloat16, or auto (bfloat16 on accelerators that have it).
     Parameters, pixels, moments and losses are float32."""
     seed: int = settings.bounded(0, settings.SEED)
     teacher_train: train.TrainSettings = field(
@@ -91,7 +91,7 @@ def describe(config: TeacherConfig, real: RealData) -> dict:
 
 
 def build(info: dict, compute: str = "auto") -> Classifier:
-    """The classifier that ``info`` describes. ``compute``: float32, bfloat16, or auto, which is float32 on CPU only."""
+    """The classifier that ``info`` describes. ``compute``: see `dtype_of`."""
     shape = len(info["class_names"]), info["image_shape"][0], info["width"], info["stem"]
     return nn.get(info["model"], *shape, dtype_of(compute))
 
@@ -105,12 +105,15 @@ def dtype_of(compute: str) -> str | None:
     """The dtype as `nn.get` expects it: "bfloat16", or None for float32.
 
     Raises:
-      InputError: ``compute`` is not auto, float32 or bfloat16.
+      InputError: ``compute`` is not auto, float32 or bfloat16, or the device has no bfloat16.
     """
     if compute not in ("auto", "float32", "bfloat16"):
         raise InputError(f"unknown `compute` {compute!r}; use auto, float32 or bfloat16")
+    device = jax.devices()[0]
     if compute == "auto":
-        compute = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        compute = "bfloat16" if device.platform != "cpu" and parallel.has_bfloat16(device) else "float32"
+    if compute == "bfloat16" and not parallel.has_bfloat16(device):
+        raise InputError(f"a {device.device_kind} has no bfloat16; use `compute` float32")
     return None if compute == "float32" else compute
 
 

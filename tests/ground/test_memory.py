@@ -11,6 +11,7 @@ import pytest
 from conftest import drawn
 
 from jaxdd.ground import memory
+from jaxdd.ground.tracing import flops_in
 from jaxdd.latent import VAEConfig, autoencoder
 from jaxdd.nn import get
 
@@ -71,3 +72,13 @@ print(resident() - before > 2**25)
 def test_a_process_keeps_what_it_freed_if_it_is_told_to(how, kept):
     done = subprocess.run([sys.executable, "-c", KEPT, how], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == kept
+
+
+def test_what_depends_on_the_platform_is_counted_in_its_general_form():
+    a = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+    longer = lambda a: jax.lax.platform_dependent(a, cpu=lambda a: a @ a @ a, default=lambda a: a @ a)
+    assert flops_in(jax.make_jaxpr(longer)(a).jaxpr) == 2 * 8**3
+    assert [size for kind, size in memory.values(longer, a) if kind == "dot_general"] == [4 * 8**2]
+    # Of a condition that is not known, the longest branch.
+    either = lambda a: jax.lax.cond(a[0, 0] > 0, lambda a: a @ a @ a, lambda a: a @ a, a)
+    assert flops_in(jax.make_jaxpr(either)(a).jaxpr) == 4 * 8**3

@@ -5,14 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
+from helpers import message
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdd.ground import parallel
+from jaxdd.workspace import teachers
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 4), st.integers(1, 7))
@@ -148,3 +151,32 @@ def test_eight_devices_recover_what_one_does_without_communication():
     assert done.stdout.count("HloModule") == 2 and "num_partitions=8" in done.stdout
     for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
         assert word not in done.stdout
+
+
+# Devices by what they say of themselves
+
+
+class Device(NamedTuple):
+    """A device that is not there."""
+
+    platform: str
+    compute_capability: str
+    device_kind: str = "a card"
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [(Device("gpu", "7.5"), False), (Device("gpu", "7.0"), False), (Device("gpu", "8.0"), True),
+     (Device("gpu", "12.0"), True), (Device("gpu", "gfx942"), True), (Device("tpu", ""), True)])  # fmt: skip
+def test_networks_compute_in_bfloat16_where_the_device_has_it(device, expected, monkeypatch):
+    assert parallel.has_bfloat16(device) == expected
+    monkeypatch.setattr(jax, "devices", lambda *_: [device])
+    assert teachers.dtype_of("auto") == ("bfloat16" if expected else None)
+    assert teachers.dtype_of("float32") is None
+    if not expected:
+        assert "a card has no bfloat16" in message(lambda: teachers.dtype_of("bfloat16"))
+
+
+def test_devices_of_this_machine_are_here():
+    assert parallel.is_here(parallel.mesh())
+    assert parallel.has_bfloat16(jax.devices()[0]) and teachers.dtype_of("auto") is None

@@ -70,7 +70,7 @@ def test_noise_moves_the_images_and_the_key_decides_how(latent, norm, pixels, at
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [5, 12])
 def test_batches_of_any_size_make_the_same_images(latent, pixels, atoms, diffused, monkeypatch, batch_size):
-    monkeypatch.setattr(decoding, "_BATCH", batch_size)
+    monkeypatch.setattr(decoding, "BATCH", batch_size)
     images = decode(KEY, latent, FEW, atoms, pixels)
     np.testing.assert_allclose(images, diffused, atol=1e-4)
 

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from jaxdd import nn
 from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground import parallel
 from jaxdd.ground.measure import Measure
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.programs import Program
@@ -41,7 +42,6 @@ from jaxdd.students.protocol import named
 NORM = Normalisation(np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225]))
 CLASSES = 1000
 POINTS = 1300  # of a class
-COMPUTE = "bfloat16"
 
 
 class Built(NamedTuple):
@@ -72,9 +72,14 @@ class Hot(NamedTuple):
     many: bool = False
 
 
-def teacher(model: str, size: int, classes: int = CLASSES) -> Teacher:
+def compute(local: Mesh) -> str | None:
+    """The dtype in which networks compute on these devices by default."""
+    return "bfloat16" if parallel.has_bfloat16(local.devices.flat[0]) else None
+
+
+def teacher(model: str, size: int, local: Mesh, classes: int = CLASSES) -> Teacher:
     """A classifier with the shapes of its variables."""
-    net = nn.get(model, classes, size, dtype=COMPUTE)
+    net = nn.get(model, classes, size, dtype=compute(local))
     return Teacher(net.apply, jax.eval_shape(lambda key: net.init(key, (size, size, 3)), jax.random.key(0)), NORM)
 
 
@@ -93,7 +98,7 @@ def recover(
     model: str, size: int, classes: int, ipc: int, local: Mesh, memory_bytes: int, settings: RecoverSettings
 ) -> Built:
     """Recovery of ``classes`` classes on each chip, in the launches that `chunks` takes."""
-    net, chips = teacher(model, size), local.devices.size
+    net, chips = teacher(model, size, local), local.devices.size
     group = 1 if settings.per_class else classes
     placement = Placement(local, memory_bytes, group).beside(classes * chips)
     what = goal(net, size, classes * chips, ipc, settings.per_class)
@@ -114,10 +119,15 @@ def summarized(name: str, d: int, m: int, held: bool, local: Mesh, memory_bytes:
     return Built(solver.program(chosen, (POINTS, d, m), size, held, local), size // chips)
 
 
-def autoencoder(size: int) -> LatentModel:
+def latent_dtype(local: Mesh) -> Any:
+    """`compute` as the latent models take it."""
+    return jnp.bfloat16 if compute(local) else None
+
+
+def autoencoder(size: int, local: Mesh) -> LatentModel:
     """The autoencoder of Stable Diffusion and DiT-XL/2 for images of a size, with the shapes of its variables."""
     config = vae.VAEConfig(sample_size=size)
-    model = vae.autoencoder(config, jnp.bfloat16)
+    model = vae.autoencoder(config, latent_dtype(local))
     variables = jax.eval_shape(lambda key: model.init(key, (size, size, 3)), jax.random.key(0))
     return LatentModel(model, variables, (size, size, 3))
 
@@ -125,12 +135,12 @@ def autoencoder(size: int) -> LatentModel:
 def decoded(kind: str, sampling: Sampling, batch: int, local: Mesh, memory_bytes: int) -> Built:
     """A batch of ``batch`` atoms on each chip, by DiT-XL/2 at 256 pixels or Stable Diffusion's UNet at 512."""
     if kind == "dit":
-        net, size, schedule = dit.denoiser(dit.DiTConfig(), jnp.bfloat16), 256, diffusion.Schedule()
+        net, size, schedule = dit.denoiser(dit.DiTConfig(), latent_dtype(local)), 256, diffusion.Schedule()
     else:
-        net, size = unet.denoiser(unet.UNetConfig(), CLASSES, jnp.bfloat16), 512
+        net, size = unet.denoiser(unet.UNetConfig(), CLASSES, latent_dtype(local)), 512
         schedule = diffusion.STABLE_DIFFUSION
     variables = jax.eval_shape(net.init, jax.random.key(0))
-    model = autoencoder(size)._replace(denoiser=net, variables=variables, schedule=schedule)
+    model = autoencoder(size, local)._replace(denoiser=net, variables=variables, schedule=schedule)
     program = decoding.program(model, sampling, (224, 224, 3), batch * local.devices.size, local)
     return Built(program, batch)
 
@@ -148,8 +158,9 @@ class Students(NamedTuple):
 
 def students(what: Students, local: Mesh, memory_bytes: int) -> Built:
     """Twenty steps of ``what.together`` students on each chip, with their images on the chip if they fit."""
-    net, protocol, n = teacher(what.model, what.size, what.classes), named(what.protocol), what.classes * what.ipc
-    model = nn.get(what.model, what.classes, what.size, dtype=COMPUTE)
+    net, protocol = teacher(what.model, what.size, local, what.classes), named(what.protocol)
+    n = what.classes * what.ipc
+    model = nn.get(what.model, what.classes, what.size, dtype=compute(local))
     trainer = student_trainer(model, protocol, net.apply, _dataset(what, n))
     batch = min(protocol.train.batch_size, n)
     resident = n * what.size**2 * 3 * 4 < memory_bytes // 2
@@ -174,7 +185,7 @@ def _dataset(what: Students, n: int) -> DistilledDataset:
 def labels(model: str, size: int, local: Mesh, memory_bytes: int) -> Built:
     """A batch of the labels that are stored."""
     stream = named("wmdd").stream(CLASSES * 10)
-    program = storing.program(teacher(model, size), stream, LabelSettings(), (size, size, 3), local)
+    program = storing.program(teacher(model, size, local), stream, LabelSettings(), (size, size, 3), local)
     return Built(program, stream.batch_size)
 
 
@@ -188,12 +199,12 @@ def _recover(model: str, classes: int, ipc: int, settings: RecoverSettings = Rec
 
 
 def _encode(model: str, local: Mesh, memory_bytes: int) -> Built:
-    net = teacher(model, 224)
+    net = teacher(model, 224, local)
     return encoded(net.apply, net.variables, 224, 250, local, memory_bytes)
 
 
 def _encode_latents(local: Mesh, memory_bytes: int) -> Built:
-    model = autoencoder(512)
+    model = autoencoder(512, local)
     return encoded(decoding.encoder(model), model.vae_variables, 512, 8, local, memory_bytes)
 
 
@@ -224,7 +235,7 @@ def _small(local: Mesh, memory_bytes: int) -> Built:
 
 
 def _small_encode(local: Mesh, memory_bytes: int) -> Built:
-    net = teacher("convnet3", 32, 10)
+    net = teacher("convnet3", 32, local, 10)
     program = encode.program(net.apply, net.variables, (32, 32, 3), 20 * local.devices.size, 10, local)
     return Built(program, 20)
 

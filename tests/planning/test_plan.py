@@ -1,0 +1,163 @@
+"""Plans of runs: what they say is to be done is what is done, and other machines are planned for by their figures."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import message
+
+from jaxdd import data, planning
+from jaxdd.data.augment import Augment
+from jaxdd.ground import launching
+from jaxdd.ground.machines import CHIPS, machine
+from jaxdd.ground.programs import Program, Work
+from jaxdd.ground.tracing import struct
+from jaxdd.methods import Recipe
+from jaxdd.planning import plan as plans
+from jaxdd.planning.clock import drawn, timed
+from jaxdd.stages.images import Nearest, Recover
+from jaxdd.stages.summarize import Barycenter, Random
+from jaxdd.students.protocol import HARD
+from jaxdd.students.train import TrainSettings
+from jaxdd.workspace import Comparison, TeacherConfig, compare, open_workspace
+from jaxdd.workspace.distillation import make
+
+TRAIN = TrainSettings(epochs=2, batch_size=20, optimizer="sgd", learning_rate=0.1, augment=Augment("none", flip=False))
+CONFIG = TeacherConfig(width=8, flip=False, teacher_train=TRAIN)
+RECIPE = Recipe(Barycenter(), Recover(steps=7))
+LABELS = np.arange(60) % 3
+
+
+def product(n, launches=1, **changes):
+    """The work of so many products of matrices [n, n]."""
+    program = Program(jax.jit(lambda a, b: a @ b), (struct(n, n), struct(n, n)))
+    work = Work("multiply", "images", 8, 1, launches, 1, program, 8, "a lower `steps`")
+    return work._replace(**changes)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    images = lambda labels: (rng.integers(0, 99, (len(labels), 8, 8)) + 70 * labels[:, None, None]).astype(np.uint8)
+    source = data.from_arrays(images(LABELS), LABELS, images(LABELS[:9]), LABELS[:9])
+    return open_workspace(CONFIG, tmp_path_factory.mktemp("runs"), source=source)
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """The launches of every loop on the devices, by the title of its bar."""
+    seen, run = [], launching.run
+
+    def counted(launch, state, counts, watch, curve, bar, *rest):
+        seen.append((bar.title, len(counts)))
+        return run(launch, state, counts, watch, curve, bar, *rest)
+
+    monkeypatch.setattr(launching, "run", counted)
+    return seen
+
+
+def by_title(works):
+    return {work.title: work for work in works}
+
+
+@pytest.mark.slow
+def test_a_plan_of_a_distillation_says_what_the_run_then_does(workspace, launched):
+    planned = planning.distillation(workspace, RECIPE, 2)
+    assert not workspace.root.joinpath("teachers").exists() and "train the teacher" in by_title(planned)
+    make("mine", RECIPE, 2, 0, workspace)
+    recover = by_title(planned)["recover"]
+    assert (recover.units, recover.steps) == (3 * 2, 7)
+    chunks = [count for title, count in launched if title.startswith("recover")]
+    assert recover.chunks == len(chunks) and recover.launches == sum(chunks)
+    # Now there is a teacher, so nothing is trained; random real images need no features either.
+    assert list(by_title(planning.distillation(workspace, RECIPE, 2))) == ["encode: features", "summarize", "recover"]
+    assert planning.distillation(workspace, Recipe(Random(), Nearest()), 2) == []
+
+
+@pytest.mark.slow
+def test_a_plan_of_a_comparison_says_what_the_students_then_do(workspace, launched):
+    short = replace(HARD, train=replace(HARD.train, epochs=3, batch_size=5, augment=TRAIN.augment))
+    setting = Comparison(workspace, {"hard": short}, ("convnet3",), seeds=2, full=0)
+    dataset = make("mine", RECIPE, 2, 0, workspace)[0]
+    launched.clear()
+    planned = by_title(planning.comparison(setting, 1, 2))["convnet3, hard"]
+    compare({"mine": lambda seed: dataset}, setting, lambda rows: None)
+    assert planned.chunks == len(launched) == 2 and planned.launches == sum(count for _, count in launched)
+    assert planned.steps == short.train.steps(6)
+
+
+def test_operations_and_memory_are_those_of_the_program():
+    plan = planning.made([product(64, 5)])
+    (row,) = plan.rows
+    assert row.flops == 5 * 2 * 64**3 and row.launches == row.chunks == 5
+    assert row.memory_bytes == 3 * 4 * 64**2 and row.seconds == plan.seconds > 0
+    assert "5" in planning.text(plan) and "a lower `steps`" in planning.text(plan)
+
+
+def test_equal_programs_are_tried_once(monkeypatch):
+    tried = []
+    monkeypatch.setattr(plans, "timed", lambda program: tried.append(program) or timed(program))
+    work = product(16)
+    rows = planning.made([work, work._replace(chunks=3)]).rows
+    assert len(tried) == 1 and rows[1].flops == 3 * rows[0].flops
+
+
+def test_another_machine_is_planned_for_by_its_figures():
+    work = product(1024, 64, units=64)
+    one, eight = (planning.made([work], machine(name)).rows[0] for name in ("v5e", "v5e-8"))
+    assert one.flops == eight.flops == 64 * 2 * 1024**3
+    computing = one.flops / (CHIPS["v5e"].flops * plans.UTILISATION)
+    assert one.seconds == pytest.approx(computing + plans._COMPILE + 8 * plans._LAUNCH)
+    assert eight.seconds == pytest.approx(computing / 8 + plans._COMPILE + plans._LAUNCH)
+    assert "v5e-8" in planning.text(planning.made([work], machine("v5e-8")))
+    # What one device does alone is not faster on eight.
+    alone = product(1024, 64, units=64, spread=False)
+    assert planning.made([alone], machine("v5e-8")).rows[0].seconds >= computing
+
+
+def test_chunks_for_another_machine_fit_in_its_memory():
+    n = 2**14  # a result of 1 GiB for a unit, and 4 GiB while it is computed
+    work = product(n, units=64, most=64, chunks=64)
+    (row,) = planning.made([work], machine("v5e")).rows
+    assert row.memory_bytes < 0.9 * CHIPS["v5e"].memory_bytes and 64 > row.chunks > 1
+    (row,) = planning.made([product(2 * n, units=64, most=64, chunks=64)], machine("v5e")).rows
+    assert row.decides == "does not fit"
+
+
+@pytest.mark.parametrize("name", ["", "v5", "v5e-0", "v5e-x", "v5e--8", "V5E", "v5e-8-8", "cpu", "v5e-100000000"])
+def test_machines_that_are_none_are_refused_with_those_that_are(name):
+    assert f"{name!r}" in message(lambda: machine(name)) and "v5p" in message(lambda: machine(name))
+
+
+@pytest.mark.parametrize(("name", "chips", "hosts"), [("v5e-8", 8, 2), ("v6e", 1, 1), ("h100-16", 16, 2), ("t4", 1, 1)])
+def test_machines_by_name(name, chips, hosts):
+    found = machine(name)
+    assert (found.chips, found.hosts) == (chips, hosts) and found.name in (name, f"{name}-1")
+
+
+def test_made_up_arguments_are_finite_in_a_deep_network():
+    shapes = {"kernel": struct(3, 3, 64, 64), "var": struct(64), "label": struct(5, dtype=np.int32)}
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 3))
+    arrays = drawn((shapes, keys, struct(dtype=np.int32), np.float32(7)))
+    assert jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), arrays[0]) == {
+        name: (x.shape, x.dtype) for name, x in shapes.items()
+    }
+    assert arrays[1].dtype == keys.dtype and arrays[3] == 7
+    assert (arrays[0]["var"] > 0).all() and 0.5 < arrays[0]["kernel"].std() * np.sqrt(9 * 64 / 2) < 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("distill", ["--dataset", "digits", "--width", "8"]), ("train", ["--width", "8"]), ("report", ["runs/x"]),
+     ("demo", ["--steps", "5"])])  # fmt: skip
+def test_programs_plan_and_do_nothing(program, tmp_path, monkeypatch, name, arguments):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = program(name, *arguments, "--on", "v5e-8")
+    assert status == 0, err
+    assert "v5e-8" in out or "nothing to compute" in out
+    assert not list(tmp_path.rglob("*.json"))
+    status, out, err = program(name, *arguments, "--on", "v5e-8x")
+    assert status == 2 and "unknown machine 'v5e-8x'" in err
