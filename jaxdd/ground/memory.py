@@ -114,7 +114,7 @@ def keep_freed() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    # From <malloc.h>: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD, M_ARENA_MAX. The last is one, because the arenas
-    # of threads are too small for large buffers.
-    accepted = [mallopt(name, value) for name, value in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**26), (-8, 1))]
+    # From <malloc.h>: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD, M_ARENA_MAX. A trim threshold of -1 is none:
+    # beyond any other, all that is free is returned at once. There is one arena, as those of threads are too small.
+    accepted = [mallopt(name, value) for name, value in ((-3, 2**30), (-1, -1), (-2, 2**26), (-8, 1))]
     return all(accepted)

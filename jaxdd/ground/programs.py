@@ -49,6 +49,7 @@ class Work(NamedTuple):
       shorter: what makes the stage shorter, see `progress.Bar`.
       trains: whether the program takes gradients, and so holds all activations.
       spread: whether all devices share the work.
+      host_bytes: what the host holds of its result.
     """
 
     title: str
@@ -62,6 +63,7 @@ class Work(NamedTuple):
     shorter: str
     trains: bool = False
     spread: bool = True
+    host_bytes: int = 0
 
     @property
     def launches(self) -> int:

@@ -48,7 +48,8 @@ class Plan(NamedTuple):
     Attributes:
       rows: of the stages.
       machine: the machine that it is for; None: this one.
-      host_bytes: the memory that this process has taken for the data and for trying the programs.
+      host_bytes: the memory that this process has taken for the data and for trying the programs, and what the stages
+        keep there.
     """
 
     rows: tuple[Row, ...]
@@ -69,7 +70,7 @@ def made(works: Iterable[Work], machine: Machine | None = None) -> Plan:
     """
     measured: dict = {}
     rows = tuple(_on(work, machine) if machine else _here(work, measured) for work in works)
-    return Plan(rows, machine, memory.peak())
+    return Plan(rows, machine, memory.peak() + sum(row.work.host_bytes for row in rows))
 
 
 def _here(work: Work, measured: dict) -> Row:

@@ -93,8 +93,10 @@ def work(encoder: Encoder, source: Source, memory_bytes: int = 4 * 2**30) -> Wor
     size = -(-size // local.devices.size) * local.devices.size
     classes, images = len(source.class_names), int(counts.sum())
     planned = encode.program(encoder[0], encoder[1], source.image_shape, size, classes, local)
-    batches = int((-(-counts // size)).sum())
-    return Work("encode real images", "images", images, 1, batches, 1, planned, 250, encode.SHORTER)
+    batches, width = int((-(-counts // size)).sum()), _output(encoder, source).features.shape[-1]
+    # The features of all batches, and the array that they are joined to.
+    return Work("encode real images", "images", images, 1, batches, 1, planned, 250, encode.SHORTER,
+                host_bytes=2 * 4 * images * width)  # fmt: skip
 
 
 def kept_or_encoded(encoder: Encoder, source: Source, cache: Path) -> Encoded:
