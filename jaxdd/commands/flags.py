@@ -39,6 +39,7 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _RENAMED = {"atoms": "summarizer", "space": "summarizer.space", "weights": "summarizer.weights", "images": "imager"}
 # Values of earlier versions, by the last part of their flag.
 _RENAMED_VALUES = {"imager": {"real": "nearest"}, "weights": {"w": "free"}}
+_PLANS = "--dry-run: only say what would be done and how long it takes; --on v5e-8: the same for another machine."
 # In earlier versions the settings of an imager carried its name.
 _IMAGERS = ("recover", "diffusion", "crops")
 
@@ -57,7 +58,7 @@ def parse(default: Any, arguments: list[str], description: str | None = None) ->
         f"--{_flag(path)}: {', '.join(registry)}, or package.module:Name. Its settings: --{_flag(path)}.SETTING."
         for path, registry, _ in _choices(default)
     )
-    text = "\n\n".join(part for part in (description, choices) if part)
+    text = "\n\n".join(part for part in (description, choices, _PLANS) if part)
     config = _parsed(default, arguments, text)
     try:
         settings.check(config)
