@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxdd import nn
 from jaxdd.ground.errors import InputError
+from jaxdd.nn import batchnorm
 
 
 def abstract(model, side, batch=2):
@@ -245,3 +246,19 @@ def test_the_gradient_of_moments_keeps_the_input_as_it_came_and_the_mean():
     kept = sorted((v.shape, str(v.dtype)) for v in jax.tree.leaves(pullback))
     assert kept == [((N, CH), "float32"), ((N, H, W, CH), "bfloat16")]
     assert pullback(moments)[0].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, -30.0, 1000.0])
+def test_moments_in_one_pass_are_as_exact_as_bfloat16_activations(offset):
+    values = np.random.default_rng(0).normal(size=(3, 24, 24, 5)) + offset
+    x = jnp.asarray(values, jnp.bfloat16)
+    exact, rounded = values.var((1, 2)), np.asarray(x, np.float64).var((1, 2))
+    found = jax.jit(batchnorm._one_pass)(x)
+    np.testing.assert_allclose(found.mean, np.asarray(x, np.float64).mean((1, 2)), rtol=1e-6, atol=1e-6)
+    # A step of bfloat16 is 2^-8 of a number, and rounding to it adds up to a twelfth of its square to the variance.
+    lost = (offset * 2.0**-8) ** 2 / 12
+    assert np.abs(found.var - rounded).max() <= lost + 1e-5
+    assert np.abs(rounded - exact).max() > 0.1 * lost
+    two = jax.jit(batchnorm._two_passes)(x)
+    np.testing.assert_allclose(two.var, rounded, rtol=1e-5)
+    assert (found.var >= 0).all()
