@@ -100,8 +100,8 @@ def _print_plan(plan: Callable[[Any], list[Work]] | None, config: Any, dry: flag
     """Print what a program would do."""
     if plan is None:
         raise InputError("this program cannot plan; run it without --dry-run")
-    if dry.machine and getattr(config, "compute", None) == "auto":
-        # On accelerators networks compute in bfloat16.
+    if dry.machine and dry.machine.chip.has_bfloat16 and getattr(config, "compute", None) == "auto":
+        # There networks compute in bfloat16.
         config = dataclasses.replace(config, compute="bfloat16")
     works = plan(config)
     text = planning.text(planning.made(works, dry.machine)) if works else "nothing to compute; this takes seconds"

@@ -14,9 +14,10 @@ class Chip(NamedTuple):
       name: as in the name of a machine, such as "v5e" in "v5e-8".
       kind: what JAX calls such a device.
       memory_bytes: of its own memory.
-      flops: dense bfloat16 operations a second at the peak (float16 where it has no bfloat16).
+      flops: dense bfloat16 operations a second at the peak; float32 ones where it has no bfloat16.
       bandwidth: bytes a second to and from its memory at the peak.
       chips_a_host: of a usual machine.
+      has_bfloat16: whether it computes with bfloat16 numbers.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Chip(NamedTuple):
     flops: float
     bandwidth: float
     chips_a_host: int
+    has_bfloat16: bool = True
 
 
 _GIB = 2**30
@@ -36,7 +38,7 @@ CHIPS: Mapping[str, Chip] = {
         Chip("v5e", "TPU v5 lite", 16 * _GIB, 197e12, 819e9, 4),
         Chip("v5p", "TPU v5", 95 * _GIB, 459e12, 2765e9, 4),
         Chip("v6e", "TPU v6 lite", 32 * _GIB, 918e12, 1640e9, 4),
-        Chip("t4", "Tesla T4", 15 * _GIB, 65e12, 320e9, 1),
+        Chip("t4", "Tesla T4", 15 * _GIB, 8.1e12, 320e9, 1, False),
         Chip("l4", "NVIDIA L4", 22 * _GIB, 121e12, 300e9, 1),
         Chip("a100", "NVIDIA A100-SXM4-40GB", 40 * _GIB, 312e12, 1555e9, 8),
         Chip("h100", "NVIDIA H100 80GB HBM3", 80 * _GIB, 989e12, 3350e9, 8),

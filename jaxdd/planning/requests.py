@@ -233,7 +233,7 @@ def _full(setting: Comparison, teacher: Teacher, student: str) -> list[Work]:
     settings = setting.full_train or workspace.config.teacher_train
     title = f"{setting.label(student)} on all real images"
     work = teachers.work(workspace.real, model, teachers.with_flip(settings, workspace.real.flip), title)
-    return [work._replace(steps=work.steps * count)]
+    return [work._replace(steps=work.steps * count, shorter="a lower `full`")]
 
 
 def _tested(workspace: Workspace, model: Teacher, count: int, title: str = "test the teacher") -> Work:
@@ -244,4 +244,5 @@ def _tested(workspace: Workspace, model: Teacher, count: int, title: str = "test
     if nn.foldable(model.apply, variables, source.image_shape):
         variables = shapes_of(nn.fold, variables)
     form = count, images, min(pass_size(), images)
-    return evaluation.testing(model.apply, variables, source.image_shape, form, local)._replace(title=title)
+    work = evaluation.testing(model.apply, variables, source.image_shape, form, local)
+    return work._replace(title=title, shorter=work.shorter if count > 1 else "")
