@@ -25,7 +25,7 @@ from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 
 from benchmarks import harness, hlo  # noqa: E402
-from benchmarks.hot_programs import HOT, SMALL, Hot  # noqa: E402
+from benchmarks.hot_programs import Hot, refused, selected  # noqa: E402
 from jaxdd.ground.errors import InputError  # noqa: E402
 from jaxdd.ground.machines import CHIPS, Chip  # noqa: E402
 from jaxdd.ground.memory import compiled_bytes  # noqa: E402
@@ -132,15 +132,12 @@ def main() -> None:
     chosen, rows = flags.parse_args(), []
     print(HEAD)
     for name in chosen.cards[:1] if chosen.quick else chosen.cards:
-        for hot in SMALL if chosen.quick else HOT:
-            if chosen.only and not any(word in hot.name for word in chosen.only):
-                continue
+        for hot in selected(chosen.only, chosen.quick):
             try:
                 row = compiled(hot, CHIPS[name])
             except (InputError, jax.errors.JaxRuntimeError) as error:
-                # That a program does not fit, or is refused by the compiler, is a finding.
-                note = " ".join(str(error).split())[:300]
-                row = {"benchmark": "gpu", "program": hot.name, "card": name, "note": note, **harness.versions()}
+                row = {"benchmark": "gpu", "program": hot.name, "card": name, "note": refused(error)}
+                row |= harness.versions()
             rows.append(row)
             print(line(row), flush=True)
             harness.write(chosen.json, rows)

@@ -5,7 +5,7 @@ moments. DDOQ encodes and decodes with Stable Diffusion (512 pixels, 4 x 64 x 64
 Students are ResNet-18s that learn a teacher's answers by batches of 100.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from jaxdd import nn
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import parallel
 from jaxdd.ground.measure import Measure
+from jaxdd.ground.memory import Resources
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.programs import Program
 from jaxdd.ground.tracing import shapes_of, struct
@@ -132,8 +133,8 @@ def autoencoder(size: int, local: Mesh) -> LatentModel:
     return LatentModel(model, variables, (size, size, 3))
 
 
-def decoded(kind: str, sampling: Sampling, batch: int, local: Mesh, memory_bytes: int) -> Built:
-    """A batch of ``batch`` atoms on each chip, by DiT-XL/2 at 256 pixels or Stable Diffusion's UNet at 512."""
+def decoded(kind: str, sampling: Sampling, local: Mesh, memory_bytes: int) -> Built:
+    """As many atoms as the stage takes, by DiT-XL/2 at 256 pixels or Stable Diffusion's UNet at 512."""
     if kind == "dit":
         net, size, schedule = dit.denoiser(dit.DiTConfig(), latent_dtype(local)), 256, diffusion.Schedule()
     else:
@@ -141,8 +142,9 @@ def decoded(kind: str, sampling: Sampling, batch: int, local: Mesh, memory_bytes
         schedule = diffusion.STABLE_DIFFUSION
     variables = jax.eval_shape(net.init, jax.random.key(0))
     model = autoencoder(size, local)._replace(denoiser=net, variables=variables, schedule=schedule)
-    program = decoding.program(model, sampling, (224, 224, 3), batch * local.devices.size, local)
-    return Built(program, batch)
+    resources = Resources(memory_bytes * local.devices.size, tuple(local.devices.flat))
+    size = decoding.batch_size(model, CLASSES, 10, resources)
+    return Built(decoding.program(model, sampling, (224, 224, 3), size, local), size // local.devices.size)
 
 
 class Students(NamedTuple):
@@ -220,8 +222,8 @@ HOT = (
         for name, held in (("quantization", False), ("barycenter", True), ("clvq", False), ("sinkhorn", True))
         for where, d, m in (("features", 512, 10), ("features", 512, 50), ("latents", 16384, 10))
     ),
-    Hot("decode DiT-XL/2", "images", partial(decoded, "dit", DIT, 64)),
-    Hot("decode Stable Diffusion", "images", partial(decoded, "sd", DDOQ, 16)),
+    Hot("decode DiT-XL/2", "images", partial(decoded, "dit", DIT)),
+    Hot("decode Stable Diffusion", "images", partial(decoded, "sd", DDOQ)),
     *(
         Hot(f"students resnet18, {count}", "image steps", partial(students, Students(together=count)), count == 1)
         for count in (1, 16)
@@ -250,3 +252,13 @@ SMALL = (
         partial(students, Students("convnet3", 32, 10, 10, 1, "soft")),
     ),
 )
+
+
+def selected(words: Sequence[str], quick: bool) -> list[Hot]:
+    """The programs with one of the words in their names, or all; only small ones if ``quick``."""
+    return [hot for hot in (SMALL if quick else HOT) if not words or any(word in hot.name for word in words)]
+
+
+def refused(error: Exception) -> str:
+    """Why a program does not fit or is refused by the compiler, in a line: that is a finding, and is in its row."""
+    return " ".join(str(error).split())[:300]

@@ -32,7 +32,7 @@ from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 
 from benchmarks import harness, hlo  # noqa: E402
-from benchmarks.hot_programs import HOT, SMALL, Hot  # noqa: E402
+from benchmarks.hot_programs import Hot, refused, selected  # noqa: E402
 from jaxdd.ground.errors import InputError  # noqa: E402
 from jaxdd.ground.machines import CHIPS, Chip  # noqa: E402
 from jaxdd.ground.memory import compiled_bytes  # noqa: E402
@@ -92,10 +92,8 @@ def rows_of(hot: Hot, chip: Chip, texts: Path | None) -> list[dict[str, Any]]:
         try:
             rows.append(compiled(hot, chip, place, texts))
         except (InputError, jax.errors.JaxRuntimeError) as error:
-            # That a program does not fit, or is refused by the compiler, is a finding.
-            note = " ".join(str(error).split())[:300]
-            rows.append({"benchmark": "tpu", "program": hot.name, "chip": chip.name, "slice": SLICES[chip.name][place],
-                         "note": note, **harness.versions()})  # fmt: skip
+            row = {"benchmark": "tpu", "program": hot.name, "chip": chip.name, "slice": SLICES[chip.name][place]}
+            rows.append(row | {"note": refused(error)} | harness.versions())
         print(line(rows[-1]), flush=True)
     return rows
 
@@ -135,9 +133,8 @@ def main() -> None:
     for row in rows:
         print(line(row))
     for name in chosen.chips[:1] if chosen.quick else chosen.chips:
-        for hot in SMALL if chosen.quick else HOT:
-            wanted = not chosen.only or any(word in hot.name for word in chosen.only)
-            if wanted and (hot.name, name) not in done:
+        for hot in selected(chosen.only, chosen.quick):
+            if (hot.name, name) not in done:
                 rows += rows_of(hot, CHIPS[name], chosen.texts)
                 harness.write(chosen.json, rows)
                 jax.clear_caches()

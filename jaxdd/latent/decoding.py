@@ -95,7 +95,7 @@ def decode(
       pixels: the form of the images.
       classes: the classes of the rows of ``latents``, [C]; default: 0 to C - 1.
       resources: the devices and their memory. A device decodes up to 64 atoms at a time, or fewer if the autoencoder
-        would need more than its memory.
+        or the denoiser would need more than its memory.
 
     Returns:
       float32 [C, m, *pixels.image_shape], normalised by ``pixels.norm``, within the valid range.
@@ -119,7 +119,7 @@ def decode(
     pictures = _pictures(model.autoencoder, denoiser, model.schedule, settings, pixels.image_shape, local)
     same = (model.vae_variables, model.variables if denoiser else None, Normalisation(*map(jnp.asarray, pixels.norm)))
     same = parallel.put(same, local, parallel.SAME)
-    size, images = batch_size(model, count, m, resources), []
+    size, images = batch_size(model._replace(denoiser=denoiser), count, m, resources), []
     for places in progress(parallel.chunks(len(flat), size), Bar("decode", SHORTER)):
         rows = np.maximum(places, 0)
         made, lost = pictures(*same, *parallel.put((keys[rows], flat[rows], labels[rows]), local))
@@ -131,9 +131,13 @@ def decode(
 
 def batch_size(model: LatentModel, classes: int, m: int, resources: Resources) -> int:
     """How many of the m atoms of each class are decoded at a time, on all devices."""
-    devices = resources.mesh.devices.size
-    one = struct(1, *latent_shape(model))
-    fits = resources.bytes_per_device // forward_bytes(model.autoencoder.decode, model.vae_variables, one)
+    devices, side = resources.mesh.devices.size, latent_shape(model)
+    needed = forward_bytes(model.autoencoder.decode, model.vae_variables, struct(1, *side))
+    if model.denoiser is not None:
+        # Guidance takes every latent twice; attention in a UNet holds far more than the autoencoder.
+        pair = struct(2, *side), struct(2, dtype=np.int32), struct(2, dtype=np.int32)
+        needed = max(needed, forward_bytes(model.denoiser.apply, model.variables, *pair))
+    fits = resources.bytes_per_device // needed
     # On a CPU core about ten atoms, always of whole classes: the images are then the same bit for bit, whatever other
     # classes this process decodes.
     most = m * max(1, 10 // m) if parallel.is_cpu(resources.mesh) else -(-classes * m // devices)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import hlo
+from benchmarks import hlo, tpu_costs
 from benchmarks.hlo import Array
 
 TEXT = """HloModule jit_f, entry_computation_layout={()->f32[]}
@@ -97,3 +97,14 @@ def test_products_are_those_that_xla_counts(shape):
     counted = sum(count for _, count, _, _ in hlo.products(hlo.parse(text)))
     assert counted == lowered.cost_analysis()["flops"] > 0
     np.testing.assert_array_less(0, counted)
+
+
+def test_projected_costs_are_units_of_work_over_those_of_a_launch():
+    row = {"chips": 1, "chip": "v5e", "expected_seconds": 0.5, "units": 100}
+    rows = [row | {"program": name} for name in ("encode resnet18", "recover resnet18, IPC 10", "students resnet18, 1")]
+    lines = {line["table"]: line for line in tpu_costs.costs([*rows, {"chip": "v5e", "note": "does not fit"}])}
+    wmdd = lines["WMDD, IPC 10"]
+    expected = (1_281_167 + 10_000 * 2000 + 10_000 * 300) / 100 * 0.5 / 3600
+    assert wmdd["total"] == pytest.approx(expected) and len(wmdd["hours"]) == 3
+    # A stage without a row leaves the sum open.
+    assert lines["WMDD, IPC 50"]["total"] is None and "encode resnet18" in lines["WMDD, IPC 50"]["hours"]

@@ -49,7 +49,8 @@ def work(context: Context, sampling: diffusion.Sampling, ipc: int) -> Work:
     assert model is not None
     # The classes come in chunks, so a batch is not larger than one of them.
     chunk = len(next(class_chunks(context, ipc)))
-    size = decoding.batch_size(model, min(chunk, classes), ipc, resources)
+    used = model if sampling.strength > 0 else model._replace(denoiser=None)
+    size = decoding.batch_size(used, min(chunk, classes), ipc, resources)
     planned = decoding.program(model, sampling, context.classes.image_shape, size, resources.mesh)
     batches = -(-classes // chunk) * -(-chunk * ipc // size)
     return Work("decode", "images", classes * ipc, 1, batches, 1, planned, decoding.BATCH, decoding.SHORTER)

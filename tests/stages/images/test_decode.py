@@ -10,8 +10,8 @@ from helpers import message
 
 from jaxdd.ground.memory import Resources
 from jaxdd.ground.normalise import Normalisation, normalise, valid_range
-from jaxdd.latent import Sampling, decoding
-from jaxdd.latent.decoding import Pixels, decode, encoder, fitted, latent_shape
+from jaxdd.latent import Sampling, VAEConfig, autoencoder, decoding, unet
+from jaxdd.latent.decoding import LatentModel, Pixels, decode, encoder, fitted, latent_shape
 from jaxdd.latent.vae import RANGE
 
 KEY, SHAPE = jax.random.key(3), (8, 8, 1)
@@ -78,6 +78,21 @@ def test_batches_of_any_size_make_the_same_images(latent, pixels, atoms, diffuse
 @pytest.mark.slow
 def test_little_memory_takes_one_at_a_time(latent, pixels, atoms, diffused):
     np.testing.assert_allclose(decode(KEY, latent, FEW, atoms, pixels, resources=Resources(1)), diffused, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_batches_of_a_large_denoiser_leave_room_for_its_attention():
+    net = unet.denoiser(unet.UNetConfig(), 10, jnp.bfloat16)
+    config = VAEConfig(sample_size=512)
+    images = autoencoder(config, jnp.bfloat16)
+    variables = jax.eval_shape(lambda key: images.init(key, (512, 512, 3)), KEY)
+    large = LatentModel(images, variables, (512, 512, 3), net, jax.eval_shape(net.init, KEY))
+    logits = 2 * 8 * 4096**2 * 4  # float32, of both halves of guidance and 8 heads of 64 x 64 queries and keys
+    sizes = {gib: decoding.batch_size(large, 100, 10, Resources(gib * 2**30)) for gib in (4, 16, 64)}
+    # On a CPU no more than about ten.
+    assert sizes == {gib: min(10, gib * 2**30 // (4 * logits)) for gib in sizes} and sizes[16] == 4
+    # The same autoencoder alone decodes more at a time on a CPU: whole classes, about ten atoms.
+    assert decoding.batch_size(large._replace(denoiser=None), 100, 10, Resources(16 * 2**30)) == 10
 
 
 @pytest.mark.slow
