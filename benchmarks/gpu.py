@@ -12,6 +12,7 @@ round, and a + stands behind the time.
 """
 
 import argparse
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -128,11 +129,15 @@ def main() -> None:
     flags.add_argument("--cards", nargs="+", default=["t4", "a100", "h200"], choices=list(CARDS))
     flags.add_argument("--only", nargs="+", default=[], help="programs with one of these words in their names")
     flags.add_argument("--quick", action="store_true", help="small programs for one card, in a minute")
-    flags.add_argument("--json", type=Path, help="write the rows here")
-    chosen, rows = flags.parse_args(), []
-    print(HEAD)
+    flags.add_argument("--json", type=Path, help="write the rows here; rows that are there already are kept")
+    chosen = flags.parse_args()
+    rows = json.loads(chosen.json.read_text()) if chosen.json and chosen.json.is_file() else []
+    done = {(row["program"], row["card"]) for row in rows}
+    print("\n".join([HEAD, *map(line, rows)]))
     for name in chosen.cards[:1] if chosen.quick else chosen.cards:
         for hot in selected(chosen.only, chosen.quick):
+            if (hot.name, name) in done:
+                continue
             try:
                 row = compiled(hot, CHIPS[name])
             except (InputError, jax.errors.JaxRuntimeError) as error:

@@ -129,9 +129,7 @@ def main() -> None:
     chosen = flags.parse_args()
     rows = json.loads(chosen.json.read_text()) if chosen.json and chosen.json.is_file() else []
     done = {(row["program"], row["chip"]) for row in rows}
-    print(HEAD)
-    for row in rows:
-        print(line(row))
+    print("\n".join([HEAD, *map(line, rows)]))
     for name in chosen.chips[:1] if chosen.quick else chosen.chips:
         for hot in selected(chosen.only, chosen.quick):
             if (hot.name, name) not in done:

@@ -5,6 +5,7 @@ of a device step together, several steps per launch; a CPU device trains one lan
 not depend on the other lanes, up to rounding.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -38,8 +39,9 @@ _SENT_BYTES = 2**24
 class Pool(NamedTuple):
     """The datasets from which lanes draw their batches, one array per dataset, with optional stored labels.
 
-    On the devices each sequence of D arrays is a single array with a leading axis D, and the labels are a dictionary of
-    the fields of `Labels.read`, [D, steps, B, ...] each. A batch from the host has the same form, with D lanes.
+    On the devices each sequence of D arrays is a single array with a leading axis D, images are flat, [D, n, H W ch],
+    and the labels are a dictionary of the fields of `Labels.read`, [D, steps, B, ...] each. A batch from the host has
+    such axes, too, with D lanes and images [D, B, H, W, ch].
     """
 
     images: Sequence[np.ndarray] | Array  # [n, H, W, ch]
@@ -199,7 +201,9 @@ class _Feed:
         if self.resident:
             order = partial(_order, self.images, lanes.batch_size, self.distinct)
             self.orders = {seed: order(seed) for seed in set(self.streams)}
-            whole = Pool(np.stack(list(pool.images)), np.stack(list(pool.targets)), np.stack(list(pool.weights)))
+            # A TPU would keep [n, H, W, 3] with the images last, and copy all of them before it could choose some.
+            images = np.stack(list(pool.images)).reshape(len(pool.images), self.images, -1)
+            whole = Pool(images, np.stack(list(pool.targets)), np.stack(list(pool.weights)))
             self.whole = parallel.put(whole, local, parallel.SAME)
         if self.stored is not None and self.labels_resident:
             labels = _labels(self.stored, np.arange(self.distinct))
@@ -313,7 +317,7 @@ def program(trainer: Trainer, form: Form, lanes: Lanes, count: int, context: Any
     some = partial(struct, form.datasets, form.images)
     order = struct(size, lanes.steps, lanes.batch_size, dtype=np.int32)
     each = shapes_of(compiled.init, keys), keys, struct(size, dtype=np.int32), order
-    same = context, Pool(some(*image_shape), some(form.classes), some())
+    same = context, Pool(some(math.prod(image_shape)), some(form.classes), some())
     state, *rest = parallel.shapes(each, NamedSharding(local, parallel.EACH))
     context, pool = parallel.shapes(same, NamedSharding(local, parallel.SAME))
     return Program(compiled.launch, (state, context, pool, *rest), {"count": count})
@@ -353,9 +357,10 @@ def programs(
         def lane(state, key, which, order):
             def step(state, _):
                 rows = order[state.step % len(order)]
-                batch = (part[which, rows] for part in pool[:3])
+                images, targets, weights = (part[which, rows] for part in pool[:3])
+                images = images.reshape(len(rows), *image_shape)
                 labels = jax.tree.map(lambda x: x[which, state.step % x.shape[1]], pool.labels)
-                return trainer.step(state, key, *batch, context if labels is None else labels)
+                return trainer.step(state, key, images, targets, weights, context if labels is None else labels)
 
             if count == 1:
                 state, loss = step(state, None)
