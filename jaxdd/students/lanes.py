@@ -39,9 +39,9 @@ _SENT_BYTES = 2**24
 class Pool(NamedTuple):
     """The datasets from which lanes draw their batches, one array per dataset, with optional stored labels.
 
-    On the devices each sequence of D arrays is a single array with a leading axis D, images are flat, [D, n, H W ch],
-    and the labels are a dictionary of the fields of `Labels.read`, [D, steps, B, ...] each. A batch from the host has
-    such axes, too, with D lanes and images [D, B, H, W, ch].
+    On the devices each sequence of D arrays is a single array with a leading axis D, images have the form of
+    `kept_shape`, and the labels are a dictionary of the fields of `Labels.read`, [D, steps, B, ...] each. A batch from
+    the host has such axes, too, with D lanes and images [D, B, H, W, ch].
     """
 
     images: Sequence[np.ndarray] | Array  # [n, H, W, ch]
@@ -201,8 +201,7 @@ class _Feed:
         if self.resident:
             order = partial(_order, self.images, lanes.batch_size, self.distinct)
             self.orders = {seed: order(seed) for seed in set(self.streams)}
-            # A TPU would keep [n, H, W, 3] with the images last, and copy all of them before it could choose some.
-            images = np.stack(list(pool.images)).reshape(len(pool.images), self.images, -1)
+            images = np.stack(list(pool.images)).reshape(len(pool.images), self.images, *kept_shape(self.image_shape))
             whole = Pool(images, np.stack(list(pool.targets)), np.stack(list(pool.weights)))
             self.whole = parallel.put(whole, local, parallel.SAME)
         if self.stored is not None and self.labels_resident:
@@ -289,6 +288,15 @@ class Programs(NamedTuple):
     launch: jax.stages.Wrapped  # (state, context, pool, keys, which, order, count=) -> (state, losses [S, count])
 
 
+def kept_shape(image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The form of an image of a pool on the devices: rows of 128 numbers, if they hold it without a rest.
+
+    A TPU would keep images [n, H, W, 3] with n last, and copy all of them before it could choose some.
+    """
+    size = math.prod(image_shape)
+    return image_shape if size % 128 else (size // 128, 128)
+
+
 class Form(NamedTuple):
     """The form of a pool on the devices.
 
@@ -317,7 +325,7 @@ def program(trainer: Trainer, form: Form, lanes: Lanes, count: int, context: Any
     some = partial(struct, form.datasets, form.images)
     order = struct(size, lanes.steps, lanes.batch_size, dtype=np.int32)
     each = shapes_of(compiled.init, keys), keys, struct(size, dtype=np.int32), order
-    same = context, Pool(some(math.prod(image_shape)), some(form.classes), some())
+    same = context, Pool(some(*kept_shape(image_shape)), some(form.classes), some())
     state, *rest = parallel.shapes(each, NamedSharding(local, parallel.EACH))
     context, pool = parallel.shapes(same, NamedSharding(local, parallel.SAME))
     return Program(compiled.launch, (state, context, pool, *rest), {"count": count})

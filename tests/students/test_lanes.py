@@ -85,7 +85,9 @@ def test_the_devices_hold_one_copy_of_a_dataset(linear, monkeypatch):
     monkeypatch.setattr(lanes.parallel, "put", keep)
     linear([Lane(A, 0), Lane(B, 0), Lane(A, 1)], together=3)
     (pool,) = [tree for tree in held if isinstance(tree, lanes.Pool)]
-    np.testing.assert_array_equal(pool.images, np.stack([A.images, B.images]).reshape(2, len(A.images), -1))
+    np.testing.assert_array_equal(pool.images, np.stack([A.images, B.images]).reshape(pool.images.shape))
+    assert pool.images.shape == (2, len(A.images), *lanes.kept_shape(A.images.shape[1:]))
+    assert lanes.kept_shape((224, 224, 3)) == (1176, 128) and lanes.kept_shape((28, 28, 1)) == (28, 28, 1)
 
 
 def test_weights_reach_the_loss():
