@@ -16,7 +16,7 @@ from jaxdd.ground import hosts, stop
 from jaxdd.ground.errors import DivergenceError, InputError, one_line
 from jaxdd.ground.memory import keep_freed
 from jaxdd.ground.programs import Work
-from jaxdd.ground.progress import discard, say, wording
+from jaxdd.ground.progress import discard, say, worded
 
 
 def run(
@@ -45,15 +45,15 @@ def run(
         dry, arguments = flags.dry_run(arguments)
         config = default(arguments)
         config = _parsed(config, arguments, sys.modules[main.__module__].__doc__)
-        wording.set(partial(flags.as_flags, config=config))
         hosts.join()
         stop.heed()
         if hosts.count() > 1 and not several:
             raise InputError(f"this program runs in one process, not in {hosts.count()}; start it once")
-        if dry is None:
-            main(config)
-        else:
-            _print_plan(plan, config, dry)
+        with worded(partial(flags.as_flags, config=config)):
+            if dry is None:
+                main(config)
+            else:
+                _print_plan(plan, config, dry)
         # A full disk may refuse results only now.
         sys.stdout.flush()
         # The others would take a process that left earlier for dead.

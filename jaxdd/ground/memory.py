@@ -93,8 +93,10 @@ def budget(local_devices: Sequence[jax.Device], host_bytes: int) -> int:
     That is nine tenths of an accelerator's free memory. Devices that share the host's memory get equal parts of
     ``host_bytes``, and so do those of a machine that is not there.
     """
-    here = parallel.is_here(parallel.mesh(local_devices))
-    stats = local_devices[0].memory_stats() if here else None
+    try:
+        stats = local_devices[0].memory_stats()
+    except jax.errors.JaxRuntimeError:  # of a machine that is not there
+        stats = None
     if local_devices[0].platform == "cpu" or not stats or "bytes_limit" not in stats:
         return host_bytes // len(local_devices)
     return int(0.9 * (stats["bytes_limit"] - stats["bytes_in_use"]))

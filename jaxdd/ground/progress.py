@@ -35,6 +35,16 @@ wording: ContextVar[Callable[[str], str]] = ContextVar("wording", default=lambda
 """How a program words the lines of `log`, which name parameters in backticks."""
 
 
+@contextlib.contextmanager
+def worded(words: Callable[[str], str]) -> Iterator[None]:
+    """A context manager in which lines of `log` are worded in this way."""
+    token = wording.set(words)
+    try:
+        yield
+    finally:
+        wording.reset(token)
+
+
 def progress(iterable: Iterable, bar: Bar | str, total: int | None = None) -> Iterable:
     """``iterable`` with a progress bar on stderr, which appears after two seconds and is erased at the end.
 

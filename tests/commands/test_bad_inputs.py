@@ -300,7 +300,7 @@ ON_A_RUN = {
     ),
     "a file of rows that is a folder": (
         lambda box: box.call("evaluate", box.run, *STUDENTS, "--out", box.tmp),
-        "test_bad_input_is_one_line_a_f3 is a folder",
+        " is a folder; give a file",
     ),
     "unknown precision": (evaluate("--compute", "float8"), "unknown --compute 'float8'"),
     "unknown form of labels": (relabel("--form", "int4"), "labels of --form 'int4' for 300 epochs cannot be stored"),

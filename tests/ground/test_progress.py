@@ -39,11 +39,8 @@ def test_other_loops_say_nothing(clock, capfd, bar, seconds):
 
 
 def test_a_program_words_the_names_of_its_flags(clock, capfd):
-    token = bars.wording.set(lambda line: line.replace("`imager.steps`", "--imager.steps"))
-    try:
+    with bars.worded(lambda line: line.replace("`imager.steps`", "--imager.steps")):
         ran(clock, Bar("recover", "a lower `imager.steps`"), [4.0] * 99)
-    finally:
-        bars.wording.reset(token)
     assert "use a lower --imager.steps" in capfd.readouterr().err
 
 
