@@ -6,9 +6,9 @@
 One step draws a view of each class (random-resized-crop of at least 0.8 of the area, flip), passes all images through
 the classifier, and takes the gradient of features and per-class BatchNorm moments to the pixels into Adam, cosine and
 clipping: `jaxdd.Recover` with its defaults, and the same in PyTorch (`torch_rivals`), from the same weights, images and
-goals. Before, features, logits, loss and gradient of both sides are compared in float32, and more than 0.1 % apart (for
-the gradient 1 %) end the run. On CPU ResNet-18 with 50 and ConvNet-3 with 100 images of 32 pixels, in a few minutes;
-else ResNet-18 with 10 images of 10 classes at 224.
+goals. Before, features, logits, loss and gradient of both sides are compared in float32, and more than 0.1 % apart end
+the run; the gradient may be 1 % apart in a quarter of the images. On CPU ResNet-18 with 50 and ConvNet-3 with 100
+images of 32 pixels, in a few minutes; else ResNet-18 with 10 images of 10 classes at 224.
 """
 
 import functools
@@ -125,8 +125,12 @@ def check(torch_rivals, case: Case) -> None:
     harness.check_close("logits", logits, out[0])
     harness.check_close("loss", value, host(theirs))
     of_pixels = host(rival.images.grad).transpose(0, 2, 3, 1)
-    # One ReLU whose input is zero up to rounding, and that lies on the other side, moves the gradient by 0.1 to 0.4 %.
-    harness.check_close("gradient", gradient.reshape(-1, *case.image_shape), of_pixels, 1e-2)
+    # A ReLU whose input is zero up to rounding may lie on the other side. That moves the gradient of its image by more.
+    mine, theirs_ = (np.asarray(x).reshape(len(of_pixels), -1) for x in (gradient, of_pixels))
+    apart = np.linalg.norm(mine - theirs_, axis=1) / np.linalg.norm(mine, axis=1)
+    usual = np.argsort(apart)[: len(apart) * 3 // 4]
+    harness.check_close("gradient of three quarters of the images", mine[usual], theirs_[usual])
+    harness.check_close("gradient", mine, theirs_, 1e-2)
 
 
 def theirs(torch_rivals, case: Case, compute: str, shared: Problem, name: str, compile: bool) -> Side:

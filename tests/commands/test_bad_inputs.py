@@ -299,8 +299,11 @@ ON_A_RUN = {
         "the folder /nowhere of --out does not exist",
     ),
     "a file of rows that is a folder": (
-        lambda box: box.call("evaluate", box.run, *STUDENTS, "--out", box.tmp),
-        " is a folder; give a file",
+        lambda box: [
+            (box.tmp / "rows.json").mkdir(),
+            box.call("evaluate", box.run, *STUDENTS, "--out", box.tmp / "rows.json"),
+        ][1],
+        "/rows.json is a folder; give a file",
     ),
     "unknown precision": (evaluate("--compute", "float8"), "unknown --compute 'float8'"),
     "unknown form of labels": (relabel("--form", "int4"), "labels of --form 'int4' for 300 epochs cannot be stored"),
