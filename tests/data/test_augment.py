@@ -166,3 +166,16 @@ def test_mixup_mixes_images_as_it_mixes_targets():
         np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-6)
         assert ((targets > 0).sum(1) <= 2).all()
         np.testing.assert_allclose(images, np.einsum("ij,jhwc->ihwc", targets, IMAGES), atol=1e-5)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_crop_of_tpus_is_that_of_other_devices(mirrored):
+    images = jax.random.normal(KEYS[0], (2, 3, 12, 10, 3), jnp.float32)
+    for key in KEYS[1:5]:
+        box = (*augment.random_box(key, 0.08), jnp.asarray(mirrored))
+        one, other = augment._cropped_on_tpu(images, *box), augment._cropped(images, *box)
+        np.testing.assert_allclose(one, other, atol=1e-4)
+        # So is the one that this device takes, and mirroring comes last.
+        np.testing.assert_allclose(augment.crop_resize(images, *box), other, atol=1e-6)
+        plain = augment.crop_resize(images, *box[:2])
+        np.testing.assert_allclose(plain[..., ::-1, :] if mirrored else plain, other, atol=1e-6)

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxdd import nn
 from jaxdd.ground.errors import InputError
-from jaxdd.nn import batchnorm
+from jaxdd.nn import batchnorm, convnet
 
 
 def abstract(model, side, batch=2):
@@ -262,3 +262,12 @@ def test_moments_in_one_pass_are_as_exact_as_bfloat16_activations(offset):
     two = jax.jit(batchnorm._two_passes)(x)
     np.testing.assert_allclose(two.var, rounded, rtol=1e-5)
     assert (found.var >= 0).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 7, 9, 2)])
+def test_pooling_by_windows_is_pooling_by_a_reshape(shape):
+    x = jax.random.normal(jax.random.key(0), shape, jnp.float32)
+    by_hand = np.asarray(x)[:, : shape[1] // 2 * 2, : shape[2] // 2 * 2]
+    by_hand = (by_hand[:, ::2, ::2] + by_hand[:, 1::2, ::2] + by_hand[:, ::2, 1::2] + by_hand[:, 1::2, 1::2]) / 4
+    for pool in (convnet._pooled_by_windows, convnet._pooled_by_reshape, convnet.average_pool_2x2):
+        np.testing.assert_allclose(pool(x), by_hand, atol=1e-6)
