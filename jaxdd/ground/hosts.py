@@ -85,7 +85,7 @@ def _outliving_service() -> Iterator[None]:
 
 
 class _Service:
-    """The coordination service, in a process that ends when it is told to, or some time after this one."""
+    """The coordination service, in a process that outlives this one: by seconds after `shutdown`, else by longer."""
 
     def __init__(self, *address: Any, recoverable: bool = False, **timeouts: int):
         code = (
@@ -93,7 +93,8 @@ class _Service:
             "from jax._src.lib import _jax\n"
             f"service = _jax.get_distributed_runtime_service(*{address!r}, **{timeouts!r})\n"
             "print('ready', flush=True)\n"
-            f"if not sys.stdin.read(): time.sleep({_PATIENCE + 5})\n"
+            # Reads until the pipe closes, which is when the first process ends.
+            f"time.sleep(5 if sys.stdin.read() else {_PATIENCE + 5})\n"
             "os._exit(0)\n"
         )
         # That of an earlier run which was killed may still have the address.
@@ -110,8 +111,13 @@ class _Service:
         raise RuntimeError(f"the address {address[0]} is in use")
 
     def shutdown(self) -> None:
-        """End the service at once."""
-        self.process.communicate("end")
+        """Have the service end some seconds after this process.
+
+        Not before: JAX aborts every process whose service ends, and the first is one of them.
+        """
+        assert self.process.stdin
+        self.process.stdin.write("end")
+        self.process.stdin.flush()
 
 
 def _several(environment: os._Environ | dict[str, str]) -> bool:
@@ -186,14 +192,13 @@ def meet() -> None:
 def part() -> None:
     """End this process with status 0, once all of several processes have called this; the first ends last.
 
-    The first process ends the coordination service. JAX aborts every process whose connection is still open then, even
-    if only Python's cleanup is left.
+    The coordination service ends some seconds after the first process. JAX aborts every process whose connection is
+    still open then, even if only Python's cleanup is left.
     """
     meet()
     if is_first():
         for i in range(1, count()):
             _wait_for(f"jaxdd/parted/{i}")
-        time.sleep(1.0)
         _state().service.shutdown()
     else:
         _publish(f"jaxdd/parted/{jax.process_index()}", b"")

@@ -1,5 +1,6 @@
 """Ending on SIGTERM and Ctrl-C at a moment when what was computed can be kept."""
 
+import atexit
 import contextlib
 import os
 import signal
@@ -21,6 +22,7 @@ class Stopped(KeyboardInterrupt):
         self.status = 128 + number
 
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _deferred = 0
 _waiting: int | None = None
 
@@ -29,9 +31,17 @@ def heed() -> None:
     """From now on SIGTERM and SIGINT raise `Stopped` in the main thread, where nothing defers it."""
     if threading.current_thread() is not threading.main_thread():
         return  # only the main thread may set handlers
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _SIGNALS:
         signal.signal(number, _handle)
     sys.unraisablehook = _unraisable
+    atexit.unregister(_heed_no_more)
+    atexit.register(_heed_no_more)
+
+
+def _heed_no_more() -> None:
+    """While Python ends there is nothing to keep: a signal ends the process without a stack trace."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

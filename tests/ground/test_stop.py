@@ -135,3 +135,18 @@ def test_a_process_that_is_stopped_goes_on_to_the_same_teacher(tmp_path):
         assert ("goes on from step" in process.stderr) == (kept and out == "cut")
     same = [(tmp_path / out / "teacher.json").read_bytes() for out in ("cut", "whole")]
     assert same[0] == same[1]
+
+
+LEAVING = """
+import atexit, os, signal, sys
+from jaxdd.ground import stop
+atexit.register(lambda: os.kill(os.getpid(), signal.{name}))
+stop.heed()
+print("done", flush=True)
+"""
+
+
+@each_signal
+def test_a_signal_while_python_ends_leaves_no_stack_trace(number):
+    ended = subprocess.run([sys.executable, "-c", LEAVING.format(name=number.name)], capture_output=True, text=True)
+    assert ended.returncode == -number and ended.stdout == "done\n" and ended.stderr == ""
