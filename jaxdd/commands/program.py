@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -103,8 +104,12 @@ def _print_plan(plan: Callable[[Any], list[Work]] | None, config: Any, dry: flag
     if dry.machine and dry.machine.chip.has_bfloat16 and getattr(config, "compute", None) == "auto":
         # There networks compute in bfloat16.
         config = dataclasses.replace(config, compute="bfloat16")
+    begun = time.perf_counter()
     works = plan(config)
-    text = planning.text(planning.made(works, dry.machine)) if works else "nothing to compute; this takes seconds"
+    opening = time.perf_counter() - begun
+    text = "nothing to compute; this takes seconds"
+    if works:
+        text = planning.text(planning.made(works, dry.machine, opening))
     print(flags.as_flags(text, config))
 
 

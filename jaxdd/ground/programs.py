@@ -50,6 +50,7 @@ class Work(NamedTuple):
       trains: whether the program takes gradients, and so holds all activations.
       spread: whether all devices share the work.
       host_bytes: what the host holds of its result.
+      reading_seconds: in which the host here reads the images of the stage, while the program runs.
     """
 
     title: str
@@ -64,6 +65,7 @@ class Work(NamedTuple):
     trains: bool = False
     spread: bool = True
     host_bytes: int = 0
+    reading_seconds: float = 0.0
 
     @property
     def launches(self) -> int:

@@ -1,4 +1,7 @@
-"""The time and memory of a program on this machine: it is compiled and launched a few times, on made-up numbers."""
+"""The time and memory of a program on this machine: it is compiled and launched a few times, on made-up numbers.
+
+Also the time of reading images, from a few that are read.
+"""
 
 import math
 import time
@@ -8,11 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdd.data import Source
+from jaxdd.data.image import evenly_spaced
 from jaxdd.ground.memory import compiled_bytes
 from jaxdd.ground.programs import Program
 
 _LAUNCHES = 3
 _PATIENCE = 10.0
+_READ = 64
 
 
 class Timing(NamedTuple):
@@ -42,6 +48,15 @@ def timed(program: Program) -> Timing:
         if sum(seconds) > _PATIENCE:
             break
     return Timing(compile_seconds, float(np.median(seconds[1:] or seconds)), compiled_bytes(compiled))
+
+
+def reading_seconds(source: Source, split: str, count: int) -> float:
+    """The time in which ``count`` images of a split are read, from that of 64 of them."""
+    rows = evenly_spaced(len(source.labels[split]), 1 + _READ)
+    source.read(split, rows[:1])  # a split that is kept in memory is decoded at its first read
+    begun = time.perf_counter()
+    source.read(split, rows[-_READ:])
+    return (time.perf_counter() - begun) / min(_READ, len(rows)) * count
 
 
 def drawn(shapes: Any, seed: int = 0) -> Any:

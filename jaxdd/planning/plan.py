@@ -29,7 +29,7 @@ class Row(NamedTuple):
       launches: launches of programs.
       memory_bytes: of a device.
       flops: operations of all devices.
-      seconds: in all.
+      seconds: in all. Here the host reads images with the same cores; elsewhere it reads them meanwhile.
       decides: what most of the time is spent on.
     """
 
@@ -50,27 +50,29 @@ class Plan(NamedTuple):
       machine: the machine that it is for; None: this one.
       host_bytes: the memory that this process has taken for the data and for trying the programs, and what the stages
         keep there.
+      opening_seconds: of what comes before the first stage: looking at the data, and loading models.
     """
 
     rows: tuple[Row, ...]
     machine: Machine | None
     host_bytes: int
+    opening_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
-        """Of all stages."""
-        return sum(row.seconds for row in self.rows)
+        """Of all stages, and of what comes before them."""
+        return self.opening_seconds + sum(row.seconds for row in self.rows)
 
 
-def made(works: Iterable[Work], machine: Machine | None = None) -> Plan:
+def made(works: Iterable[Work], machine: Machine | None = None, opening_seconds: float = 0.0) -> Plan:
     """The plan of some stages.
 
     Here each program is compiled and launched a few times, and the time of all launches follows. For another machine
-    the time is that of the operations at a fifth of the peak.
+    the time is that of the operations at a fifth of the peak, or that in which this host reads the images.
     """
     measured: dict = {}
     rows = tuple(_on(work, machine) if machine else _here(work, measured) for work in works)
-    return Plan(rows, machine, memory.peak() + sum(row.work.host_bytes for row in rows))
+    return Plan(rows, machine, memory.peak() + sum(row.work.host_bytes for row in rows), opening_seconds)
 
 
 def _here(work: Work, measured: dict) -> Row:
@@ -84,8 +86,9 @@ def _here(work: Work, measured: dict) -> Row:
     timing = measured[key]
     running, compiling = work.launches * timing.launch_seconds, timing.compile_seconds if compiles else 0.0
     flops = program.flops(_ROUNDS) * _devices(program) * work.launches
-    decides = "compilation" if compiling > running else "computation"
-    return Row(work, work.chunks, work.launches, timing.memory_bytes, flops, running + compiling, decides)
+    parts = {"computation": running, "compilation": compiling, "reading images": work.reading_seconds}
+    seconds, decides = sum(parts.values()), max(parts, key=lambda name: parts[name])
+    return Row(work, work.chunks, work.launches, timing.memory_bytes, flops, seconds, decides)
 
 
 def _on(work: Work, machine: Machine) -> Row:
@@ -99,12 +102,15 @@ def _on(work: Work, machine: Machine) -> Row:
     chunks = -(-work.units // together)
     launches = chunks * -(-work.steps // (_FUSED if work.spread else 1))
     computing = flops / (chips * chip.flops * UTILISATION)
+    running = computing + launches * _LAUNCH
     parts = {"computation": computing, "compilation": _COMPILE, "launches": launches * _LAUNCH}
+    parts |= {"reading images": work.reading_seconds}
     needed = _memory(work, together / planned / chips)
     decides = max(parts, key=lambda name: parts[name])
     if needed > 0.9 * chip.memory_bytes:
         decides = "does not fit"
-    return Row(work, chunks, launches, needed, flops, sum(parts.values()), decides)
+    seconds = _COMPILE + max(running, work.reading_seconds)
+    return Row(work, chunks, launches, needed, flops, seconds, decides)
 
 
 def _devices(program: Program) -> int:
@@ -136,6 +142,8 @@ def text(plan: Plan) -> str:
         total += f", {plan.host_bytes / 2**30:.1f} GiB of memory"
     else:
         total += f", at {100 * UTILISATION:.0f} % of the peak of {plan.machine.chip.flops / 1e12:.0f} TFLOP/s a chip"
+    if plan.opening_seconds > 1:
+        total += f"; {duration(plan.opening_seconds)} of it to open the data, as now"
     longest = sorted(plan.rows, key=lambda row: -row.seconds)[:3]
     hints = [f"{row.work.title}: for less, use {row.work.shorter}" for row in longest if row.work.shorter]
     return "\n".join([*table, "", total, *dict.fromkeys(hints)])

@@ -17,7 +17,8 @@ from jaxdd.latent import dit, vae
 from jaxdd.latent import training as latent_training
 from jaxdd.latent.decoding import LatentModel, latent_shape
 from jaxdd.methods import Recipe
-from jaxdd.nn import Moments
+from jaxdd.nn import Classifier, Moments
+from jaxdd.planning.clock import reading_seconds
 from jaxdd.stages.context import Classes, Context, Teacher
 from jaxdd.stages.encode import SPACES, Encoded
 from jaxdd.stages.relabel import storing
@@ -26,6 +27,7 @@ from jaxdd.stages.summarize import Barycenter, Quantization
 from jaxdd.students import evaluation, lanes
 from jaxdd.students.lanes import Form, Lanes, Limits
 from jaxdd.students.protocol import Protocol
+from jaxdd.students.train import TrainSettings
 from jaxdd.workspace import Comparison, Workspace, encoding, latent_models, runs, teachers
 from jaxdd.workspace.comparison import with_flip
 from jaxdd.workspace.real_data import pass_size
@@ -39,7 +41,7 @@ def training(workspace: Workspace, what: str = "teacher") -> list[Work]:
         settings = teachers.with_flip(config.teacher_train, real.flip)
         variables = teachers.shapes(model, real.source.image_shape)
         tested = _tested(workspace, Teacher(model.apply, variables, real.norm), 1)
-        return [teachers.work(real, model, settings, "train the teacher"), tested]
+        return [_fitted(workspace, model, settings, "train the teacher"), tested]
     return _latent(workspace, what == "dit")[1]
 
 
@@ -55,7 +57,10 @@ def distillation(workspace: Workspace, recipe: Recipe, ipc: int) -> list[Work]:
         works.append(_encoding(workspace, recipe, teacher, latent))
     context = _context(workspace, recipe, teacher, latent)
     stages = recipe.summarizer.work(context, ipc), recipe.imager.work(context, ipc)
-    return works + [work for work in stages if work is not None]
+    works += [work for work in stages if work is not None]
+    if recipe.imager.is_real and works and works[-1] is stages[1]:
+        works[-1] = _reading(workspace, works[-1], works[-1].units)
+    return works
 
 
 def comparison(setting: Comparison, methods: int, ipc: int, baselines: Sequence[Recipe] = ()) -> list[Work]:
@@ -173,7 +178,7 @@ def _space(workspace: Workspace, recipe: Recipe, teacher: Teacher, latent: Laten
 def _encoding(workspace: Workspace, recipe: Recipe, teacher: Teacher, latent: LatentModel | None) -> Work:
     encoder, shape = _space(workspace, recipe, teacher, latent)
     work = encoding.work(encoder, workspace.real.source._replace(image_shape=shape))
-    return work._replace(title=f"encode: {recipe.summarizer.space}")
+    return _reading(workspace, work._replace(title=f"encode: {recipe.summarizer.space}"), work.units)
 
 
 def _context(workspace: Workspace, recipe: Recipe, teacher: Teacher, latent: LatentModel | None) -> Context:
@@ -232,8 +237,20 @@ def _full(setting: Comparison, teacher: Teacher, student: str) -> list[Work]:
         return []
     settings = setting.full_train or workspace.config.teacher_train
     title = f"{setting.label(student)} on all real images"
-    work = teachers.work(workspace.real, model, teachers.with_flip(settings, workspace.real.flip), title)
-    return [work._replace(steps=work.steps * count, shorter="a lower `full`")]
+    work = _fitted(workspace, model, teachers.with_flip(settings, workspace.real.flip), title)
+    seconds = count * work.reading_seconds
+    return [work._replace(steps=work.steps * count, shorter="a lower `full`", reading_seconds=seconds)]
+
+
+def _fitted(workspace: Workspace, model: Classifier, settings: TrainSettings, title: str) -> Work:
+    """The training of a classifier on all real images."""
+    work = teachers.work(workspace.real, model, settings, title)
+    return _reading(workspace, work, work.units * work.steps)
+
+
+def _reading(workspace: Workspace, work: Work, count: int, split: str = "train") -> Work:
+    """The work with the time in which ``count`` real images are read for it."""
+    return work._replace(reading_seconds=reading_seconds(workspace.real.source, split, count))
 
 
 def _tested(workspace: Workspace, model: Teacher, count: int, title: str = "test the teacher") -> Work:
@@ -245,4 +262,5 @@ def _tested(workspace: Workspace, model: Teacher, count: int, title: str = "test
         variables = shapes_of(nn.fold, variables)
     form = count, images, min(pass_size(), images)
     work = evaluation.testing(model.apply, variables, source.image_shape, form, local)
-    return work._replace(title=title, shorter=work.shorter if count > 1 else "")
+    work = work._replace(title=title, shorter=work.shorter if count > 1 else "")
+    return _reading(workspace, work, images, "test")

@@ -1,5 +1,6 @@
 """Plans of runs: what they say is to be done is what is done, and other machines are planned for by their figures."""
 
+import time
 from dataclasses import replace
 
 import jax
@@ -10,15 +11,16 @@ from helpers import message
 
 from jaxdd import data, planning
 from jaxdd.data.augment import Augment
+from jaxdd.data.source import make_source
 from jaxdd.ground import launching
 from jaxdd.ground.machines import CHIPS, machine
 from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.tracing import struct
 from jaxdd.methods import Recipe
 from jaxdd.planning import plan as plans
-from jaxdd.planning.clock import drawn, timed
-from jaxdd.stages.images import Nearest, Recover
-from jaxdd.stages.summarize import Barycenter, Random
+from jaxdd.planning.clock import drawn, reading_seconds, timed
+from jaxdd.stages.images import Crops, Nearest, Recover, crops
+from jaxdd.stages.summarize import Barycenter, NoAtoms, Random
 from jaxdd.students.protocol import HARD
 from jaxdd.students.train import TrainSettings
 from jaxdd.workspace import Comparison, TeacherConfig, compare, open_workspace
@@ -76,6 +78,24 @@ def test_a_plan_of_a_distillation_says_what_the_run_then_does(workspace, launche
     assert planning.distillation(workspace, Recipe(Random(), Nearest()), 2) == []
 
 
+def test_the_time_of_reading_is_that_of_all_images():
+    rows = []
+
+    def read(split, indices):
+        rows.append(len(indices))
+        time.sleep(0.002 * len(indices))
+        return np.zeros((len(indices), 8, 8, 1), np.uint8)
+
+    labels = {"train": np.arange(300) % 3, "test": np.arange(30) % 3}
+    source = make_source("slow", ("a", "b", "c"), (8, 8, 1), labels, read)
+    assert 2 <= reading_seconds(source, "train", 1000) < 6 and rows == [1, 64]
+    assert 2 <= reading_seconds(source, "test", 1000) < 6 and rows == [1, 64, 1, 30]
+    work = product(16, reading_seconds=1000.0)
+    for plan in (planning.made([work], None, 5.0), planning.made([work], machine("v5e"), 5.0)):
+        assert plan.rows[0].decides == "reading images" and 1005 < plan.seconds < 1005 + plans._COMPILE + 1
+        assert "5 s of it to open the data" in planning.text(plan)
+
+
 @pytest.mark.slow
 def test_a_plan_of_a_comparison_says_what_the_students_then_do(workspace, launched):
     short = replace(HARD, train=replace(HARD.train, epochs=3, batch_size=5, augment=TRAIN.augment))
@@ -86,6 +106,22 @@ def test_a_plan_of_a_comparison_says_what_the_students_then_do(workspace, launch
     compare({"mine": lambda seed: dataset}, setting, lambda rows: None)
     assert planned.chunks == len(launched) == 2 and planned.launches == sum(count for _, count in launched)
     assert planned.steps == short.train.steps(6)
+
+
+@pytest.mark.slow
+def test_a_plan_of_crops_says_what_the_run_then_scores(workspace, monkeypatch):
+    seen, scorer = [], crops._scorer
+
+    def counted(*settings):
+        score = scorer(*settings)
+        return lambda variables, images, *rest: seen.append(images.shape) or score(variables, images, *rest)
+
+    recipe = Recipe(NoAtoms(), Crops(pool=9, crops=3))
+    (planned,) = [work for work in planning.distillation(workspace, recipe, 2) if work.title == "score crops"]
+    monkeypatch.setattr(crops, "_scorer", counted)
+    make("crops", recipe, 2, 0, workspace)
+    assert len(seen) == planned.launches and seen[0] == planned.program.arguments[1].shape
+    assert planned.units == 3 * 9 and planned.reading_seconds > 0
 
 
 def test_operations_and_memory_are_those_of_the_program():

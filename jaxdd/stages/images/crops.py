@@ -13,20 +13,22 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jaxdd import nn
 from jaxdd.data import augment
 from jaxdd.ground import losses, parallel
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.memory import Resources, forward_bytes
+from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.progress import progress
 from jaxdd.ground.settings import Bounds, bounded
+from jaxdd.ground.tracing import shapes_of, struct
 from jaxdd.nn.classifier import Apply
 from jaxdd.stages.context import Context, Problem, Teacher
 from jaxdd.stages.images.base import IMAGERS, Imager, Images, class_chunks
@@ -74,6 +76,10 @@ class Crops(Imager):
             raise InputError("`imager` crops uses no atoms, the teacher chooses the crops; use `summarizer` none")
         super().check(problem, summarizer)
 
+    def work(self, context: Context, ipc: int) -> Work:
+        """See `Imager.work`."""
+        return work(context, self, ipc)
+
     def __call__(self, key: jax.Array, context: Context, summary: Summary) -> Iterator[Images]:
         """Crop the images of each class; class c draws its random numbers from ``fold_in(fold_in(key, 0), c)``."""
         classes, ipc = context.classes, summary.atoms.weights.shape[1]
@@ -112,12 +118,8 @@ def condenser(
     Raises:
       InputError: settings out of range, or more parts per side than pixels.
     """
-    settings.check_settings()
-    parts = settings.parts or (1 if max(image_shape[:2]) <= settings.small else 4)
-    grid = math.isqrt(parts)
-    if grid > min(image_shape[:2]):
-        raise InputError(f"`imager.parts` {parts} do not fit into images {list(image_shape)}; use fewer")
-    shape, wanted = (image_shape[0] // grid, image_shape[1] // grid), ipc * parts
+    parts, shape = _parts(settings, image_shape)
+    wanted = ipc * parts
     most = max(settings.pool, wanted)
     scores = _scores(teacher, image_shape, shape, most, resources)
 
@@ -127,7 +129,7 @@ def condenser(
         k_pool, k_boxes = jax.random.split(jax.random.fold_in(key, c))
         if len(rows) > most:
             rows = rows[np.asarray(jax.random.choice(k_pool, len(rows), (most,), replace=False))]
-        boxes_each = max(settings.crops, -(-wanted // len(rows)))
+        boxes_each = int(_boxes_each(settings, wanted, len(rows)))
         boxes = [np.asarray(part)[: len(rows)] for part in _boxes(k_boxes, most, boxes_each, settings.min_scale)]
         values = scores(c, lambda places: read(rows[places]), boxes)
         image, crop = np.divmod(ranked(values)[:wanted], boxes_each)
@@ -139,22 +141,64 @@ def condenser(
     return condense
 
 
+def work(context: Context, settings: Crops, ipc: int) -> Work:
+    """The work of scoring the crops of all classes."""
+    image_shape, resources = context.classes.image_shape, context.resources
+    parts, shape = _parts(settings, image_shape)
+    wanted, local = ipc * parts, resources.mesh
+    counts = np.minimum(context.classes.encoded.counts[context.labels].astype(int), max(settings.pool, wanted))
+    # Classes of few images have more boxes on each; most classes are not among these.
+    boxes = int(np.median(_boxes_each(settings, wanted, counts)))
+    teacher = context.teacher
+    if nn.foldable(teacher.apply, teacher.variables, image_shape):
+        teacher = teacher._replace(variables=shapes_of(nn.fold, teacher.variables))
+    size = _batch_size(teacher, image_shape, boxes, max(settings.pool, wanted), resources)
+    batch = struct(size, *image_shape), *[struct(size, boxes, 2)] * 2
+    at = lambda tree, spec: parallel.shapes(tree, NamedSharding(local, spec))
+    variables, label = at((teacher.variables, struct(dtype=np.int32)), parallel.SAME)
+    program = Program(_scorer(teacher.apply, shape, local), (variables, *at(batch, parallel.EACH), label))
+    batches = int((-(-counts // size)).sum())
+    return Work("score crops", "images", int(counts.sum()), 1, batches, 1,
+                program, int(counts.max()), "a lower `imager.pool`")  # fmt: skip
+
+
+def _parts(settings: Crops, image_shape: tuple[int, int, int]) -> tuple[int, tuple[int, int]]:
+    """The crops of a distilled image, and their height and width."""
+    settings.check_settings()
+    parts = settings.parts or (1 if max(image_shape[:2]) <= settings.small else 4)
+    grid = math.isqrt(parts)
+    if grid > min(image_shape[:2]):
+        raise InputError(f"`imager.parts` {parts} do not fit into images {list(image_shape)}; use fewer")
+    return parts, (image_shape[0] // grid, image_shape[1] // grid)
+
+
+def _boxes_each(settings: Crops, wanted: int, images: Any) -> Any:
+    """The boxes on each of so many real images, of which ``wanted`` crops are chosen."""
+    return np.maximum(settings.crops, -(-wanted // images))
+
+
+def _batch_size(
+    teacher: Teacher, image_shape: tuple[int, int, int], boxes_each: int, most: int, resources: Resources
+) -> int:
+    """The images whose crops are scored at a time, on all devices."""
+    local, devices = resources.mesh, resources.mesh.devices.size
+    logits = lambda variables, image: teacher.apply(variables, image).logits
+    bytes_each = forward_bytes(logits, teacher.variables, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    fits = 20 if parallel.is_cpu(local) else resources.bytes_per_device // bytes_each
+    return max(1, min(fits // boxes_each, -(-most // devices))) * devices
+
+
 def _scores(
     teacher: Teacher, image_shape: tuple[int, int, int], shape: tuple[int, int], most: int, resources: Resources
 ) -> Callable:
     """A function of a class, its images and their boxes [n, K, 2] -> the scores of all crops, [n, K]; low is good."""
     local = resources.mesh
-    devices = local.devices.size
     variables = nn.folded(teacher.apply, teacher.variables, image_shape)
     replicated = parallel.put(variables, local, parallel.SAME)
-    score = _scorer(teacher.apply, shape, local)
-    logits = lambda variables, image: teacher.apply(variables, image).logits
-    bytes_each = forward_bytes(logits, variables, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    score, folded = _scorer(teacher.apply, shape, local), teacher._replace(variables=variables)
 
     def scores(c, images, boxes):
-        boxes_each = boxes[0].shape[1]
-        fits = 20 if parallel.is_cpu(local) else resources.bytes_per_device // bytes_each
-        size = max(1, min(fits // boxes_each, -(-most // devices))) * devices
+        size = _batch_size(folded, image_shape, boxes[0].shape[1], most, resources)
         parts = []
         for places in progress(parallel.chunks(len(boxes[0]), size), f"score crops of class {c}"):
             rows = np.maximum(places, 0)
