@@ -58,8 +58,11 @@ def test_a_mesh_keeps_the_devices_of_a_host_side_by_side():
 
 # On eight devices: every stage on all of them and on the first alone; the programs' text.
 EIGHT = """
+import tempfile
+from pathlib import Path
 import numpy as np, jax, jax.numpy as jnp
 from jaxdd import nn
+from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import parallel
 from jaxdd.ground.measure import Measure
 from jaxdd.ground.normalise import Normalisation
@@ -68,6 +71,8 @@ from jaxdd.stages.context import Teacher
 from jaxdd.stages.images.recover import chunks, descent, loss, slices
 from jaxdd.stages.images.recover.chunks import Placement
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
+from jaxdd.stages.relabel import storing
+from jaxdd.students.protocol import SOFT
 
 assert jax.device_count() == 8
 eight, one = parallel.mesh(), parallel.mesh(jax.devices()[:1])
@@ -128,6 +133,24 @@ def apart(local):
 
 close(*(apart(local) for local in (eight, one)), 1e-5)
 print("devices used:", used)
+
+# Stored labels: 13 steps, which leave three devices out at the end; then one shard of five steps again.
+pictures = rng.normal(size=(26, 8, 8, 1)).astype(np.float32)
+names = tuple(map(str, range(13)))
+data = DistilledDataset(pictures, np.repeat(np.arange(13), 2), np.ones(26, np.float32), names, norm, {})
+form = storing.LabelSettings("float32", epochs=1)
+folder = Path(tempfile.mkdtemp())
+
+def labels(name):
+    stored = storing.materialise(folder / name, data, SOFT.stream(26)._replace(batch_size=2), teacher, form, 3, 520)
+    assert len(stored.shards) == 3 and stored.steps == 13
+    return [np.concatenate([shard[field] for shard in stored.shards]) for field in stored.shards[0].dtype.names]
+
+found = labels("eight")
+(folder / "eight" / "00001.npy").unlink()
+close(found, labels("eight"), 0)
+parallel.mesh = lambda *_: one
+close(found, labels("one"), 1e-4)
 
 solver = descent.recovery(model.apply, jax.random.key(2), norm, settings, 1, eight)
 state_at, goal_at = chunks.shardings(solver, settings, eight)

@@ -56,7 +56,8 @@ def materialise(
     """Store the teacher's labels on a stream; a student of the same seed then trains as it would with the teacher.
 
     The folder holds `labels.json`, everything that determines the labels, and shards `00000.npy`, ... of `record`s
-    [S, B], which are written atomically when they are full. An interrupted call resumes after those that exist.
+    [S, B], which are written atomically when they are full. An interrupted call resumes after those that exist. Each
+    device of this process answers steps of its own.
 
     Args:
       stream: augmentation, batch size and temperature of a protocol, see `Protocol.stream`.
@@ -105,23 +106,48 @@ def materialise(
 def _answers(
     dataset: DistilledDataset, stream: Stream, teacher: Teacher, settings: LabelSettings, seed: int, steps: list[int]
 ) -> Iterator[tuple[int, dict]]:
-    """Yield each of these steps (ascending) with its encoded labels, and compute one batch ahead."""
+    """Yield each of these steps (ascending) with its encoded labels; the next are computed meanwhile.
+
+    Each device of this process answers a step of its own.
+    """
+    local = parallel.mesh(jax.local_devices())
     variables = nn.folded(teacher.apply, teacher.variables, dataset.images.shape[1:])
-    answer = _answering(teacher.apply, stream.augment, settings, stream.temperature)
-    shared = variables, dataset.norm, jax.random.fold_in(jax.random.key(seed), 1)
-    previous = None
-    for t, before in zip(progress(steps, Bar("relabel", _SHORTER)), [None, *steps]):
+    answer = _answering(teacher.apply, stream.augment, settings, stream.temperature, local)
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    shared = parallel.put((variables, dataset.norm, key), local, parallel.SAME)
+    order = _order(len(dataset.labels), stream.batch_size, seed, steps)
+    chunks = parallel.chunks(len(steps), local.devices.size)
+    running: list[tuple[np.ndarray, dict]] = []
+    for places in progress(chunks, Bar("relabel", _SHORTER)):
+        t = np.array([steps[place] for place in places[places >= 0]], np.int32)
+        rows = np.stack([next(order) for _ in t])
+        # The devices without a step repeat the first one.
+        filled = np.where(places < 0, 0, np.arange(len(places)))
+        batch = parallel.put((dataset.images[rows[filled]], t[filled]), local)
+        running.append((t, answer(*shared, *batch)))
+        if len(running) > 1:
+            yield from _fetched(*running.pop(0))
+    for launch in running:
+        yield from _fetched(*launch)
+
+
+def _order(count: int, batch_size: int, seed: int, steps: list[int]) -> Iterator[np.ndarray]:
+    """The rows of the images of each of these steps (ascending), [B]."""
+    for t, before in zip(steps, [None, *steps]):
         if before is None or t != before + 1:
-            order = permutations(len(dataset.labels), stream.batch_size, seed, t)
-        # Queue at most one batch behind the running one, so that images do not pile up in memory.
-        jax.block_until_ready(previous)
-        previous = answer(*shared, dataset.images[next(order)], t)
-        yield t, previous
+            order = permutations(count, batch_size, seed, t)
+        yield next(order)
+
+
+def _fetched(steps: np.ndarray, answers: dict) -> Iterator[tuple[int, dict]]:
+    """The steps [k] of a launch, each with its encoded labels; arrays of ``answers`` have a leading axis of devices."""
+    arrays = jax.device_get(answers)
+    for place, t in enumerate(steps):
+        yield int(t), {name: part[place] for name, part in arrays.items()}
 
 
 def _records(answers: list[dict], kind: np.dtype) -> np.ndarray:
     """The encoded labels of several steps as records [S, B]."""
-    answers = jax.device_get(answers)
     records = np.empty((len(answers), len(next(iter(answers[0].values())))), kind)
     for name in fields_of(kind):
         records[name] = np.stack([part[name] for part in answers])
@@ -135,7 +161,7 @@ def _check_finite(answers: list[dict], form: str, last: int) -> None:
       DivergenceError: a logit is not finite, whatever the form.
       InputError: a logit is too large for the form.
     """
-    for step, answer in zip(range(last - len(answers) + 1, last + 1), jax.device_get(answers)):
+    for step, answer in zip(range(last - len(answers) + 1, last + 1), answers):
         values = np.concatenate([np.ravel(part).astype(np.float32) for part in answer.values()])
         if np.isfinite(values).all():
             continue
@@ -149,37 +175,40 @@ def _check_finite(answers: list[dict], form: str, last: int) -> None:
 def program(
     teacher: Teacher, stream: Stream, settings: LabelSettings, image_shape: tuple[int, int, int], local: Mesh
 ) -> Program:
-    """The program that labels a batch of images of a shape; ``teacher`` may hold shapes in the place of variables."""
+    """The program that labels a batch of images on each device; ``teacher`` may hold shapes in place of variables."""
     variables = teacher.variables
     if nn.foldable(teacher.apply, variables, image_shape):
         variables = shapes_of(nn.fold, variables)
-    key, step = jax.eval_shape(lambda: jax.random.key(0)), struct(dtype=np.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
     norm = Normalisation(*[struct(image_shape[2])] * 2)
-    images = struct(stream.batch_size, *image_shape)
-    arguments = parallel.shapes((variables, norm, key, images, step), NamedSharding(local, parallel.SAME))
-    return Program(_answering(teacher.apply, stream.augment, settings, stream.temperature), arguments)
+    devices = local.devices.size
+    batch = struct(devices, stream.batch_size, *image_shape), struct(devices, dtype=np.int32)
+    same = parallel.shapes((variables, norm, key), NamedSharding(local, parallel.SAME))
+    each = parallel.shapes(batch, NamedSharding(local, parallel.EACH))
+    return Program(_answering(teacher.apply, stream.augment, settings, stream.temperature, local), (*same, *each))
 
 
 def work(teacher: Teacher, stream: Stream, settings: LabelSettings, image_shape: tuple, steps: int) -> Work:
-    """The work of `materialise`, by one device."""
-    local = parallel.mesh(jax.local_devices()[:1])
+    """The work of `materialise`."""
+    local = parallel.mesh(jax.local_devices())
     planned = program(teacher, stream, settings, image_shape, local)
-    size = stream.batch_size
-    return Work("relabel", "images", size, steps, 1, 1, planned, size, _SHORTER, spread=False)
+    size, launches = stream.batch_size, -(-steps // local.devices.size)
+    return Work("relabel", "images", size * steps, 1, launches, 1, planned, size, _SHORTER)
 
 
 @lru_cache(maxsize=8)
-def _answering(teacher_apply: Apply, augment: Augment, settings: LabelSettings, temperature: float):
-    """The function that labels a batch; compiled once for all datasets of one shape."""
+def _answering(teacher_apply: Apply, augment: Augment, settings: LabelSettings, temperature: float, local: Mesh):
+    """The function that labels a batch on each device; compiled once for all datasets of one shape."""
     change = augmentation.pipeline(augment)
 
     def answer(variables, norm, key, images, t):
         # The augmented images do not depend on the targets, so any targets will do.
-        targets = jnp.zeros((len(images), 1), jnp.float32)
-        images, _ = change(jax.random.fold_in(key, t), normalise(norm, images), targets)
-        return encode(settings, teacher_apply(variables, images).logits, temperature)
+        targets = jnp.zeros((images.shape[1], 1), jnp.float32)
+        images, _ = change(jax.random.fold_in(key, t[0]), normalise(norm, images[0]), targets)
+        encoded = encode(settings, teacher_apply(variables, images).logits, temperature)
+        return jax.tree.map(lambda x: x[None], encoded)
 
-    return jax.jit(answer)
+    return jax.jit(parallel.sharded(answer, local, (*[parallel.SAME] * 3, *[parallel.EACH] * 2)))
 
 
 def _check_space(folder: Path, size: int) -> None:
