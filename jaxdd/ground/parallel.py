@@ -27,6 +27,13 @@ def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.array(devices), (AXIS,))
 
 
+def dividing(size: int) -> Mesh:
+    """The most of the devices of this process that divide ``size``; of CPUs one, as it uses all cores by itself."""
+    devices = jax.local_devices()
+    most = 1 if devices[0].platform == "cpu" else len(devices)
+    return mesh(devices[: next(count for count in range(most, 0, -1) if size % count == 0)])
+
+
 def local_classes(count: int, whole: Mesh, together: int = 1) -> np.ndarray:
     """The classes of 0 .. count - 1 that this process computes, ascending, [k].
 
@@ -76,6 +83,13 @@ def shapes(tree: Any, sharding: NamedSharding) -> Any:
     """The shapes of a pytree of arrays or shapes, with a sharding."""
     struct = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     return jax.tree.map(struct, shapes_of(_same, tree))
+
+
+def divided(same: tuple, each: tuple, size: int) -> tuple:
+    """The shapes of arguments on the devices that divide ``size``: of ``same`` on all of them, of ``each`` in parts."""
+    local = dividing(size)
+    at = lambda tree, spec: shapes(tree, NamedSharding(local, spec))
+    return *at(same, SAME), *at(each, EACH)
 
 
 def _same(tree: Any) -> Any:

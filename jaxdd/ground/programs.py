@@ -30,7 +30,7 @@ class Program(NamedTuple):
         return self.function.lower(*self.arguments, **self.static)
 
     def flops(self, rounds: int | None = None) -> int:
-        """The operations of one launch on one device, see `flops_in`."""
+        """The operations of one launch on all devices, see `flops_in`."""
         return flops_in(self.function.trace(*self.arguments, **self.static).jaxpr.jaxpr, rounds)
 
 
@@ -48,7 +48,7 @@ class Work(NamedTuple):
       most: the most units that one accelerator takes at a time.
       shorter: what makes the stage shorter, see `progress.Bar`.
       trains: whether the program takes gradients, and so holds all activations.
-      spread: whether all devices share the work.
+      fused: whether accelerators take several steps in a launch.
       host_bytes: what the host holds of its result.
       reading_seconds: in which the host here reads the images of the stage, while the program runs.
     """
@@ -63,7 +63,7 @@ class Work(NamedTuple):
     most: int
     shorter: str
     trains: bool = False
-    spread: bool = True
+    fused: bool = True
     host_bytes: int = 0
     reading_seconds: float = 0.0
 

@@ -52,7 +52,7 @@ def flops_in(jaxpr: Any, rounds: int | None = None) -> int:
 
     What a compiler makes of them is not asked, so custom calls count, and Winograd's tricks do not. Of a transposed
     convolution, the zeros between the dilated pixels are not counted; zeros of the padding are. Of a function that is
-    mapped over devices, the part of one device is counted. What a platform computes in a form of its own is counted in
+    mapped over devices, the parts of all are counted. What a platform computes in a form of its own is counted in
     the general form, and of a condition the longest branch.
 
     Args:
@@ -83,6 +83,8 @@ def flops_in(jaxpr: Any, rounds: int | None = None) -> int:
 
 def _times(name: str, params: dict, inner: list[int], rounds: int | None) -> int:
     """How often the inner jaxprs of an equation run."""
+    if name == "shard_map":
+        return params["mesh"].size
     if name != "while" or not any(inner):
         return params.get("length", 1)
     if rounds is None:

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from jaxdd.data import augment
+from jaxdd.ground import parallel
 from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.normalise import normalise
 from jaxdd.ground.programs import Program, Work
@@ -142,15 +143,17 @@ def dit_trainer(model: Denoiser, schedule: Schedule, settings: DiTTraining) -> L
 
 
 def work(title: str, trainer: LatentTrainer, batch: Any, steps: int, shorter: str) -> Work:
-    """The work of a training by one device.
+    """The work of a training, by the devices that divide a batch.
 
     Args:
       batch: what a step sees, images or latents [N, ...] as a shape.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
-    arguments = jax.eval_shape(trainer.init, key), key, batch, struct(batch.shape[0], dtype=np.int32)
+    size = batch.shape[0]
+    each = batch, struct(size, dtype=np.int32)
+    arguments = parallel.divided((jax.eval_shape(trainer.init, key), key), each, size)
     program = Program(trainer.step, (*arguments, None, None))
-    return Work(title, "images", batch.shape[0], steps, 1, 1, program, batch.shape[0], shorter, True, False)
+    return Work(title, "images", size, steps, 1, 1, program, size, shorter, trains=True, fused=False)
 
 
 def _trainer(init_model, loss, settings: VAETraining | DiTTraining, decay: float) -> LatentTrainer:

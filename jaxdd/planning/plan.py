@@ -1,7 +1,8 @@
 """The plan of a run as a table: what each stage does here, or on a machine that is not there."""
 
+import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -85,7 +86,7 @@ def _here(work: Work, measured: dict) -> Row:
         measured[key] = timed(program)
     timing = measured[key]
     running, compiling = work.launches * timing.launch_seconds, timing.compile_seconds if compiles else 0.0
-    flops = program.flops(_ROUNDS) * _devices(program) * work.launches
+    flops = program.flops(_ROUNDS) * work.launches
     parts = {"computation": running, "compilation": compiling, "reading images": work.reading_seconds}
     seconds, decides = sum(parts.values()), max(parts, key=lambda name: parts[name])
     return Row(work, work.chunks, work.launches, timing.memory_bytes, flops, seconds, decides)
@@ -93,19 +94,21 @@ def _here(work: Work, measured: dict) -> Row:
 
 def _on(work: Work, machine: Machine) -> Row:
     program, chip = work.program, machine.chip
-    chips = machine.chips if work.spread else 1
-    flops = program.flops(_ROUNDS) * _devices(program) * work.launches
+    chips = machine.chips
+    if not work.fused:  # the chips of one host that divide a batch
+        most = min(chips, chip.chips_a_host, work.units)
+        chips = next(count for count in range(most, 0, -1) if work.units % count == 0)
+    flops = program.flops(_ROUNDS) * work.launches
     together = min(work.units, work.most * chips)
-    planned = max(1, work.units // work.chunks)
-    while _memory(work, together / planned / chips) > 0.9 * chip.memory_bytes and together > chips:
+    while _memory(work, together / chips) > 0.9 * chip.memory_bytes and together > chips:
         together = -(-together // 2)
     chunks = -(-work.units // together)
-    launches = chunks * -(-work.steps // (_FUSED if work.spread else 1))
+    launches = chunks * -(-work.steps // (_FUSED if work.fused else 1))
     computing = flops / (chips * chip.flops * UTILISATION)
     running = computing + launches * _LAUNCH
     parts = {"computation": computing, "compilation": _COMPILE, "launches": launches * _LAUNCH}
     parts |= {"reading images": work.reading_seconds}
-    needed = _memory(work, together / planned / chips)
+    needed = _memory(work, together / chips)
     decides = max(parts, key=lambda name: parts[name])
     if needed > 0.9 * chip.memory_bytes:
         decides = "does not fit"
@@ -119,12 +122,20 @@ def _devices(program: Program) -> int:
     return max((len(one.device_set) for one in shardings if one is not None), default=1)
 
 
-def _memory(work: Work, scale: float) -> int:
-    """Bytes of a device for ``scale`` times as many units as the program takes, estimated from its values."""
+def _memory(work: Work, units: float) -> int:
+    """Bytes of a chip that takes so many units at a time, estimated from the values of the program here."""
     values = [size for kind, size in memory.values_of(work.program) if kind in memory.KEPT]
-    held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(work.program.arguments))
+    held = sum(math.prod(_part(x)) * x.dtype.itemsize for x in jax.tree.leaves(work.program.arguments))
     passing = sum(values) if work.trains else 4 * max(values, default=0)
-    return int(held + passing * scale)
+    # The values of a fused program are those of one device.
+    devices = _devices(work.program) if work.fused else 1
+    return int(held + passing * units / max(1, work.units // work.chunks // devices))
+
+
+def _part(x: Any) -> tuple[int, ...]:
+    """The shape of what a device holds of an array."""
+    sharding = getattr(x, "sharding", None)
+    return x.shape if sharding is None else sharding.shard_shape(x.shape)
 
 
 def text(plan: Plan) -> str:

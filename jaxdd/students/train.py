@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxdd.data import augment as augmentation
-from jaxdd.ground import stop
+from jaxdd.ground import parallel, stop
 from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.measure import Array
 from jaxdd.ground.normalise import Normalisation, normalise
@@ -146,7 +146,7 @@ def trainer(
 def work(
     title: str, trainer: Trainer, image_shape: tuple[int, int, int], form: tuple[int, int, int], shorter: str
 ) -> Work:
-    """The work of `fit` on uint8 images, by one device.
+    """The work of `fit` on uint8 images, by the devices that divide a batch.
 
     Args:
       image_shape: (H, W, ch).
@@ -156,9 +156,23 @@ def work(
     batch, classes, steps = form
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda key: trainer.init(key, image_shape), key)
-    images, targets, weights = struct(batch, *image_shape, dtype=np.uint8), struct(batch, classes), struct(batch)
-    program = Program(trainer.step, (state, key, images, targets, weights, None))
-    return Work(title, "images", batch, steps, 1, 1, program, batch, shorter, trains=True, spread=False)
+    each = struct(batch, *image_shape, dtype=np.uint8), struct(batch, classes), struct(batch)
+    program = Program(trainer.step, (*parallel.divided((state, key), each, batch), None))
+    return Work(title, "images", batch, steps, 1, 1, program, batch, shorter, trains=True, fused=False)
+
+
+def spread(
+    state: _State, batches: Callable[[int], Iterable[tuple]], batch_size: int
+) -> tuple[_State, Callable[[int], Iterable[tuple]]]:
+    """The state and the batches for `fit` on the devices that divide a batch, each of which gets a part of it.
+
+    The step stays that of the whole batch, BatchNorm included: the compiler adds the sums over devices.
+    """
+    local = parallel.dividing(batch_size)
+    if local.devices.size == 1:
+        return state, batches
+    put = lambda batch: parallel.put(batch, local, parallel.EACH)
+    return parallel.put(state, local, parallel.SAME), lambda first: map(put, batches(first))
 
 
 def fit(

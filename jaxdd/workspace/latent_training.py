@@ -151,6 +151,7 @@ def _fit(
     key = jax.random.key(seed)
     state = trainer.init(jax.random.fold_in(key, 0))
     watch.shortened_by(f"a lower `latent.{name}.images`")
+    state, stream = train.spread(state, stream, settings.batch_size)
     state, losses = train.fit(
         trainer.step, state, jax.random.fold_in(key, 1), stream, training.steps_of(settings), watch=watch
     )

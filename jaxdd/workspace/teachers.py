@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdd import data, nn, pretrained
@@ -171,8 +172,10 @@ def fit_full(
     alive = train.not_dead(model.apply, real.norm, probe, len(source.class_names), title, remedy)
     watch = Watch(title, remedy=remedy, also=[alive]).keeping(scratch.checkpoints(f"{title}, seed {seed}"))
     watch.shortened_by(SHORTER)
-    state, losses = train.fit(trainer.step, state, key, stream, steps, watch=watch)
-    return state.variables, losses
+    state, batches = train.spread(state, stream, batch_size)
+    state, losses = train.fit(trainer.step, state, key, batches, steps, watch=watch)
+    # Not bound to the devices that shared the batches.
+    return jax.tree.map(jnp.asarray, jax.device_get(state.variables)), losses
 
 
 def train_teacher(config: TeacherConfig, real: RealData, scratch: Scratch = Scratch()) -> Teacher:  # noqa: B008

@@ -71,8 +71,14 @@ from jaxdd.stages.context import Teacher
 from jaxdd.stages.images.recover import chunks, descent, loss, slices
 from jaxdd.stages.images.recover.chunks import Placement
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
+from jaxdd import planning
+from jaxdd.data.augment import Augment
+from jaxdd.ground.machines import machine
 from jaxdd.stages.relabel import storing
+from jaxdd.stages.relabel.labelling import HardLabels
+from jaxdd.students import train
 from jaxdd.students.protocol import SOFT
+from jaxdd.students.train import TrainSettings
 
 assert jax.device_count() == 8
 eight, one = parallel.mesh(), parallel.mesh(jax.devices()[:1])
@@ -133,6 +139,25 @@ def apart(local):
 
 close(*(apart(local) for local in (eight, one)), 1e-5)
 print("devices used:", used)
+
+# A training of all on batches of which each has a part, and its plan.
+whole = train.trainer(model, TrainSettings(2, 16, "sgd", 0.05, augment=Augment("pad", mix="cutmix")), 6,
+                      HardLabels().criterion(), norm)
+batch = rng.integers(0, 256, (6, 16, 8, 8, 1), np.uint8), np.eye(13, dtype=np.float32)[rng.integers(0, 13, (6, 16))]
+stream = lambda first: zip(*(part[first:] for part in batch), np.ones((6, 16), np.float32)[first:])
+
+def trained(local):
+    parallel.dividing = lambda size: local
+    state, batches = train.spread(whole.init(jax.random.key(5), (8, 8, 1)), stream, 16)
+    state, losses = train.fit(whole.step, state, jax.random.key(6), batches, 6)
+    row = planning.made([train.work("train", whole, (8, 8, 1), (16, 13, 6), "")]).rows[0]
+    far = planning.made([train.work("train", whole, (8, 8, 1), (16, 13, 6), "")], machine("v5e-4")).rows[0]
+    assert state.step.sharding.device_set == set(local.devices.flat)
+    return (state.variables, losses), (row.flops, far.flops), far.memory_bytes
+
+a, b = trained(eight), trained(one)
+close(a[0], b[0], 2e-4)
+assert a[1] == b[1] and 0.5 < a[2] / b[2] <= 1, (a, b)
 
 # Stored labels: 13 steps, which leave three devices out at the end; then one shard of five steps again.
 pictures = rng.normal(size=(26, 8, 8, 1)).astype(np.float32)
