@@ -33,12 +33,14 @@ from jaxdd.stages.images.recover import chunks
 from jaxdd.stages.images.recover.chunks import Placement
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
 from jaxdd.stages.relabel import storing
+from jaxdd.stages.relabel.labelling import HardLabels
 from jaxdd.stages.relabel.stored import LabelSettings
 from jaxdd.stages.summarize import SUMMARIZERS, solver
-from jaxdd.students import lanes
+from jaxdd.students import lanes, train
 from jaxdd.students.evaluation import student_trainer
 from jaxdd.students.lanes import Form, Lanes
 from jaxdd.students.protocol import named
+from jaxdd.students.train import TrainSettings
 
 NORM = Normalisation(np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225]))
 CLASSES = 1000
@@ -175,6 +177,14 @@ def students(what: Students, local: Mesh, memory_bytes: int) -> Built:
     return Built(program, what.together * batch * count)
 
 
+def trained(model: str, size: int, classes: int, batch: int, local: Mesh, memory_bytes: int) -> Built:
+    """A step on real images, whose batch the chips divide."""
+    net = nn.get(model, classes, size, dtype=compute(local))
+    trainer = train.trainer(net, TrainSettings(batch_size=batch), 1000, HardLabels().criterion(), NORM)
+    program = train.work("train", trainer, (size, size, 3), (batch, classes, 1000), "", local).program
+    return Built(program, batch // local.devices.size)
+
+
 def _dataset(what: Students, n: int) -> DistilledDataset:
     """A distilled dataset of zeros, which take no memory."""
     zeros = lambda *shape: np.broadcast_to(np.float32(0), shape)
@@ -229,6 +239,7 @@ HOT = (
         for count in (1, 16)
     ),
     Hot("labels resnet18", "images", partial(labels, "resnet18", 224)),
+    Hot("teacher resnet18", "images", partial(trained, "resnet18", 224, CLASSES, 256), True),
 )
 
 
@@ -251,6 +262,7 @@ SMALL = (
         "image steps",
         partial(students, Students("convnet3", 32, 10, 10, 1, "soft")),
     ),
+    Hot("teacher convnet3 at 32", "images", partial(trained, "convnet3", 32, 10, 128), True),
 )
 
 

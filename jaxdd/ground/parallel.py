@@ -85,9 +85,8 @@ def shapes(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(struct, shapes_of(_same, tree))
 
 
-def divided(same: tuple, each: tuple, size: int) -> tuple:
-    """The shapes of arguments on the devices that divide ``size``: of ``same`` on all of them, of ``each`` in parts."""
-    local = dividing(size)
+def divided(same: tuple, each: tuple, local: Mesh) -> tuple:
+    """The shapes of arguments on these devices: those of ``same`` on all of them, those of ``each`` in parts."""
     at = lambda tree, spec: shapes(tree, NamedSharding(local, spec))
     return *at(same, SAME), *at(each, EACH)
 

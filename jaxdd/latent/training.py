@@ -151,7 +151,7 @@ def work(title: str, trainer: LatentTrainer, batch: Any, steps: int, shorter: st
     key = jax.eval_shape(lambda: jax.random.key(0))
     size = batch.shape[0]
     each = batch, struct(size, dtype=np.int32)
-    arguments = parallel.divided((jax.eval_shape(trainer.init, key), key), each, size)
+    arguments = parallel.divided((jax.eval_shape(trainer.init, key), key), each, parallel.dividing(size))
     program = Program(trainer.step, (*arguments, None, None))
     return Work(title, "images", size, steps, 1, 1, program, size, shorter, trains=True, fused=False)
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxdd.data import augment as augmentation
 from jaxdd.ground import parallel, stop
@@ -144,20 +145,26 @@ def trainer(
 
 
 def work(
-    title: str, trainer: Trainer, image_shape: tuple[int, int, int], form: tuple[int, int, int], shorter: str
+    title: str,
+    trainer: Trainer,
+    image_shape: tuple[int, int, int],
+    form: tuple[int, int, int],
+    shorter: str,
+    local: Mesh | None = None,
 ) -> Work:
-    """The work of `fit` on uint8 images, by the devices that divide a batch.
+    """The work of `fit` on uint8 images.
 
     Args:
       image_shape: (H, W, ch).
       form: (images of a batch, classes, steps).
       shorter: what makes it shorter.
+      local: the devices that divide a batch, see `spread`; default: `parallel.dividing`.
     """
     batch, classes, steps = form
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda key: trainer.init(key, image_shape), key)
     each = struct(batch, *image_shape, dtype=np.uint8), struct(batch, classes), struct(batch)
-    program = Program(trainer.step, (*parallel.divided((state, key), each, batch), None))
+    program = Program(trainer.step, (*parallel.divided((state, key), each, local or parallel.dividing(batch)), None))
     return Work(title, "images", batch, steps, 1, 1, program, batch, shorter, trains=True, fused=False)
 
 

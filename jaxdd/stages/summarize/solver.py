@@ -144,12 +144,16 @@ def chunk_size(shape: tuple[int, int, int], classes: int, memory_bytes: int, loc
     devices = local.devices.size
     data, work = 4 * rows * (d + 1), 4 * rows * (2 * d + 8 * m)
     share = memory_bytes // devices
+    per_device = -(-classes // devices)
     # Memory holds the data of two chunks, and the work arrays of all classes in lockstep or else of one class.
     if lockstep:
+        # TPUs keep the points in bfloat16 parts too, of which their exact products consist.
+        work += 8 * rows * d
         fits = share // (2 * data + work)
+        if per_device <= share // (data + work):
+            return per_device * devices  # there is no second chunk
     else:  # on CPU small buffers are reused, while large ones are requested from the system each time
         fits = min((share - work) // (2 * data), 2**23 // data)
-    per_device = -(-classes // devices)
     # Weigh the padding of the last chunk against a fixed cost per chunk, instead of taking the most that fit.
     sizes = np.arange(1, np.clip(fits, 1, per_device) + 1)
     return int(sizes[np.argmin(np.ceil(per_device / sizes) * (sizes + 0.1))]) * devices
