@@ -49,6 +49,7 @@ class Work(NamedTuple):
       shorter: what makes the stage shorter, see `progress.Bar`.
       trains: whether the program takes gradients, and so holds all activations.
       fused: whether accelerators take several steps in a launch.
+      busy: the share of an accelerator's peak that the program reaches, roughly; see docs/results/tpu.md.
       host_bytes: what the host holds of its result.
       reading_seconds: in which the host here reads the images of the stage, while the program runs.
     """
@@ -64,6 +65,7 @@ class Work(NamedTuple):
     shorter: str
     trains: bool = False
     fused: bool = True
+    busy: float = 0.2
     host_bytes: int = 0
     reading_seconds: float = 0.0
 

@@ -12,8 +12,6 @@ from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.progress import duration, log
 from jaxdd.planning.clock import timed
 
-# The share of a chip's peak that these programs reach, by the cycles that XLA expects of them on TPUs.
-UTILISATION = 0.2
 # Rounds of a loop that ends when it has converged.
 _ROUNDS = 50
 # Seconds to start a launch, and to compile a program for an accelerator.
@@ -69,7 +67,8 @@ def made(works: Iterable[Work], machine: Machine | None = None, opening_seconds:
     """The plan of some stages.
 
     Here each program is compiled and launched a few times, and the time of all launches follows. For another machine
-    the time is that of the operations at a fifth of the peak, or that in which this host reads the images.
+    the time is that of the operations at the share of the peak that each stage is expected to reach, or that in which
+    this host reads the images.
     """
     measured: dict = {}
     rows = tuple(_on(work, machine) if machine else _here(work, measured) for work in works)
@@ -104,7 +103,7 @@ def _on(work: Work, machine: Machine) -> Row:
         together = -(-together // 2)
     chunks = -(-work.units // together)
     launches = chunks * -(-work.steps // (_FUSED if work.fused else 1))
-    computing = flops / (chips * chip.flops * UTILISATION)
+    computing = flops / (chips * chip.flops * work.busy)
     running = computing + launches * _LAUNCH
     parts = {"computation": computing, "compilation": _COMPILE, "launches": launches * _LAUNCH}
     parts |= {"reading images": work.reading_seconds}
@@ -152,10 +151,13 @@ def text(plan: Plan) -> str:
     if plan.machine is None:
         total += f", {plan.host_bytes / 2**30:.1f} GiB of memory"
     else:
-        total += f", at {100 * UTILISATION:.0f} % of the peak of {plan.machine.chip.flops / 1e12:.0f} TFLOP/s a chip"
+        shares = sorted({round(100 * row.work.busy) for row in plan.rows})
+        percent = f"{shares[0]} %" if len(shares) == 1 else f"{shares[0]} to {shares[-1]} %"
+        total += f", at {percent} of the peak of {plan.machine.chip.flops / 1e12:.0f} TFLOP/s a chip"
     if plan.opening_seconds > 1:
         total += f"; {duration(plan.opening_seconds)} of it to open the data, as now"
-    longest = sorted(plan.rows, key=lambda row: -row.seconds)[:3]
+    # Less work does not compile faster.
+    longest = sorted((row for row in plan.rows if row.decides != "compilation"), key=lambda row: -row.seconds)[:3]
     hints = [f"{row.work.title}: for less, use {row.work.shorter}" for row in longest if row.work.shorter]
     return "\n".join([*table, "", total, *dict.fromkeys(hints)])
 

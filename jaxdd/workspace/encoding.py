@@ -96,7 +96,7 @@ def work(encoder: Encoder, source: Source, memory_bytes: int = 4 * 2**30) -> Wor
     batches, width = int((-(-counts // size)).sum()), _output(encoder, source).features.shape[-1]
     # The features of all batches, and the array that they are joined to.
     return Work("encode real images", "images", images, 1, batches, 1, planned, 250, encode.SHORTER,
-                host_bytes=2 * 4 * images * width)  # fmt: skip
+                host_bytes=2 * 4 * images * width, busy=0.3)  # fmt: skip
 
 
 def kept_or_encoded(encoder: Encoder, source: Source, cache: Path) -> Encoded:

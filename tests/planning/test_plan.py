@@ -93,7 +93,7 @@ def test_the_time_of_reading_is_that_of_all_images():
     work = product(16, reading_seconds=1000.0)
     for plan in (planning.made([work], None, 5.0), planning.made([work], machine("v5e"), 5.0)):
         assert plan.rows[0].decides == "reading images" and 1005 < plan.seconds < 1005 + plans._COMPILE + 1
-        assert "5 s of it to open the data" in planning.text(plan)
+        assert "5 s of it to open the data" in planning.text(plan) and "a lower `steps`" in planning.text(plan)
 
 
 @pytest.mark.slow
@@ -129,7 +129,8 @@ def test_operations_and_memory_are_those_of_the_program():
     (row,) = plan.rows
     assert row.flops == 5 * 2 * 64**3 and row.launches == row.chunks == 5
     assert row.memory_bytes == 3 * 4 * 64**2 and row.seconds == plan.seconds > 0
-    assert "5" in planning.text(plan) and "a lower `steps`" in planning.text(plan)
+    # Fewer steps would not compile faster.
+    assert "5" in planning.text(plan) and "a lower `steps`" not in planning.text(plan)
 
 
 def test_equal_programs_are_tried_once(monkeypatch):
@@ -144,10 +145,11 @@ def test_another_machine_is_planned_for_by_its_figures():
     work = product(1024, 64, units=64)
     one, eight = (planning.made([work], machine(name)).rows[0] for name in ("v5e", "v5e-8"))
     assert one.flops == eight.flops == 64 * 2 * 1024**3
-    computing = one.flops / (CHIPS["v5e"].flops * plans.UTILISATION)
+    computing = one.flops / (CHIPS["v5e"].flops * 0.2)
     assert one.seconds == pytest.approx(computing + plans._COMPILE + 8 * plans._LAUNCH)
     assert eight.seconds == pytest.approx(computing / 8 + plans._COMPILE + plans._LAUNCH)
     assert "v5e-8" in planning.text(planning.made([work], machine("v5e-8")))
+    assert planning.made([work._replace(busy=0.4)], machine("v5e")).rows[0].seconds < one.seconds - 0.4 * computing
     # The batches of a training are divided among the chips of a host.
     training = product(1024, 64, units=6, fused=False)
     assert planning.made([training], machine("v5e-8")).rows[0].seconds == pytest.approx(

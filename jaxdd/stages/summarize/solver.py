@@ -49,7 +49,8 @@ class Solver(Summarizer):
         memory_bytes = context.resources.bytes_per_device * devices
         size = chunk_size(shape, classes, memory_bytes, local, not parallel.is_cpu(local))
         planned = program(self, shape, size, self.prescribes_weights and self.weights == "uniform", local)
-        return Work("summarize", "classes", classes, 1, -(-classes // size), 1, planned, classes, _SHORTER)
+        chunks = -(-classes // size)
+        return Work("summarize", "classes", classes, 1, chunks, 1, planned, classes, _SHORTER, busy=0.05)
 
     def __call__(self, key: jax.Array, context: Context, ipc: int) -> Summary:
         """The atoms of each class; their weights are tempered as ``self.weights`` says."""
