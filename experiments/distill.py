@@ -20,7 +20,7 @@ from jaxdd import commands, planning, workspace
 from jaxdd.ground.programs import Work
 from jaxdd.methods import RECIPES, Recipe
 from jaxdd.reports import run_page
-from jaxdd.workspace import DistillConfig
+from jaxdd.workspace import DistillConfig, distillation
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ def default(arguments: list[str]) -> DistillFlags:
 
 def plan(config: DistillConfig) -> list[Work]:
     opened = workspace.open_workspace(config, config.out.parent, config.teacher, config.latent)
-    return planning.distillation(opened, config.recipe, config.ipc)
+    is_done = distillation.is_done(opened, config)
+    return [] if is_done else planning.distillation(opened, config.recipe, config.ipc)
 
 
 def main(config: DistillConfig) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import tyro
 
 from jaxdd import commands, planning
+from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import hosts, settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_json
@@ -19,7 +20,7 @@ from jaxdd.ground.programs import Work
 from jaxdd.methods import RECIPES
 from jaxdd.reports import run_page, tables
 from jaxdd.students.protocol import PROTOCOLS
-from jaxdd.workspace import Comparison, compare, comparison, finished, makers_for, workspace_of
+from jaxdd.workspace import Comparison, compare, comparison, finished, makers_for, runs, workspace_of
 from jaxdd.workspace.protocols import ProtocolConfig
 
 
@@ -46,8 +47,8 @@ class EvaluateConfig(ProtocolConfig):
     """The file for the rows; default: evaluation.json in the first run folder."""
 
 
-def check(config: EvaluateConfig) -> None:
-    """Raise InputError for settings that cannot be evaluated, before anything is loaded."""
+def check(config: EvaluateConfig) -> Path:
+    """The file for the rows; InputError for settings that cannot be evaluated, before anything is loaded."""
     if not config.runs:
         raise InputError("no run folder; use: python -m experiments.evaluate runs/x")
     if config.seeds < 1:
@@ -57,38 +58,36 @@ def check(config: EvaluateConfig) -> None:
     for name in config.baselines:
         if not RECIPES.find(name).imager.is_real:
             raise InputError(f"`baselines` {name} makes new pixels; distil it first, and give its run folder")
+    return runs.output_file(config.out or config.runs[0] / "evaluation.json")
 
 
-def opened(config: EvaluateConfig) -> Comparison:
-    """The comparison that a config asks for."""
+def opened(config: EvaluateConfig, datasets: dict[str, DistilledDataset]) -> Comparison:
+    """The comparison of these datasets that a config asks for."""
     protocols = {kind: config.protocol(kind) for kind in config.protocols}
     workspace = workspace_of(config.runs[0], config.compute)
     students = config.students or (workspace.teacher.info["model"],)
-    return Comparison(workspace, protocols, students, config.seeds, config.full, width=config.width)
+    folders = dict(zip(datasets, config.runs)) if config.stored else {}
+    stored = comparison.stored_labels(folders, datasets, protocols, workspace.real.flip) if folders else None
+    setting = Comparison(workspace, protocols, students, config.seeds, config.full, stored=stored, width=config.width)
+    list(map(setting.network, setting.students))  # raises for a network that does not take these images
+    return setting
 
 
 def plan(config: EvaluateConfig) -> list[Work]:
     check(config)
     datasets = comparison.named_datasets(config.runs)
     baselines = [RECIPES.find(name) for name in config.baselines if name not in datasets]
-    return planning.comparison(opened(config), len(datasets) + len(baselines), [*datasets.values()][0].ipc, baselines)
+    count, ipc = len(datasets) + len(baselines), next(iter(datasets.values())).ipc
+    return planning.comparison(opened(config, datasets), lambda *_: count, ipc, baselines)
 
 
 def main(config: EvaluateConfig) -> None:
-    check(config)
+    out = check(config)
     datasets = comparison.named_datasets(config.runs)
-    out = config.out or config.runs[0] / "evaluation.json"
-    if out.is_dir():
-        raise InputError(f"`out` {out} is a folder; give a file")
-    if not out.parent.is_dir():
-        raise InputError(f"the folder {out.parent} of `out` does not exist; make it first")
-    setting = opened(config)
-    workspace, runs = setting.workspace, dict(zip(datasets, config.runs))
-    list(map(setting.network, setting.students))  # raises for a network that does not take these images
-    stored = comparison.stored_labels(runs, datasets, setting.protocols, workspace.real.flip) if config.stored else None
-    makers = makers_for(datasets, config.baselines, next(iter(datasets.values())).ipc, workspace)
+    setting = opened(config, datasets)
+    makers = makers_for(datasets, config.baselines, next(iter(datasets.values())).ipc, setting.workspace)
     with finished.scratch(out.with_name(f"{out.name}.parts")) as scratch:
-        setting = replace(setting, stored=stored, scratch=scratch)
+        setting = replace(setting, scratch=scratch)
         rows = compare(makers, setting, lambda rows: write_json(out, rows) if hosts.is_first() else None)
         if hosts.is_first() and config.out is None:
             run_page.write(config.runs[0])

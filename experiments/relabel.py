@@ -49,8 +49,8 @@ class RelabelConfig(ProtocolConfig):
     """The folder of the labels; default: labels in the run folder."""
 
 
-def opened(config: RelabelConfig) -> tuple[DistilledDataset, Workspace, Protocol, LabelSettings]:
-    """The images, what they were made from, the protocol, and the form of the labels."""
+def opened(config: RelabelConfig) -> tuple[DistilledDataset, Workspace, Protocol, LabelSettings, Path]:
+    """The images, what they were made from, the protocol, the form of the labels, and their folder."""
     protocol = config.protocol(config.protocol_name)
     if not protocol.labels.asks_teacher:
         raise InputError(f"--protocol {config.protocol_name!r} has hard labels, which need no teacher; use a soft one")
@@ -58,20 +58,21 @@ def opened(config: RelabelConfig) -> tuple[DistilledDataset, Workspace, Protocol
     workspace = workspace_of(config.run, config.compute)
     protocol = comparison.with_flip(protocol, workspace.real.flip)
     epochs = protocol.train.epochs if config.epochs is None else config.epochs
-    return dataset, workspace, protocol, LabelSettings(config.form, config.top, epochs)
-
-
-def plan(config: RelabelConfig) -> list[Work]:
-    dataset, workspace, protocol, form = opened(config)
-    count = len(dataset.labels)
-    return planning.relabelling(workspace, protocol.stream(count), form, count)
-
-
-def main(config: RelabelConfig) -> None:
-    dataset, workspace, protocol, form = opened(config)
     out = config.out or config.run / "labels"
     if not os.access(out.parent, os.W_OK):
         raise InputError(f"cannot write to {out.parent}; give `out` in a folder that exists and is writable")
+    return dataset, workspace, protocol, LabelSettings(config.form, config.top, epochs), out
+
+
+def plan(config: RelabelConfig) -> list[Work]:
+    dataset, workspace, protocol, form, out = opened(config)
+    stream = protocol.stream(len(dataset.labels))
+    steps = storing.steps_left(out, dataset, stream, workspace.teacher, form, config.seed)
+    return planning.relabelling(workspace, stream, form, steps) if steps else []
+
+
+def main(config: RelabelConfig) -> None:
+    dataset, workspace, protocol, form, out = opened(config)
     stream = protocol.stream(len(dataset.labels))
     with locked(out.with_name(f".{out.name}{LOCK}"), f"the folder of labels {out}"):
         labels = storing.materialise(out, dataset, stream, workspace.teacher, form, config.seed)

@@ -23,16 +23,20 @@ class ReportConfig:
     """Run folders of experiments.distill."""
 
 
+def pages(config: ReportConfig) -> dict[Path, str]:
+    """All pages, so that nothing is written if one folder is no run folder."""
+    if not config.runs:
+        raise InputError("no run folder; use: python -m experiments.report runs/x")
+    return {folder: run_page.run_page(folder) for folder in config.runs}
+
+
 def plan(config: ReportConfig) -> list[Work]:
+    pages(config)
     return []  # it computes nothing
 
 
 def main(config: ReportConfig) -> None:
-    if not config.runs:
-        raise InputError("no run folder; use: python -m experiments.report runs/x")
-    # Make all pages before writing any, so that nothing is written if one folder is no run folder.
-    pages = {folder: run_page.run_page(folder) for folder in config.runs}
-    for folder, text in pages.items():
+    for folder, text in pages(config).items():
         write_text(folder / "report.html", text)
         print(folder / "report.html")
 

@@ -22,7 +22,7 @@ from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_text
 from jaxdd.ground.programs import Work
 from jaxdd.reports import grid_page, grid_tables, ot_rates
-from jaxdd.workspace import Comparison, grid_file, grid_runner, open_workspace
+from jaxdd.workspace import grid_file, grid_runner
 
 CONFIGS = Path(__file__).parent / "configs"
 PAPERS = ("wmdd-paper", "sre2l-paper", "d4m-paper", "ddoq-paper", "rded-paper")
@@ -44,6 +44,8 @@ def main() -> None:
 
 def default(name: str, arguments: list[str]) -> grid_file.GridConfig:
     """The config in the grid file, which flags can change."""
+    if name.startswith("-"):
+        raise InputError(f"the name of the table comes before {name}; use: python -m experiments.tables NAME {name}")
     if name not in GRIDS:
         raise InputError(f"unknown table {name!r}; use: python -m experiments.tables {'|'.join(('ot', *GRIDS))}")
     path = commands.flag_value(arguments, "--grid")
@@ -51,20 +53,11 @@ def default(name: str, arguments: list[str]) -> grid_file.GridConfig:
 
 
 def plan(name: str, config: grid_file.GridConfig) -> list[Work]:
-    grid = grid_file.read(name, config.grid, CONFIGS)
-    entries = [entry for entry in grid.entries if not config.only or entry.name in config.only]
-    workspace = open_workspace(config, config.out, config.teacher, config.latent)
-    students = config.students or (workspace.config.model,)
-    sizes = []
-    for ipc, epochs in zip(config.ipc, config.epochs or [None] * len(config.ipc)):
-        protocols = {kind: grid_runner.with_epochs(config.protocol(kind), epochs) for kind in config.protocols}
-        sizes.append((ipc, Comparison(workspace, protocols, students, config.seeds, config.full)))
-    return planning.grid(workspace, [entry.recipe for entry in entries], sizes)
+    return planning.table(grid_runner.opened(grid_file.read(name, config.grid, CONFIGS), config))
 
 
 def plan_ot(config: ot_rates.OtConfig) -> list[Work]:
-    workspace = open_workspace(config, config.out, config.teacher, config.latent)
-    return planning.summaries(workspace, config.space, config.counts)
+    return planning.summaries(*ot_rates.opened(config))
 
 
 def table(name: str, config: grid_file.GridConfig, command: str) -> None:

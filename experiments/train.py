@@ -49,15 +49,22 @@ TRAINED = {
 }
 
 
+def request(config: TrainConfig) -> dict:
+    """Everything that determines a model; InputError if there is no such model."""
+    if config.what not in TRAINED:
+        raise InputError(f"unknown `what` {config.what!r}; use {', '.join(TRAINED)}")
+    return {"train": runs.without_place(settings.record(config)), **teachers.machine(config)}
+
+
 def plan(config: TrainConfig) -> list[Work]:
-    return planning.training(open_workspace(config, config.out.parent, latent=config.latent), config.what)
+    if runs.is_done(config.out, request(config)):
+        return []
+    workspace = open_workspace(config, config.out.parent, latent=config.latent)
+    return planning.training(workspace, config.what, config.pretrained is not None)
 
 
 def main(config: TrainConfig) -> None:
-    if config.what not in TRAINED:
-        raise InputError(f"unknown `what` {config.what!r}; use {', '.join(TRAINED)}")
-    request = {"train": runs.without_place(settings.record(config)), **teachers.machine(config)}
-    with runs.run_folder(config.out, request) as out:
+    with runs.run_folder(config.out, request(config)) as out:
         if runs.is_finished(out):
             manifest.verify(out, content=False)
             print(f"{config.out} is finished already")

@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import inspect
 import os
 import signal
 import sys
@@ -162,7 +163,10 @@ def program(monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", [f"experiments.{name}", *map(str, arguments)])
         status = 0
         try:
-            commands.run(module.main, default, plan=getattr(module, "plan", None))
+            if inspect.signature(module.main).parameters:
+                commands.run(module.main, default, plan=getattr(module, "plan", None))
+            else:
+                module.main()
         except SystemExit as exit:
             status = exit.code
         return status, *capfd.readouterr()

@@ -175,17 +175,17 @@ def as_flags(message: str, config: Any) -> str:
     Args:
       config: of the program; None before there is one, when only the program itself can have named a parameter.
     """
-    # Every program takes plug-ins, and none has them in its config.
-    known = ["plugin", *(flags_of(config) if dataclasses.is_dataclass(config) else ())]
+    # Every program takes these, and none has them in its config.
+    known = ["plugin", "dry_run", "on", *(flags_of(config) if dataclasses.is_dataclass(config) else ())]
 
     def flag(match: re.Match) -> str:
-        name = match.group(1).removeprefix("recipe.")
+        name = match.group(1).replace("-", "_").removeprefix("recipe.")
         if config is None:
             return f"--{_flag(name)}"
         places = [name] if name in known else [one for one in known if one.endswith(f".{name}")]
         return f"--{_flag(places[0])}" if len(places) == 1 else name
 
-    return re.sub(r"`([a-z_][a-z0-9_.]*)`", flag, message)
+    return re.sub(r"`([a-z_][a-z0-9_.-]*)`", flag, message)
 
 
 def _split(argument: str) -> list[str]:

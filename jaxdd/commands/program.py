@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from jaxdd import planning
 from jaxdd.commands import failures, flags
-from jaxdd.ground import hosts, stop
+from jaxdd.ground import dry, hosts, stop
 from jaxdd.ground.errors import DivergenceError, InputError, one_line
 from jaxdd.ground.memory import keep_freed
 from jaxdd.ground.programs import Work
@@ -43,7 +43,7 @@ def run(
     config = None
     try:
         arguments = _begun(arguments)
-        dry, arguments = flags.dry_run(arguments)
+        request, arguments = flags.dry_run(arguments)
         config = default(arguments)
         config = _parsed(config, arguments, sys.modules[main.__module__].__doc__)
         hosts.join()
@@ -51,10 +51,10 @@ def run(
         if hosts.count() > 1 and not several:
             raise InputError(f"this program runs in one process, not in {hosts.count()}; start it once")
         with worded(partial(flags.as_flags, config=config)):
-            if dry is None:
+            if request is None:
                 main(config)
             else:
-                _print_plan(plan, config, dry)
+                _print_plan(plan, config, request)
         # A full disk may refuse results only now.
         sys.stdout.flush()
         # The others would take a process that left earlier for dead.
@@ -97,20 +97,34 @@ def _parsed(config: Any, arguments: list[str], description: str | None) -> Any:
         sys.stdout.flush()
 
 
-def _print_plan(plan: Callable[[Any], list[Work]] | None, config: Any, dry: flags.DryRun) -> None:
+def _print_plan(plan: Callable[[Any], list[Work]] | None, config: Any, request: flags.DryRun) -> None:
     """Print what a program would do."""
     if plan is None:
         raise InputError("this program cannot plan; run it without --dry-run")
-    if dry.machine and dry.machine.chip.has_bfloat16 and getattr(config, "compute", None) == "auto":
-        # There networks compute in bfloat16.
-        config = dataclasses.replace(config, compute="bfloat16")
-    begun = time.perf_counter()
-    works = plan(config)
-    opening = time.perf_counter() - begun
-    text = "nothing to compute; this takes seconds"
-    if works:
-        text = planning.text(planning.made(works, dry.machine, opening))
+    if hosts.count() > 1:
+        raise InputError("a plan is for one process; start it once, with `on` for another machine")
+    begun, started = time.perf_counter(), time.process_time()  # the latter counts from the start of the process
+    chip = request.machine.chip if request.machine else None
+    with dry.run(chip.memory_bytes if chip else None):
+        # Where there is bfloat16, networks compute in it.
+        works = plan(_computing(config) if chip and chip.has_bfloat16 else config)
+        opening = started + time.perf_counter() - begun
+        text = "nothing to compute; this takes seconds"
+        if works:
+            text = planning.text(planning.made(works, request.machine, opening))
     print(flags.as_flags(text, config))
+
+
+def _computing(config: Any) -> Any:
+    """A config in which bfloat16 takes the place of "auto" as the dtype of networks, at any depth."""
+    changes: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if item.name == "compute" and value == "auto":
+            changes[item.name] = "bfloat16"
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            changes[item.name] = _computing(value)
+    return dataclasses.replace(config, **changes)
 
 
 def _open_closed() -> None:

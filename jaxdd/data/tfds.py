@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxdd.data import image
 from jaxdd.data.source import Source, make_source
+from jaxdd.ground import dry
 from jaxdd.ground.errors import InputError
 
 _INSTALL = 'pip install "jaxdd[tfds]"'
@@ -167,6 +168,9 @@ def _builder(tfds, name: str, data_dir: str | None):
 
 def _prepare(builder, name: str) -> None:
     if not builder.is_prepared():
+        if dry.is_on():
+            raise InputError(f"TFDS dataset {name!r} is not in {builder.data_dir}, and a plan downloads nothing; start "
+                             "the program without `dry_run` once, or give the `data_dir` that has it")  # fmt: skip
         try:
             builder.download_and_prepare(file_format="array_record")
         except ImportError as error:

@@ -21,6 +21,7 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 
+from jaxdd.ground import dry
 from jaxdd.ground.errors import InputError
 
 _LIMIT = 8 * 2**30
@@ -72,7 +73,7 @@ def sweep(folder: Path, alone: bool = False, of: str = "") -> None:
       alone: whether no other process can be at work in the folder, so that all such entries are leftovers.
       of: the beginning of their names.
     """
-    if not folder.is_dir():
+    if not folder.is_dir() or dry.is_on():
         return
     for entry in folder.iterdir():
         if not entry.name.startswith(of):

@@ -16,8 +16,9 @@ class Chip(NamedTuple):
       memory_bytes: of its own memory.
       flops: dense bfloat16 operations a second at the peak; float32 ones where it has no bfloat16.
       bandwidth: bytes a second to and from its memory at the peak.
-      chips_a_host: of a usual machine.
+      chips_a_host: of the largest single machine.
       has_bfloat16: whether it computes with bfloat16 numbers.
+      in_slices: chips of each machine of several, if that is another number.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Chip(NamedTuple):
     bandwidth: float
     chips_a_host: int
     has_bfloat16: bool = True
+    in_slices: int | None = None
 
 
 _GIB = 2**30
@@ -35,9 +37,9 @@ CHIPS: Mapping[str, Chip] = {
     chip.name: chip
     for chip in (
         Chip("v4", "TPU v4", 32 * _GIB, 275e12, 1228e9, 4),
-        Chip("v5e", "TPU v5 lite", 16 * _GIB, 197e12, 819e9, 4),
+        Chip("v5e", "TPU v5 lite", 16 * _GIB, 197e12, 819e9, 8, in_slices=4),
         Chip("v5p", "TPU v5", 95 * _GIB, 459e12, 2765e9, 4),
-        Chip("v6e", "TPU v6 lite", 32 * _GIB, 918e12, 1640e9, 4),
+        Chip("v6e", "TPU v6 lite", 32 * _GIB, 918e12, 1640e9, 8, in_slices=4),
         Chip("t4", "Tesla T4", 15 * _GIB, 8.1e12, 320e9, 1, False),
         Chip("l4", "NVIDIA L4", 22 * _GIB, 121e12, 300e9, 1),
         Chip("a100", "NVIDIA A100-SXM4-40GB", 40 * _GIB, 312e12, 1555e9, 8),
@@ -62,7 +64,13 @@ class Machine(NamedTuple):
     @property
     def hosts(self) -> int:
         """How many hosts they are usually attached to."""
-        return -(-self.chips // self.chip.chips_a_host)
+        return -(-self.chips // self.chips_a_host)
+
+    @property
+    def chips_a_host(self) -> int:
+        """How many of them a host has."""
+        most = self.chip.chips_a_host
+        return min(self.chips, most if self.chips <= most else self.chip.in_slices or most)
 
 
 def machine(name: str) -> Machine:

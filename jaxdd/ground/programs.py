@@ -45,7 +45,8 @@ class Work(NamedTuple):
       chunks: the parts in which they are done here, one after the other.
       launch: the steps of one launch.
       program: one launch of a full chunk, here.
-      most: the most units that one accelerator takes at a time.
+      least, most: the fewest and the most units that one accelerator takes at a time. Accelerators share the units of
+        a program that is not `fused`, and take all of them at a time.
       shorter: what makes the stage shorter, see `progress.Bar`.
       trains: whether the program takes gradients, and so holds all activations.
       fused: whether accelerators take several steps in a launch.
@@ -66,6 +67,7 @@ class Work(NamedTuple):
     trains: bool = False
     fused: bool = True
     busy: float = 0.2
+    least: int = 1
     host_bytes: int = 0
     reading_seconds: float = 0.0
 

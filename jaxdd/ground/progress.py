@@ -87,7 +87,15 @@ def _announced(iterable: Iterable, bar: Bar, total: int) -> Iterator:
             waiting = False
             seconds = (now - begun) / timed * total * bar.loops
             if seconds > LONG:
-                log(f"{bar.title}: this takes about {duration(seconds)} in all; for less, use {bar.shorter}")
+                shorter = hint(bar.shorter)
+                words = f"; {shorter}" if shorter else ""
+                log(f"{bar.title}: this takes about {duration(seconds)} in all{words}")
+
+
+def hint(shorter: str) -> str:
+    """What makes a loop shorter, as a clause; nothing if that is no flag of the program that runs."""
+    words = wording.get()(shorter)
+    return f"for less, use {words}" if "--" in words or "`" in words else ""
 
 
 def duration(seconds: float) -> str:

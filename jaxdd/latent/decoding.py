@@ -120,7 +120,9 @@ def decode(
     same = (model.vae_variables, model.variables if denoiser else None, Normalisation(*map(jnp.asarray, pixels.norm)))
     same = parallel.put(same, local, parallel.SAME)
     size, images = batch_size(model._replace(denoiser=denoiser), count, m, resources), []
-    for places in progress(parallel.chunks(len(flat), size), Bar("decode", SHORTER)):
+    # Without noise there is a single step.
+    bar = Bar("decode", SHORTER if settings.strength > 0 else "")
+    for places in progress(parallel.chunks(len(flat), size), bar):
         rows = np.maximum(places, 0)
         made, lost = pictures(*same, *parallel.put((keys[rows], flat[rows], labels[rows]), local))
         if np.asarray(lost).any():

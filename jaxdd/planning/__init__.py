@@ -1,6 +1,17 @@
 """Plans of runs before anything is computed: stages, images, launches, memory, operations, time and what decides it."""
 
 from jaxdd.planning.plan import Plan, made, text
-from jaxdd.planning.requests import comparison, distillation, grid, relabelling, summaries, training
+from jaxdd.planning.requests import comparison, distillation, grid, relabelling, summaries, table, training
 
-__all__ = ["Plan", "comparison", "distillation", "grid", "made", "relabelling", "summaries", "text", "training"]
+__all__ = [
+    "Plan",
+    "comparison",
+    "distillation",
+    "grid",
+    "made",
+    "relabelling",
+    "summaries",
+    "table",
+    "text",
+    "training",
+]

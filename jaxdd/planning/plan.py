@@ -9,7 +9,7 @@ import jax
 from jaxdd.ground import memory
 from jaxdd.ground.machines import Machine
 from jaxdd.ground.programs import Program, Work
-from jaxdd.ground.progress import duration, log
+from jaxdd.ground.progress import duration, hint, log
 from jaxdd.planning.clock import timed
 
 # Rounds of a loop that ends when it has converged.
@@ -70,20 +70,26 @@ def made(works: Iterable[Work], machine: Machine | None = None, opening_seconds:
     the time is that of the operations at the share of the peak that each stage is expected to reach, or that in which
     this host reads the images.
     """
-    measured: dict = {}
-    rows = tuple(_on(work, machine) if machine else _here(work, measured) for work in works)
+    known: dict = {}
+    rows = tuple(_on(work, machine, known) if machine else _here(work, known) for work in works)
     return Plan(rows, machine, memory.peak() + sum(row.work.host_bytes for row in rows), opening_seconds)
 
 
-def _here(work: Work, measured: dict) -> Row:
-    program = work.program
+def _key(program: Program) -> tuple:
+    """What distinguishes a program from others that are compiled."""
     leaves, form = jax.tree.flatten(program.arguments)
-    key = program.function, str(form), tuple((x.shape, x.dtype) for x in leaves), *sorted(program.static.items())
-    compiles = key not in measured
+    return program.function, str(form), tuple((x.shape, x.dtype) for x in leaves), *sorted(program.static.items())
+
+
+def _here(work: Work, known: dict) -> Row:
+    """The row of a stage on this machine. ``known`` has the timings of the programs that were tried."""
+    program = work.program
+    key = _key(program)
+    compiles = key not in known
     if compiles:
         log(f"trying: {work.title}")
-        measured[key] = timed(program)
-    timing = measured[key]
+        known[key] = timed(program)
+    timing = known[key]
     running, compiling = work.launches * timing.launch_seconds, timing.compile_seconds if compiles else 0.0
     flops = program.flops(_ROUNDS) * work.launches
     parts = {"computation": running, "compilation": compiling, "reading images": work.reading_seconds}
@@ -91,28 +97,36 @@ def _here(work: Work, measured: dict) -> Row:
     return Row(work, work.chunks, work.launches, timing.memory_bytes, flops, seconds, decides)
 
 
-def _on(work: Work, machine: Machine) -> Row:
-    program, chip = work.program, machine.chip
-    chips = machine.chips
-    if not work.fused:  # the chips of one host that divide a batch
-        most = min(chips, chip.chips_a_host, work.units)
-        chips = next(count for count in range(most, 0, -1) if work.units % count == 0)
+def _on(work: Work, machine: Machine, known: dict) -> Row:
+    """The row of a stage on another machine. ``known`` has the programs of the stages before."""
+    program, chip, room = work.program, machine.chip, 0.9 * machine.chip.memory_bytes
+    chips, together = _shares(work, machine)
+    compiling = 0.0 if _key(program) in known else _COMPILE
+    known[_key(program)] = True
     flops = program.flops(_ROUNDS) * work.launches
-    together = min(work.units, work.most * chips)
-    while _memory(work, together / chips) > 0.9 * chip.memory_bytes and together > chips:
-        together = -(-together // 2)
-    chunks = -(-work.units // together)
+    while (needed := _memory(work, together)) > room and together > work.least and work.fused:
+        together = max(work.least, -(-together // 2))
+    chunks = max(1, -(-work.units // (together * chips)))
     launches = chunks * -(-work.steps // (_FUSED if work.fused else 1))
     computing = flops / (chips * chip.flops * work.busy)
     running = computing + launches * _LAUNCH
-    parts = {"computation": computing, "compilation": _COMPILE, "launches": launches * _LAUNCH}
+    parts = {"computation": computing, "compilation": compiling, "launches": launches * _LAUNCH}
     parts |= {"reading images": work.reading_seconds}
-    needed = _memory(work, together / chips)
     decides = max(parts, key=lambda name: parts[name])
-    if needed > 0.9 * chip.memory_bytes:
+    if needed > room:
         decides = "does not fit"
-    seconds = _COMPILE + max(running, work.reading_seconds)
+    seconds = compiling + max(running, work.reading_seconds)
     return Row(work, chunks, launches, needed, flops, seconds, decides)
+
+
+def _shares(work: Work, machine: Machine) -> tuple[int, int]:
+    """How many chips share the units of a stage, and how many units each of them takes at a time, at the most."""
+    if not work.fused:  # the chips of one host that divide a batch
+        most = min(machine.chips_a_host, work.units)
+        chips = next(count for count in range(most, 0, -1) if work.units % count == 0)
+        return chips, work.units // chips
+    chips = max(1, min(machine.chips, work.units // work.least))
+    return chips, max(work.least, min(-(-work.units // chips), work.most))
 
 
 def _devices(program: Program) -> int:
@@ -155,10 +169,10 @@ def text(plan: Plan) -> str:
         percent = f"{shares[0]} %" if len(shares) == 1 else f"{shares[0]} to {shares[-1]} %"
         total += f", at {percent} of the peak of {plan.machine.chip.flops / 1e12:.0f} TFLOP/s a chip"
     if plan.opening_seconds > 1:
-        total += f"; {duration(plan.opening_seconds)} of it to open the data, as now"
+        total += f"; {duration(plan.opening_seconds)} of it to start and to open the data, as now"
     # Less work does not compile faster.
     longest = sorted((row for row in plan.rows if row.decides != "compilation"), key=lambda row: -row.seconds)[:3]
-    hints = [f"{row.work.title}: for less, use {row.work.shorter}" for row in longest if row.work.shorter]
+    hints = [f"{row.work.title}: {hint(row.work.shorter)}" for row in longest if hint(row.work.shorter)]
     return "\n".join([*table, "", total, *dict.fromkeys(hints)])
 
 

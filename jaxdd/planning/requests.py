@@ -1,6 +1,6 @@
 """What each request has to do, stage by stage, as far as it is known before anything is computed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -8,12 +8,12 @@ import numpy as np
 
 from jaxdd import nn
 from jaxdd.data.distilled import DistilledDataset
-from jaxdd.ground import parallel
+from jaxdd.ground import dry, parallel
 from jaxdd.ground.memory import Resources
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.programs import Work
 from jaxdd.ground.tracing import shapes_of, struct
-from jaxdd.latent import dit, vae
+from jaxdd.latent import decoding, dit, vae
 from jaxdd.latent import training as latent_training
 from jaxdd.latent.decoding import LatentModel, latent_shape
 from jaxdd.methods import Recipe
@@ -28,105 +28,145 @@ from jaxdd.students import evaluation, lanes
 from jaxdd.students.lanes import Form, Lanes, Limits
 from jaxdd.students.protocol import Protocol
 from jaxdd.students.train import TrainSettings
-from jaxdd.workspace import Comparison, Workspace, encoding, latent_models, runs, teachers
+from jaxdd.workspace import Comparison, Workspace, encoding, grid_runner, latent_models, runs, teachers
 from jaxdd.workspace.comparison import with_flip
 from jaxdd.workspace.real_data import pass_size
 
 
-def training(workspace: Workspace, what: str = "teacher") -> list[Work]:
-    """Training of a "teacher", of an autoencoder ("vae"), or of that and a denoiser ("dit")."""
+def training(workspace: Workspace, what: str = "teacher", pretrained: bool = False) -> list[Work]:
+    """Training of a "teacher", of an autoencoder ("vae"), or of that and a denoiser ("dit"), whatever exists already.
+
+    Args:
+      pretrained: whether the teacher has published weights, and is only tested.
+    """
     if what == "teacher":
         config, real = workspace.config, workspace.real
         model = teachers.build(teachers.describe(config, real), config.compute)
         settings = teachers.with_flip(config.teacher_train, real.flip)
         variables = teachers.shapes(model, real.source.image_shape)
         tested = _tested(workspace, Teacher(model.apply, variables, real.norm), 1)
-        return [_fitted(workspace, model, settings, "train the teacher"), tested]
-    return _latent(workspace, what == "dit")[1]
+        return [tested] if pretrained else [_fitted(workspace, model, settings, "train the teacher"), tested]
+    if what == "dit" and workspace.latent.place is not None:
+        return _denoiser(workspace, _found(workspace, False))[1]
+    whole, works = _autoencoder(workspace)
+    return works + (_denoiser(workspace, whole)[1] if what == "dit" else [])
 
 
 def distillation(workspace: Workspace, recipe: Recipe, ipc: int) -> list[Work]:
     """Distillation of all classes, with the models that it needs and that do not exist yet."""
-    teacher, works = _teacher(workspace)
-    latent = None
-    if recipe.needs:
-        latent, more = _latent(workspace, "denoiser" in recipe.needs)
-        works += more
-    # Only random images need no features.
-    if not recipe.summarizer.is_random:
-        works.append(_encoding(workspace, recipe, teacher, latent))
-    context = _context(workspace, recipe, teacher, latent)
-    stages = recipe.summarizer.work(context, ipc), recipe.imager.work(context, ipc)
-    works += [work for work in stages if work is not None]
-    if recipe.imager.is_real and works and works[-1] is stages[1]:
-        works[-1] = _reading(workspace, works[-1], works[-1].units)
-    return works
+    models, works = _models(workspace, recipe)
+    return works + _own(workspace, recipe, ipc, models)
 
 
-def comparison(setting: Comparison, methods: int, ipc: int, baselines: Sequence[Recipe] = ()) -> list[Work]:
-    """Students of ``methods`` datasets, baselines included, under all protocols, and on all real images.
+def comparison(
+    setting: Comparison, methods: Callable[[str, str], int], ipc: int, baselines: Sequence[Recipe] = ()
+) -> list[Work]:
+    """Students of distilled datasets, baselines included, under all protocols, and on all real images.
 
     Args:
+      methods: (student, protocol) -> the number of datasets.
       baselines: those of the methods that are yet to be made.
     """
-    workspace = setting.workspace
-    teacher, works = _teacher(workspace)
+    models, works = _shared(setting.workspace, baselines)
     for recipe in baselines:
-        works += [work for work in distillation(workspace, recipe, ipc) if work.title not in {w.title for w in works}]
+        works += _own(setting.workspace, recipe, ipc, models[_kind(recipe)])
+    works += _all_students(setting, methods, ipc)
     for student in setting.students:
-        for kind, protocol in setting.protocols.items():
-            works += _students(setting, teacher, student, (kind, protocol), methods * setting.seeds, ipc)
-        works += _full(setting, teacher, student)
+        works += _full(setting, student)
     return works
 
 
 def summaries(workspace: Workspace, space: str, counts: Sequence[int]) -> list[Work]:
     """Summaries of all classes with free and with equal weights, for several numbers of atoms."""
-    teacher, works = _teacher(workspace)
-    latent = None
-    if "autoencoder" in SPACES.find(space).needs:
-        latent, more = _latent(workspace, False)
-        works += more
     free, equal = Recipe(Quantization(space=space)), Recipe(Barycenter(space=space, weights="uniform"))
-    works.append(_encoding(workspace, free, teacher, latent))
-    smallest = int(np.bincount(workspace.real.source.labels["train"]).min())
+    models, works = _models(workspace, free)
     for recipe, what in ((free, "free"), (equal, "equal")):
-        context = _context(workspace, recipe, teacher, latent)
+        context = _context(workspace, recipe, *models)
         for m in counts:
-            if 2 * m <= smallest:
-                work = recipe.summarizer.work(context, m)
-                works += [work._replace(title=f"{m} atoms, {what} weights", shorter="fewer `counts`")] if work else []
+            work = recipe.summarizer.work(context, m)
+            if work is not None:
+                title = f"{m} atom{'s' if m > 1 else ''}, {what} weights"
+                works.append(work._replace(title=title, shorter="fewer `counts`"))
     return works
 
 
-def relabelling(workspace: Workspace, stream: Stream, form: LabelSettings, images: int) -> list[Work]:
-    """Storing soft labels of ``images`` distilled images."""
+def relabelling(workspace: Workspace, stream: Stream, form: LabelSettings, steps: int) -> list[Work]:
+    """Storing the soft labels of ``steps`` steps of a stream."""
     teacher, works = _teacher(workspace)
-    steps = form.steps(images, stream.batch_size)
     return [*works, storing.work(teacher, stream, form, workspace.real.source.image_shape, steps)]
 
 
-def grid(workspace: Workspace, recipes: Sequence[Recipe], sizes: Sequence[tuple[int, Comparison]]) -> list[Work]:
-    """All cells of a grid: every recipe at every number of images per class, and its students.
+def table(work: grid_runner.Work) -> list[Work]:
+    """What is missing of a table: datasets, and their students."""
+    workspace = work.workspace
+    is_new = bool(_teacher(workspace)[1])
+    sizes = grid_runner.left(work, is_new)
+    cells = [(left.ipc, left.comparison, lambda *cell, left=left: left.methods[cell]) for left in sizes]
+    recipes = [[entry.recipe for entry in left.entries] for left in sizes]
+    return grid(workspace, recipes, cells, grid_runner.full_left(work, is_new))
+
+
+def grid(
+    workspace: Workspace,
+    recipes: Sequence[Sequence[Recipe]],
+    sizes: Sequence[tuple[int, Comparison, Callable[[str, str], int]]],
+    full: Sequence[str],
+) -> list[Work]:
+    """Datasets of several sizes, and their students.
 
     Args:
-      sizes: the images per class, with the comparison at that size.
+      recipes: those to distil at each size.
+      sizes: images per class, the comparison, and (student, protocol) -> the number of methods in it.
+      full: the students that are trained on all real images.
     """
-    works: list[Work] = []
-    once = {"train the teacher", "train autoencoder", "train denoiser", "encode: features", "encode: latents"}
+    models, shared = _shared(workspace, [recipe for some in recipes for recipe in some])
+    own = []
+    for some, (ipc, setting, methods) in zip(recipes, sizes):
+        works = []
+        for recipe in some:
+            works += _own(workspace, recipe, ipc, models[_kind(recipe)])
+        works += _all_students(setting, methods, ipc)
+        own += [work._replace(title=f"{work.title}, IPC {ipc}") for work in works]
+    own += [work for student in full for work in _full(sizes[0][1], student)]
+    return [*shared, *own] if own else []
 
-    def add(more: Sequence[Work], size: str) -> None:
-        begun = {work.title for work in works}
-        for work in more:
-            shared = work.title in once or work.title.endswith("all real images")
-            if not (shared and work.title in begun):
-                works.append(work if shared else work._replace(title=f"{work.title}, {size}"))
 
-    for ipc, setting in sizes:
-        for recipe in recipes:
-            add(distillation(workspace, recipe, ipc), f"IPC {ipc}")
-        add(comparison(setting, len(recipes), ipc), f"IPC {ipc}")
-    return works
+Models = tuple[Teacher, LatentModel | None]
+
+
+def _models(workspace: Workspace, recipe: Recipe) -> tuple[Models, list[Work]]:
+    """The models of a recipe, as shapes where they do not exist yet, and the work that all its runs share."""
+    teacher, works = _teacher(workspace)
+    latent = None
+    if recipe.needs or "autoencoder" in SPACES.find(recipe.summarizer.space).needs:
+        latent, more = _latent(workspace, "denoiser" in recipe.needs)
+        works += more
+    encoder, shape = _space(workspace, recipe, teacher, latent)
+    return (teacher, latent), works + _encoding(workspace, encoder, shape, f"encode: {recipe.summarizer.space}")
+
+
+def _kind(recipe: Recipe) -> tuple:
+    """What recipes with the same models have in common."""
+    return recipe.needs, recipe.summarizer.space
+
+
+def _shared(workspace: Workspace, recipes: Iterable[Recipe]) -> tuple[dict[tuple, Models], list[Work]]:
+    """The models of recipes by their `_kind`, and the work that all runs share, each once."""
+    models: dict[tuple, Models] = {}
+    works = {work.title: work for work in _teacher(workspace)[1]}
+    for kind, recipe in {_kind(recipe): recipe for recipe in recipes}.items():
+        models[kind], more = _models(workspace, recipe)
+        works |= {work.title: work for work in more}
+    return models, list(works.values())
+
+
+def _own(workspace: Workspace, recipe: Recipe, ipc: int, models: Models) -> list[Work]:
+    """The work of one run of a recipe."""
+    context = _context(workspace, recipe, *models)
+    summarize, images = recipe.summarizer.work(context, ipc), recipe.imager.work(context, ipc)
+    if recipe.imager.is_real and images is not None:
+        images = _reading(workspace, images, images.units)
+    return [work for work in (summarize, images) if work is not None]
 
 
 def _teacher(workspace: Workspace) -> tuple[Teacher, list[Work]]:
@@ -139,31 +179,60 @@ def _teacher(workspace: Workspace) -> tuple[Teacher, list[Work]]:
     return Teacher(model.apply, teachers.shapes(model, real.source.image_shape), real.norm), training(workspace)
 
 
+def _found(workspace: Workspace, denoiser: bool) -> LatentModel | None:
+    cache = workspace.root / "latents"
+    return latent_models.found(workspace.latent, workspace.config, workspace.real, cache, denoiser)
+
+
 def _latent(workspace: Workspace, denoiser: bool) -> tuple[LatentModel, list[Work]]:
     """The latent model if it exists, otherwise its shapes and the training of what is missing."""
-    latent, config, real = workspace.latent, workspace.config, workspace.real
-    known = latent_models.found(latent, config, real, workspace.root / "latents", denoiser)
+    known = _found(workspace, denoiser)
     if known is not None:
         return known, []
+    works: list[Work] = []
+    whole = _found(workspace, False)
+    if whole is None:
+        whole, works = _autoencoder(workspace)
+    if denoiser:
+        whole, more = _denoiser(workspace, whole)
+        works += more
+    return whole, works
+
+
+def _autoencoder(workspace: Workspace) -> tuple[LatentModel, list[Work]]:
+    """The shapes of the autoencoder to train, and the work."""
+    latent, real = workspace.latent, workspace.real
     latent_models.check(latent, real)
     shape = real.source.image_shape
-    sizes = vae.small(shape, latent.channels)
-    model = vae.autoencoder(sizes)
+    model = vae.autoencoder(vae.small(shape, latent.channels))
     variables = jax.eval_shape(lambda key: model.init(key, shape), jax.random.key(0))
-    whole = LatentModel(model, variables, shape)
-    steps = latent_training.steps_of(latent.vae_train)
     trainer = latent_training.vae_trainer(model, latent.vae_train, shape, real.flip)
     batch = struct(latent.vae_train.batch_size, *shape, dtype=np.uint8)
-    works = [latent_training.work("train autoencoder", trainer, batch, steps, "a lower `latent.vae_train.images`")]
-    if denoiser:
-        net = dit.denoiser(latent_models.dit_sizes(latent, real, whole))
-        whole = whole._replace(denoiser=net, variables=jax.eval_shape(net.init, jax.random.key(0)))
-        steps = latent_training.steps_of(latent.dit_train)
-        dit_trainer = latent_training.dit_trainer(net, whole.schedule, latent.dit_train)
-        batch = struct(latent.dit_train.batch_size, *latent_shape(whole))
-        shorter = "a lower `latent.dit_train.images`"
-        works.append(latent_training.work("train denoiser", dit_trainer, batch, steps, shorter))
-    return whole, works
+    steps = latent_training.steps_of(latent.vae_train)
+    work = latent_training.work("train autoencoder", trainer, batch, steps, "a lower `latent.vae_train.images`")
+    whole = LatentModel(model, variables, shape)
+    # The scale of the latents is measured on all images.
+    scaled = _encoding(workspace, _latent_encoder(whole), shape, "scale of the latents")
+    return whole, [_reading(workspace, work, work.units * steps), *scaled]
+
+
+def _denoiser(workspace: Workspace, whole: LatentModel | None) -> tuple[LatentModel, list[Work]]:
+    """The model with the shapes of the denoiser to train, and the work."""
+    assert whole is not None
+    latent, real = workspace.latent, workspace.real
+    net = dit.denoiser(latent_models.dit_sizes(latent, real, whole))
+    trainer = latent_training.dit_trainer(net, whole.schedule, latent.dit_train)
+    batch, steps = struct(latent.dit_train.batch_size, *latent_shape(whole)), latent_training.steps_of(latent.dit_train)
+    shorter = "a lower `latent.dit_train.images`"
+    works = []
+    for view in ("latents to train on", "mirrored latents to train on")[: 1 + real.flip]:
+        works += _encoding(workspace, _latent_encoder(whole), whole.image_shape, view)
+    works.append(latent_training.work("train denoiser", trainer, batch, steps, shorter))
+    return whole._replace(denoiser=net, variables=jax.eval_shape(net.init, jax.random.key(0))), works
+
+
+def _latent_encoder(model: LatentModel) -> encoding.Encoder:
+    return decoding.encoder(model), model.vae_variables, vae.RANGE
 
 
 def _space(workspace: Workspace, recipe: Recipe, teacher: Teacher, latent: LatentModel | None):
@@ -175,10 +244,20 @@ def _space(workspace: Workspace, recipe: Recipe, teacher: Teacher, latent: Laten
     return kind.encoder(teacher, latent), shape
 
 
-def _encoding(workspace: Workspace, recipe: Recipe, teacher: Teacher, latent: LatentModel | None) -> Work:
-    encoder, shape = _space(workspace, recipe, teacher, latent)
-    work = encoding.work(encoder, workspace.real.source._replace(image_shape=shape))
-    return _reading(workspace, work._replace(title=f"encode: {recipe.summarizer.space}"), work.units)
+def _encoding(workspace: Workspace, encoder: encoding.Encoder, shape: tuple[int, int, int], title: str) -> list[Work]:
+    """Encoding of all real images; nothing if the run folder keeps what an encoder that exists makes of them."""
+    source = workspace.real.source
+    if shape == source.image_shape and not _has_shapes(encoder[1]) and not dry.is_elsewhere():
+        place = encoding.kept_place(encoder, source, workspace.root / "encoded")
+        if place is not None and place.is_file():
+            return []
+    work = encoding.work(encoder, source._replace(image_shape=shape))
+    return [_reading(workspace, work._replace(title=title), work.units)]
+
+
+def _has_shapes(tree: Any) -> bool:
+    """Whether a model does not exist yet, so that there are only shapes."""
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
 
 
 def _context(workspace: Workspace, recipe: Recipe, teacher: Teacher, latent: LatentModel | None) -> Context:
@@ -191,7 +270,18 @@ def _context(workspace: Workspace, recipe: Recipe, teacher: Teacher, latent: Lat
     counts = np.bincount(labels, minlength=classes).astype(np.float32)
     encoded = Encoded(zeros(len(labels), out.features.shape[1]), labels, counts, moments, 1.0)
     known = Classes.of(encoded, lambda rows: zeros(len(rows), *source.image_shape), source.image_shape)
-    return Context(teacher, known, latent, workspace.real.flip, Resources(workspace.config.memory_bytes))
+    resources = Resources(dry.memory_bytes(workspace.config.memory_bytes))
+    return Context(teacher, known, latent, workspace.real.flip, resources)
+
+
+def _all_students(setting: Comparison, methods: Callable[[str, str], int], ipc: int) -> list[Work]:
+    """The students of all architectures and protocols."""
+    teacher, works = _teacher(setting.workspace)[0], []
+    for student in setting.students:
+        for kind, protocol in setting.protocols.items():
+            count = methods(student, kind) * setting.seeds
+            works += _students(setting, teacher, student, (kind, protocol), count, ipc) if count else []
+    return works
 
 
 def _students(
@@ -209,9 +299,9 @@ def _students(
         context = shapes_of(nn.fold, variables) if nn.foldable(teacher.apply, variables, shape) else variables
     batch = min(chosen.train.batch_size, n)
     work = Lanes([0] * count, [0] * count, batch, chosen.train.steps(n))
-    title, shorter = f"{setting.label(student)}, {kind}", f"a lower `{kind.partition(':')[0]}.train.epochs`"
+    title = f"{setting.label(student)}, {kind}"
     datasets = -(-count // setting.seeds)
-    limits = Limits(title=title, shorter=shorter)
+    limits = Limits(title=title, shorter=setting.hint(kind))
     trained = lanes.work(trainer, Form(datasets, n, shape, classes), work, context, limits)
     network = Teacher(model.apply, teachers.shapes(model, shape), teacher.norm)
     return [trained, _tested(workspace, network, count, f"test {title}")]
@@ -229,13 +319,15 @@ def _zeros(*shape: int) -> Any:
     return np.broadcast_to(np.float32(0), shape)
 
 
-def _full(setting: Comparison, teacher: Teacher, student: str) -> list[Work]:
+def _full(setting: Comparison, student: str) -> list[Work]:
     """The students that are trained on all real images."""
     workspace, model = setting.workspace, setting.network(student)
+    teacher, works = _teacher(workspace)
     count = setting.full - (model.apply is teacher.apply)
     if count < 1:
         return []
-    settings = setting.full_train or workspace.config.teacher_train
+    own = workspace.config.teacher_train if works else teachers.training_of(teacher)
+    settings = setting.full_train or own
     title = f"{setting.label(student)} on all real images"
     work = _fitted(workspace, model, teachers.with_flip(settings, workspace.real.flip), title)
     seconds = count * work.reading_seconds

@@ -23,7 +23,7 @@ from jaxdd.ground.progress import progress
 from jaxdd.reports import tables
 from jaxdd.stages.encode import SPACES
 from jaxdd.stages.summarize import summarize
-from jaxdd.workspace import LatentConfig, TeacherConfig, open_workspace
+from jaxdd.workspace import LatentConfig, TeacherConfig, Workspace, open_workspace
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend must be chosen first
@@ -129,21 +129,31 @@ def ot_plot(rows: list[dict], title: str, path: Path) -> None:
     plt.close(figure)
 
 
-def table(config: OtConfig) -> None:
-    """Compute and print the table, and write it and a plot into ``config.out``.
+def opened(config: OtConfig) -> tuple[Workspace, str, tuple[int, ...]]:
+    """The data, the space, and the numbers of atoms that the smallest class allows.
 
     Raises:
       InputError: an unknown space, or fewer than two usable numbers of atoms from 5 on.
     """
     SPACES.find(config.space)
     workspace = open_workspace(config, config.out, config.teacher, config.latent)
-    real = workspace.real
-    most = int(np.bincount(real.source.labels["train"]).min()) // 2
+    most = int(np.bincount(workspace.real.source.labels["train"]).min()) // 2
     counts = tuple(m for m in config.counts if 1 <= m <= most)
     if len([m for m in counts if m >= 5]) < 2:
         raise InputError(
             f"`counts` {config.counts} is too short; give two or more from 5 to {most}, half of the smallest class"
         )
+    return workspace, config.space, counts
+
+
+def table(config: OtConfig) -> None:
+    """Compute and print the table, and write it and a plot into ``config.out``.
+
+    Raises:
+      InputError: an unknown space, or fewer than two usable numbers of atoms from 5 on.
+    """
+    workspace, _, counts = opened(config)
+    real = workspace.real
     encoded = workspace.classes(config.space).encoded
     features = "autoencoder" not in SPACES[config.space].needs
     kind = workspace.teacher.info["model"] if features else "vae"

@@ -342,7 +342,7 @@ def work(trainer: Trainer, form: Form, lanes: Lanes, context: Any, limits: Limit
     planned, chunks = program(trainer, form, chunk, launch, context, local), -(-count // (size * devices))
     batch = lanes.batch_size
     return Work(limits.title, "images", count * batch, lanes.steps, chunks, launch, planned, 16 * batch, limits.shorter,
-                trains=True)  # fmt: skip
+                trains=True, least=batch)  # fmt: skip
 
 
 @lru_cache(maxsize=8)

@@ -47,6 +47,7 @@ class Comparison:
       full: the number of students trained on all real images; the teacher counts as the first.
       full_train: their training settings; default: those of the teacher.
       stored: stored soft labels of some methods, used instead of the teacher.
+      shorter: what makes the training of students shorter; default: fewer epochs of the protocol.
       width: the channels of the first block of all students; default: those of the teacher for its architecture, and of
         each model otherwise.
       scratch: for checkpoints and the accuracies of finished students, from which an interrupted comparison goes on.
@@ -61,6 +62,11 @@ class Comparison:
     stored: dict[str, Labels] | None = None
     width: int | None = None
     scratch: Scratch = Scratch()
+    shorter: str = ""
+
+    def hint(self, kind: str) -> str:
+        """What makes the training of students by a protocol shorter."""
+        return self.shorter or f"a lower `{kind.partition(':')[0]}.train.epochs`"
 
     def network(self, student: str) -> Classifier:
         """The network of an architecture for the images of the workspace: that of the teacher for the teacher's.
@@ -140,9 +146,8 @@ def measured(
     scores, finished = np.array([known.known.get(key, np.nan) for key in keys]).reshape(-1, seeds), set()
     missing = np.flatnonzero(np.isnan(scores))
     mine = missing[parallel.local_classes(len(missing), parallel.mesh())]
-    training = f"{kind.partition(':')[0]}.train"
-    remedy, shorter = f"use a lower `{training}.learning_rate`", f"a lower `{training}.epochs`"
-    limits = Limits(title=title, remedy=remedy, shorter=shorter, scratch=comparison.scratch)
+    remedy = f"use a lower `{kind.partition(':')[0]}.train.learning_rate`"
+    limits = Limits(title=title, remedy=remedy, shorter=comparison.hint(kind), scratch=comparison.scratch)
     parts = _trained([lanes[s] for s in mine], model, protocol, teacher, limits) if len(mine) else ()
     for part in chain(parts, [None]) if hosts.count() > 1 else chain([None], parts):
         if part:

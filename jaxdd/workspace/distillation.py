@@ -92,6 +92,18 @@ def distill_in(
         return fill(dataclasses.replace(config, **teachers.fields_of(workspace.config)), workspace, on_snapshot)
 
 
+def is_done(workspace: Workspace, config: DistillConfig) -> bool:
+    """Whether `distill_in` would find the run finished.
+
+    Raises:
+      InputError: `distill_in` would refuse it.
+    """
+    if runs.is_done(config.out, request(config, workspace.real.content)):
+        return True
+    methods.check(config.recipe, workspace.problem(config.method, config.ipc))
+    return False
+
+
 def request(config: DistillConfig, content: str = "") -> dict:
     """Everything that determines the bytes of a class; finished classes are reused only if all of it is equal.
 

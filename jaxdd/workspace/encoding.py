@@ -107,16 +107,23 @@ def kept_or_encoded(encoder: Encoder, source: Source, cache: Path) -> Encoded:
     """
     local = parallel.mesh(jax.local_devices())
     rows = local_rows(source, local)
-    count, dim = len(source.labels["train"]), _output(encoder, source).features.shape[-1]
-    if hosts.count() > 1 or 4 * count * dim > _KEPT_BYTES:
-        return encode_train(encoder, source, rows, local)
-    place = cache / f"{_identity(encoder, source)}.npz"
-    if place.is_file():
+    place = kept_place(encoder, source, cache)
+    if place is not None and place.is_file():
         return _load(place)
     encoded = encode_train(encoder, source, rows, local)
+    if place is None:
+        return encoded
     cache.mkdir(parents=True, exist_ok=True)
     _save(place, encoded)
     return encoded
+
+
+def kept_place(encoder: Encoder, source: Source, cache: Path) -> Path | None:
+    """The file in ``cache`` for the encoded images; None where they are not kept."""
+    count, dim = len(source.labels["train"]), _output(encoder, source).features.shape[-1]
+    if hosts.count() > 1 or 4 * count * dim > _KEPT_BYTES:
+        return None
+    return cache / f"{_identity(encoder, source)}.npz"
 
 
 def _image(source: Source) -> jax.ShapeDtypeStruct:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def opened(grid: Grid, config: GridConfig) -> Work:
             methods.check(entry.recipe, workspace.problem(entry.method, ipc))
     if config.latent.place is None and any(entry.recipe.needs for entry in entries):
         latent_models.check(config.latent, workspace.real)
-    config = replace(config, students=config.students or (workspace.teacher.info["model"],))
+    config = replace(config, students=config.students or (workspace.config.model,))
     return Work(grid, config, workspace, entries)
 
 
@@ -139,19 +139,93 @@ def run(work: Work, keep: Callable[[list[dict]], None]) -> list[dict]:
     if config.full:
         for student in config.students:
             _full(work, rows, student)
-    for ipc, epochs in zip(config.ipc, config.epochs or [None] * len(config.ipc)):
+    for ipc, protocols in _sizes(config):
         makers = {entry.name: _maker(work, entry, ipc) for entry in work.entries}
         for student in config.students:
-            for kind in config.protocols:
-                protocol = with_epochs(config.protocol(kind), epochs)
+            for kind, protocol in protocols.items():
                 _cell(work, rows, makers, ipc, student, kind, protocol)
     remove_at_once(config.out / runs.PARTS)
     return rows.table()
 
 
+class Left(NamedTuple):
+    """What is missing of a table at one size.
+
+    Attributes:
+      ipc: images per class.
+      entries: the methods to distil.
+      comparison: of the students.
+      methods: (student, protocol) -> the number of methods whose students are to be trained.
+    """
+
+    ipc: int
+    entries: tuple[Entry, ...]
+    comparison: Comparison
+    methods: dict[tuple[str, str], int]
+
+
+def left(work: Work, is_new: bool) -> list[Left]:
+    """What `run` would have to do, at each size.
+
+    Args:
+      is_new: whether there is no teacher yet, so that nothing can have been done.
+    """
+    config, sizes = work.config, []
+    place = config.out / "rows.json"
+    known = {str(one.get("key")): one for one in read(place)} if place.exists() and not is_new else {}
+    for ipc, protocols in _sizes(config):
+        missing = {}
+        for student in config.students:
+            for kind, protocol in protocols.items():
+                keys = {entry.name: repr(entry.recipe) for entry in work.entries}
+                if not is_new:
+                    keys = _keys(work, ipc, student, protocol)
+                missing[student, kind] = {key: name for name, key in keys.items() if key not in known}
+        names = {name for methods in missing.values() for name in methods.values()}
+        entries = tuple(
+            entry for entry in work.entries
+            if entry.name in names and (is_new or not runs.is_finished(folder(work, entry, ipc)))
+        )  # fmt: skip
+        counts = {cell: len(methods) for cell, methods in missing.items()}
+        comparison = Comparison(
+            work.workspace, protocols, config.students, config.seeds, config.full, shorter=_shorter(work)
+        )
+        sizes.append(Left(ipc, entries, comparison, counts))
+    return sizes
+
+
+def full_left(work: Work, is_new: bool) -> tuple[str, ...]:
+    """The students whose row of all real images is missing; ``is_new`` as for `left`."""
+    config, place = work.config, work.config.out / "rows.json"
+    if not config.full or is_new or not place.exists():
+        return config.students if config.full else ()
+    known = {str(one.get("key")): one for one in read(place)}
+    count = lambda student: len(known.get(_full_key(work, student), {"accuracies": []})["accuracies"])
+    return tuple(student for student in config.students if count(student) < config.full)
+
+
+def _sizes(config: GridConfig) -> Iterator[tuple[int, dict[str, Protocol]]]:
+    """The numbers of images per class, with the protocols that students are trained by at each."""
+    for ipc, epochs in zip(config.ipc, config.epochs or [None] * len(config.ipc)):
+        yield ipc, {kind: _with_epochs(config.protocol(kind), epochs) for kind in config.protocols}
+
+
+def _full_key(work: Work, student: str) -> str:
+    return _key(work, *_network(work, student), "full")
+
+
+def _keys(work: Work, ipc: int, student: str, protocol: Protocol) -> dict[str, str]:
+    """The keys of the rows of all methods."""
+    network = _network(work, student)
+    return {
+        entry.name: _key(work, *network, protocol, work.config.seeds, *_made_by(work, entry, ipc))
+        for entry in work.entries
+    }
+
+
 def _full(work: Work, rows: _Rows, student: str) -> None:
     """The row of the students trained on all real images."""
-    config, key = work.config, _key(work, *_network(work, student), "full")
+    config, key = work.config, _full_key(work, student)
     rows.order.append(("full", "hard", key))
     if len(rows.known.get(key, {"accuracies": []})["accuracies"]) < config.full:
         comparison = Comparison(work.workspace, {}, (student,), full=config.full, scratch=work.scratch)
@@ -163,14 +237,13 @@ def _cell(
     work: Work, rows: _Rows, makers: dict[str, Maker], ipc: int, student: str, kind: str, protocol: Protocol
 ) -> None:
     """The rows of all methods at one size, with one student under one protocol."""
-    keys = {
-        entry.name: _key(work, *_network(work, student), protocol, work.config.seeds, *_made_by(work, entry, ipc))
-        for entry in work.entries
-    }
+    keys = _keys(work, ipc, student, protocol)
     rows.order += [(method, kind, key) for method, key in keys.items()]
     # Two entries may be the same method, for example if a sweep includes the default value.
     missing = {key: method for method, key in keys.items() if key not in rows.known}
-    comparison = Comparison(work.workspace, {kind: protocol}, (student,), work.config.seeds, scratch=work.scratch)
+    comparison = Comparison(
+        work.workspace, {kind: protocol}, (student,), work.config.seeds, scratch=work.scratch, shorter=_shorter(work)
+    )
     wanted = {method: makers[method] for method in missing.values()}
     for method, values in measured(wanted, comparison, student, kind):
         more = {"key": keys[method], "epochs": protocol.train.epochs}
@@ -219,7 +292,11 @@ def _distil(work: Work, entry: Entry, ipc: int, seed: int, place: Path) -> None:
             fill(config, workspace)
 
 
-def with_epochs(protocol: Protocol, epochs: int | None) -> Protocol:
+def _shorter(work: Work) -> str:
+    return "a lower `epochs`" if work.config.epochs else ""
+
+
+def _with_epochs(protocol: Protocol, epochs: int | None) -> Protocol:
     """The protocol with another number of epochs, if there is one."""
     return replace(protocol, train=replace(protocol.train, epochs=epochs)) if epochs else protocol
 

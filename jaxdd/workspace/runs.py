@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdd.ground import hosts, manifest
+from jaxdd.ground import dry, hosts, manifest
 from jaxdd.ground.errors import DivergenceError, InputError
 from jaxdd.ground.files import atomic, read_arrays, remove, remove_at_once, sweep, write_text
 from jaxdd.ground.locks import LOCK, locked
@@ -68,21 +68,51 @@ def run_folder(path: Path, request: dict) -> Iterator[Path]:
 def _open(path: Path, request: dict, stack: contextlib.ExitStack) -> str | None:
     """Make and lock the folder and return None; if it holds a run of the same request, return a text."""
     try:
-        if path.exists() and not path.is_dir():
-            raise InputError(f"output folder {path} is a file; choose another `out`")
+        _check_folder(path)
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK):
             raise InputError(f"no permission to write to output folder {path}; choose another `out`")
         stack.enter_context(_alone(path))
-        if is_finished(path) or (path / PARTS / REQUEST).is_file():
-            _check_same(path, request)
+        if _is_begun(path, request):
             return "begun"
-        if any(entry.name != LOCK for entry in path.iterdir()):
-            raise InputError(f"output folder {path} exists and is not empty; choose another `out` or remove it")
         _begin(path, _as_text(request))
     except OSError as error:
         raise InputError(f"cannot write to output folder {path}: {error.strerror}; choose another `out`") from error
     return None
+
+
+def output_file(path: Path) -> Path:
+    """The path of a file to write; InputError if it is a folder, or in none."""
+    if path.is_dir():
+        raise InputError(f"`out` {path} is a folder; give a file")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} of `out` does not exist; make it first")
+    return path
+
+
+def is_done(path: Path, request: dict) -> bool:
+    """Whether a folder of this machine holds the finished run of a request; nothing is made or locked.
+
+    Raises:
+      InputError: the folder holds something else.
+    """
+    _check_folder(path)
+    return path.exists() and not dry.is_elsewhere() and _is_begun(path, request) and is_finished(path)
+
+
+def _check_folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output folder {path} is a file; choose another `out`")
+
+
+def _is_begun(path: Path, request: dict) -> bool:
+    """Whether a folder holds a run of a request, and is not empty; InputError if it holds anything else."""
+    if is_finished(path) or (path / PARTS / REQUEST).is_file():
+        _check_same(path, request)
+        return True
+    if any(entry.name != LOCK for entry in path.iterdir()):
+        raise InputError(f"output folder {path} exists and is not empty; choose another `out` or remove it")
+    return False
 
 
 @contextlib.contextmanager

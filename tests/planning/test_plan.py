@@ -10,20 +10,23 @@ import pytest
 from helpers import message
 
 from jaxdd import data, planning
+from jaxdd.data import tfds
 from jaxdd.data.augment import Augment
 from jaxdd.data.source import make_source
-from jaxdd.ground import launching
+from jaxdd.ground import dry, files, launching, progress
+from jaxdd.ground.files import write_json
 from jaxdd.ground.machines import CHIPS, machine
 from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.tracing import struct
-from jaxdd.methods import Recipe
+from jaxdd.methods import RECIPES, Recipe
 from jaxdd.planning import plan as plans
 from jaxdd.planning.clock import drawn, reading_seconds, timed
 from jaxdd.stages.images import Crops, Nearest, Recover, crops
 from jaxdd.stages.summarize import Barycenter, NoAtoms, Random
 from jaxdd.students.protocol import HARD
+from jaxdd.students.rows import row
 from jaxdd.students.train import TrainSettings
-from jaxdd.workspace import Comparison, TeacherConfig, compare, open_workspace
+from jaxdd.workspace import Comparison, TeacherConfig, compare, grid_file, grid_runner, open_workspace
 from jaxdd.workspace.distillation import make
 
 TRAIN = TrainSettings(epochs=2, batch_size=20, optimizer="sgd", learning_rate=0.1, augment=Augment("none", flip=False))
@@ -73,9 +76,12 @@ def test_a_plan_of_a_distillation_says_what_the_run_then_does(workspace, launche
     assert (recover.units, recover.steps) == (3 * 2, 7)
     chunks = [count for title, count in launched if title.startswith("recover")]
     assert recover.chunks == len(chunks) and recover.launches == sum(chunks)
-    # Now there is a teacher, so nothing is trained; random real images need no features either.
-    assert list(by_title(planning.distillation(workspace, RECIPE, 2))) == ["encode: features", "summarize", "recover"]
+    # Now there is a teacher, so nothing is trained, and its features are kept; there they are not.
+    assert list(by_title(planning.distillation(workspace, RECIPE, 2))) == ["summarize", "recover"]
     assert planning.distillation(workspace, Recipe(Random(), Nearest()), 2) == []
+    with dry.run(2**34):
+        elsewhere = planning.distillation(workspace, Recipe(Random(), Nearest()), 2)
+    assert list(by_title(elsewhere)) == ["encode: features"]
 
 
 def test_the_time_of_reading_is_that_of_all_images():
@@ -93,7 +99,8 @@ def test_the_time_of_reading_is_that_of_all_images():
     work = product(16, reading_seconds=1000.0)
     for plan in (planning.made([work], None, 5.0), planning.made([work], machine("v5e"), 5.0)):
         assert plan.rows[0].decides == "reading images" and 1005 < plan.seconds < 1005 + plans._COMPILE + 1
-        assert "5 s of it to open the data" in planning.text(plan) and "a lower `steps`" in planning.text(plan)
+        text = planning.text(plan)
+        assert "5 s of it to start and to open the data" in text and "a lower `steps`" in text
 
 
 @pytest.mark.slow
@@ -102,7 +109,7 @@ def test_a_plan_of_a_comparison_says_what_the_students_then_do(workspace, launch
     setting = Comparison(workspace, {"hard": short}, ("convnet3",), seeds=2, full=0)
     dataset = make("mine", RECIPE, 2, 0, workspace)[0]
     launched.clear()
-    planned = by_title(planning.comparison(setting, 1, 2))["convnet3, hard"]
+    planned = by_title(planning.comparison(setting, lambda *_: 1, 2))["convnet3, hard"]
     compare({"mine": lambda seed: dataset}, setting, lambda rows: None)
     assert planned.chunks == len(launched) == 2 and planned.launches == sum(count for _, count in launched)
     assert planned.steps == short.train.steps(6)
@@ -150,11 +157,15 @@ def test_another_machine_is_planned_for_by_its_figures():
     assert eight.seconds == pytest.approx(computing / 8 + plans._COMPILE + plans._LAUNCH)
     assert "v5e-8" in planning.text(planning.made([work], machine("v5e-8")))
     assert planning.made([work._replace(busy=0.4)], machine("v5e")).rows[0].seconds < one.seconds - 0.4 * computing
-    # The batches of a training are divided among the chips of a host.
-    training = product(1024, 64, units=6, fused=False)
-    assert planning.made([training], machine("v5e-8")).rows[0].seconds == pytest.approx(
-        computing / 3 + plans._COMPILE + plans._LAUNCH
-    )
+    # The batches of a training are divided among the chips of a host, and are never cut.
+    training = product(1024, 64, units=12, fused=False)
+    for name, chips in (("v5e-8", 6), ("v5e-16", 4)):
+        assert planning.made([training], machine(name)).rows[0].seconds == pytest.approx(
+            computing / chips + plans._COMPILE + plans._LAUNCH
+        )
+    # A program that was compiled for a stage before is not compiled again.
+    first, again = planning.made([work, work._replace(title="again")], machine("v5e")).rows
+    assert again.seconds == pytest.approx(first.seconds - plans._COMPILE)
 
 
 def test_chunks_for_another_machine_fit_in_its_memory():
@@ -166,12 +177,23 @@ def test_chunks_for_another_machine_fit_in_its_memory():
     assert row.decides == "does not fit"
 
 
+def test_what_cannot_be_cut_does_not_fit():
+    n = 2**14  # 1 GiB for a unit, and 4 GiB while it is computed
+    for changes in ({"fused": False}, {"least": 8}):
+        (row,) = planning.made([product(n, units=8, most=8, chunks=8, **changes)], machine("v5e")).rows
+        assert row.decides == "does not fit" and row.chunks == 1
+        (row,) = planning.made([product(n, units=8, most=8, chunks=8, **changes)], machine("v5e-8")).rows
+        assert row.decides != "does not fit" if "fused" in changes else row.decides == "does not fit"
+
+
 @pytest.mark.parametrize("name", ["", "v5", "v5e-0", "v5e-x", "v5e--8", "V5E", "v5e-8-8", "cpu", "v5e-100000000"])
 def test_machines_that_are_none_are_refused_with_those_that_are(name):
     assert f"{name!r}" in message(lambda: machine(name)) and "v5p" in message(lambda: machine(name))
 
 
-@pytest.mark.parametrize(("name", "chips", "hosts"), [("v5e-8", 8, 2), ("v6e", 1, 1), ("h100-16", 16, 2), ("t4", 1, 1)])
+@pytest.mark.parametrize(
+    ("name", "chips", "hosts"), [("v5e-8", 8, 1), ("v5e-16", 16, 4), ("v6e", 1, 1), ("h100-16", 16, 2), ("t4", 1, 1)]
+)
 def test_machines_by_name(name, chips, hosts):
     found = machine(name)
     assert (found.chips, found.hosts) == (chips, hosts) and found.name in (name, f"{name}-1")
@@ -191,8 +213,8 @@ def test_made_up_arguments_are_finite_in_a_deep_network():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("distill", ["--dataset", "digits", "--width", "8"]), ("train", ["--width", "8"]), ("report", ["runs/x"]),
-     ("demo", ["--steps", "5"])])  # fmt: skip
+    [("distill", ["--dataset", "digits", "--width", "8"]), ("train", ["--width", "8"]), ("demo", ["--steps", "5"])],
+)
 def test_programs_plan_and_do_nothing(program, tmp_path, monkeypatch, name, arguments):
     monkeypatch.chdir(tmp_path)
     status, out, err = program(name, *arguments, "--on", "v5e-8")
@@ -201,3 +223,87 @@ def test_programs_plan_and_do_nothing(program, tmp_path, monkeypatch, name, argu
     assert not list(tmp_path.rglob("*.json"))
     status, out, err = program(name, *arguments, "--on", "v5e-8x")
     assert status == 2 and "unknown machine 'v5e-8x'" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "distill --ipc 0", "distill --ipc 1000", "distill --imager.steps 0", "distill --method ddoq --imager recover",
+        "distill --dataset nowhere", "distill --out taken", "train --what nonsense", "train --model nonsense",
+        "demo --methods", "demo --seeds 0", "demo --steps 0", "report", "report taken", "evaluate", "evaluate taken",
+        "tables ddoq-main --grid digits --only nonsense", "tables ddoq-main --grid digits --seeds 0",
+        "tables ddoq-main --grid digits --ipc", "tables ddoq-main --grid digits --protocols",
+        "tables ddoq-main --grid digits --ipc 1 10 --epochs 5", "tables scores --dataset digits --full 0",
+        "tables ot --counts 1000", "tables nonsense", "relabel taken",
+    ],
+)  # fmt: skip
+def test_plans_refuse_what_runs_refuse_with_the_same_line(program, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    name, *flags = arguments.split()
+    before = sorted(tmp_path.rglob("*"))
+    plan = program(name, *flags, "--dry-run")
+    assert sorted(tmp_path.rglob("*")) == before
+    run = program(name, *flags)
+    last = lambda result: (result[0], result[2].strip().splitlines()[-1])
+    assert last(plan) == last(run) and plan[0] == 2
+
+
+@pytest.mark.slow
+def test_what_is_finished_is_not_planned_and_nothing_is_touched(program, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--method", "medoid", "--width", "8", "--teacher-train.epochs", "1", "--ipc", "1"]
+    plan = lambda *more: program("distill", *flags, "--out", "runs/x", "--dry-run", *more)
+    assert "train the teacher" in plan()[1]
+    assert program("distill", *flags, "--out", "runs/x")[0] == 0
+    leftover = tmp_path / "runs" / f".x.999999-abcdef@{files._HOST}.part"
+    leftover.touch()
+    assert plan()[1] == "nothing to compute; this takes seconds\n"
+    status, _, err = plan("--seed", "1")
+    assert status == 2 and "holds a finished run of other settings" in err
+    # Elsewhere nothing is finished, and a teacher that computes in bfloat16 is another one.
+    out = plan("--on", "v5e")[1]
+    assert "encode" in out and "summarize" in out and "train" in out
+    assert leftover.exists()
+    # Another method finds the teacher and the features.
+    out = program("distill", *flags[2:], "--method", "wmdd", "--out", "runs/y", "--dry-run")[1]
+    assert "encode" not in out and "recover" in out and not (tmp_path / "runs" / "y").exists()
+
+
+def test_a_plan_downloads_nothing():
+    class Builder:
+        data_dir = "somewhere"
+
+        def is_prepared(self):
+            return False
+
+    with dry.run():
+        assert "a plan downloads nothing" in message(lambda: tfds._prepare(Builder(), "cifar10"))
+
+
+def test_hints_name_flags_of_the_program_or_nothing():
+    work = product(16, reading_seconds=1000.0)
+    with progress.worded(lambda line: line.replace("`steps`", "--steps")):
+        assert "for less, use a lower --steps" in planning.text(planning.made([work]))
+    with progress.worded(lambda line: line.replace("`", "")):
+        assert "for less" not in planning.text(planning.made([work]))
+
+
+def test_a_table_is_planned_for_what_is_missing(workspace, tmp_path):
+    config = grid_file.GridConfig(
+        width=8, flip=False, teacher_train=TRAIN, ipc=(1, 2), epochs=(3, 3), protocols=("hard",), seeds=2, full=2,
+        students=("convnet3",), out=tmp_path,
+    )  # fmt: skip
+    entries = tuple(grid_file.Entry(name, name, RECIPES.find(name), {}) for name in ("random", "medoid"))
+    grid = grid_file.Grid("mine", "", "", "ipc", "", "", grid_file.Sweep(), entries, (), config)
+    work = grid_runner.Work(grid, config, workspace, entries)
+    works = by_title(planning.table(work))
+    assert {f"convnet3, hard, IPC {ipc}" for ipc in (1, 2)} <= set(works) and "convnet3 on all real images" in works
+    # Two methods, and two seeds of each.
+    assert works["convnet3, hard, IPC 2"].units == 2 * 2 * 6
+    keys = grid_runner._keys(work, 2, "convnet3", next(iter(grid_runner._sizes(config)))[1]["hard"])
+    rows = [row(name, "x", 2, "convnet3", "hard", [0.5, 0.5], key=key) for name, key in keys.items()]
+    write_json(tmp_path / "rows.json", rows)
+    assert "convnet3, hard, IPC 2" not in by_title(planning.table(work)) and "convnet3, hard, IPC 1" in works

@@ -53,7 +53,8 @@ def work(context: Context, sampling: diffusion.Sampling, ipc: int) -> Work:
     size = decoding.batch_size(used, min(chunk, classes), ipc, resources)
     planned = decoding.program(model, sampling, context.classes.image_shape, size, resources.mesh)
     batches = -(-classes // chunk) * -(-chunk * ipc // size)
-    return Work("decode", "images", classes * ipc, 1, batches, 1, planned, decoding.BATCH, decoding.SHORTER, busy=0.5)
+    shorter = decoding.SHORTER if sampling.strength > 0 else ""
+    return Work("decode", "images", classes * ipc, 1, batches, 1, planned, decoding.BATCH, shorter, busy=0.5)
 
 
 def decoded(key: jax.Array, context: Context, summary: Summary, sampling: diffusion.Sampling) -> Iterator[Images]:

@@ -41,6 +41,7 @@ from jaxdd.stages.relabel.stored import (
     shard_place,
 )
 
+SHARD_BYTES = 64 * 2**20
 _SHORTER = "a lower `epochs`"
 
 
@@ -51,7 +52,7 @@ def materialise(
     teacher: Teacher,
     settings: LabelSettings = LabelSettings(),  # noqa: B008
     seed: int = 0,
-    shard_bytes: int = 64 * 2**20,
+    shard_bytes: int = SHARD_BYTES,
 ) -> Labels:
     """Store the teacher's labels on a stream; a student of the same seed then trains as it would with the teacher.
 
@@ -70,21 +71,9 @@ def materialise(
       DivergenceError: the teacher's logits are not finite. Shards that were full before remain.
     """
     folder = Path(folder)
-    fields.check(settings)
-    kind, n = record(settings, len(dataset.class_names)), len(dataset.labels)
-    steps = settings.steps(n, stream.batch_size)
-    each = min(steps, max(1, shard_bytes // (stream.batch_size * kind.itemsize)))
-    header = {
-        "settings": dataclasses.asdict(settings), "seed": seed, "batch_size": stream.batch_size, "steps": steps,
-        "num_classes": len(dataset.class_names),
-        "temperature": stream.temperature if settings.form == "topk" else None,
-        "augment": dataclasses.asdict(stream.augment), "images": fingerprint_images(dataset),
-        "teacher": fingerprint(teacher.variables), "device": jax.devices()[0].device_kind, "steps_a_shard": each,
-    }  # fmt: skip
-    begun = _begun(folder, header)
-    _check_space(folder, steps * stream.batch_size * kind.itemsize)
-    missing = {k for k in range(-(-steps // each)) if not shard_place(folder, k).is_file()}
-    batches = _answers(dataset, stream, teacher, settings, seed, [t for t in range(steps) if t // each in missing])
+    kind, header, begun, wanted = _task(folder, dataset, stream, teacher, settings, seed, shard_bytes)
+    steps, each = header["steps"], header["steps_a_shard"]
+    batches = _answers(dataset, stream, teacher, settings, seed, wanted)
     pending: list[dict] = []
     for t, answer in batches:
         pending.append(answer)
@@ -101,6 +90,44 @@ def materialise(
                 np.save(file, records, allow_pickle=False)
             pending = []
     return open_labels(folder)
+
+
+def steps_left(
+    folder: Path, dataset: DistilledDataset, stream: Stream, teacher: Teacher, settings: LabelSettings, seed: int = 0
+) -> int:
+    """The number of steps that `materialise` with these arguments would label.
+
+    Raises:
+      InputError: `materialise` would refuse them.
+    """
+    return len(_task(folder, dataset, stream, teacher, settings, seed, SHARD_BYTES)[3])
+
+
+def _task(
+    folder: Path,
+    dataset: DistilledDataset,
+    stream: Stream,
+    teacher: Teacher,
+    settings: LabelSettings,
+    seed: int,
+    shard_bytes: int,
+) -> tuple[np.dtype, dict, bool, list[int]]:
+    """The form of a label, everything that determines the labels, whether they are begun, and the steps to label."""
+    fields.check(settings)
+    kind, n = record(settings, len(dataset.class_names)), len(dataset.labels)
+    steps = settings.steps(n, stream.batch_size)
+    each = min(steps, max(1, shard_bytes // (stream.batch_size * kind.itemsize)))
+    header = {
+        "settings": dataclasses.asdict(settings), "seed": seed, "batch_size": stream.batch_size, "steps": steps,
+        "num_classes": len(dataset.class_names),
+        "temperature": stream.temperature if settings.form == "topk" else None,
+        "augment": dataclasses.asdict(stream.augment), "images": fingerprint_images(dataset),
+        "teacher": fingerprint(teacher.variables), "device": jax.devices()[0].device_kind, "steps_a_shard": each,
+    }  # fmt: skip
+    begun = _begun(folder, header)
+    _check_space(folder, steps * stream.batch_size * kind.itemsize)
+    missing = {k for k in range(-(-steps // each)) if not shard_place(folder, k).is_file()}
+    return kind, header, begun, [t for t in range(steps) if t // each in missing]
 
 
 def _answers(
@@ -193,7 +220,7 @@ def work(teacher: Teacher, stream: Stream, settings: LabelSettings, image_shape:
     local = parallel.mesh(jax.local_devices())
     planned = program(teacher, stream, settings, image_shape, local)
     size, launches = stream.batch_size, -(-steps // local.devices.size)
-    return Work("relabel", "images", size * steps, 1, launches, 1, planned, size, _SHORTER)
+    return Work("relabel", "images", size * steps, 1, launches, 1, planned, size, _SHORTER, least=size)
 
 
 @lru_cache(maxsize=8)

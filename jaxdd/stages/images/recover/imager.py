@@ -95,7 +95,7 @@ class Recover(RecoverSettings, Imager):
         parts = -(-problems // (fitted.size * placement.unit))
         launch, most = fitted.launches[0][0], -(-problems // placement.local.devices.size) * together
         return Work("recover", "images", classes * ipc, self.steps, parts, launch, fitted.program, most,
-                    chunks.SHORTER, trains=True)  # fmt: skip
+                    chunks.SHORTER, trains=True, least=placement.group * together)  # fmt: skip
 
     def _placement(self, context: Context, ipc: int) -> tuple[chunks.Placement, int]:
         """The devices and memory, and how many images of a class are optimised together."""
