@@ -62,8 +62,8 @@ def compared(config: DemoConfig, workspace: Workspace) -> Comparison:
 
 def recipes(config: DemoConfig) -> list[Recipe]:
     """Those of the methods; InputError for settings that are out of range."""
-    if not config.methods or config.seeds < 1:
-        raise InputError(f"`methods` {config.methods} and `seeds` {config.seeds}: give one or more of both")
+    if not config.methods or not config.seeds:
+        raise InputError("`seeds` is 0; use 1 or more" if config.methods else "`methods` is empty; give one or more")
     return [settings.changed(RECIPES.find(name), {"imager.steps": config.steps}, name) for name in config.methods]
 
 

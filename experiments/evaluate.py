@@ -47,8 +47,8 @@ class EvaluateConfig(ProtocolConfig):
     """The file for the rows; default: evaluation.json in the first run folder."""
 
 
-def check(config: EvaluateConfig) -> Path:
-    """The file for the rows; InputError for settings that cannot be evaluated, before anything is loaded."""
+def check(config: EvaluateConfig) -> None:
+    """Raise InputError for settings that cannot be evaluated, before anything is loaded."""
     if not config.runs:
         raise InputError("no run folder; use: python -m experiments.evaluate runs/x")
     if config.seeds < 1:
@@ -58,11 +58,13 @@ def check(config: EvaluateConfig) -> Path:
     for name in config.baselines:
         if not RECIPES.find(name).imager.is_real:
             raise InputError(f"`baselines` {name} makes new pixels; distil it first, and give its run folder")
-    return runs.output_file(config.out or config.runs[0] / "evaluation.json")
 
 
-def opened(config: EvaluateConfig, datasets: dict[str, DistilledDataset]) -> Comparison:
-    """The comparison of these datasets that a config asks for."""
+def opened(config: EvaluateConfig) -> tuple[Comparison, dict[str, DistilledDataset], Path]:
+    """The comparison that a config asks for, the datasets, and the file for the rows."""
+    check(config)
+    datasets = comparison.named_datasets(config.runs)
+    out = runs.output_file(config.out or config.runs[0] / "evaluation.json")
     protocols = {kind: config.protocol(kind) for kind in config.protocols}
     workspace = workspace_of(config.runs[0], config.compute)
     students = config.students or (workspace.teacher.info["model"],)
@@ -70,21 +72,18 @@ def opened(config: EvaluateConfig, datasets: dict[str, DistilledDataset]) -> Com
     stored = comparison.stored_labels(folders, datasets, protocols, workspace.real.flip) if folders else None
     setting = Comparison(workspace, protocols, students, config.seeds, config.full, stored=stored, width=config.width)
     list(map(setting.network, setting.students))  # raises for a network that does not take these images
-    return setting
+    return setting, datasets, out
 
 
 def plan(config: EvaluateConfig) -> list[Work]:
-    check(config)
-    datasets = comparison.named_datasets(config.runs)
+    setting, datasets, _ = opened(config)
     baselines = [RECIPES.find(name) for name in config.baselines if name not in datasets]
     count, ipc = len(datasets) + len(baselines), next(iter(datasets.values())).ipc
-    return planning.comparison(opened(config, datasets), lambda *_: count, ipc, baselines)
+    return planning.comparison(setting, lambda *_: count, ipc, baselines)
 
 
 def main(config: EvaluateConfig) -> None:
-    out = check(config)
-    datasets = comparison.named_datasets(config.runs)
-    setting = opened(config, datasets)
+    setting, datasets, out = opened(config)
     makers = makers_for(datasets, config.baselines, next(iter(datasets.values())).ipc, setting.workspace)
     with finished.scratch(out.with_name(f"{out.name}.parts")) as scratch:
         setting = replace(setting, scratch=scratch)

@@ -170,8 +170,9 @@ def text(plan: Plan) -> str:
         total += f", at {percent} of the peak of {plan.machine.chip.flops / 1e12:.0f} TFLOP/s a chip"
     if plan.opening_seconds > 1:
         total += f"; {duration(plan.opening_seconds)} of it to start and to open the data, as now"
-    # Less work does not compile faster.
-    longest = sorted((row for row in plan.rows if row.decides != "compilation"), key=lambda row: -row.seconds)[:3]
+    # Less work does not compile faster, and what takes little time need not be shorter.
+    cut = [row for row in plan.rows if row.decides != "compilation" and row.seconds > 0.05 * plan.seconds]
+    longest = sorted(cut, key=lambda row: -row.seconds)[:3]
     hints = [f"{row.work.title}: {hint(row.work.shorter)}" for row in longest if hint(row.work.shorter)]
     return "\n".join([*table, "", total, *dict.fromkeys(hints)])
 
