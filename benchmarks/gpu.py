@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported, which would look for a card
+# The sizes of Triton's tiles are tried on a card; without one the compiler refuses some products.
+os.environ.setdefault("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=false")
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
