@@ -1,6 +1,8 @@
 """The rules of the house, read off the source: imports point downward, names are compared in registries only."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,9 @@ def test_the_name_of_a_choice_at_a_stage_is_compared_nowhere():
                 words = {leaf.value for leaf in ast.walk(node) if isinstance(leaf, ast.Constant)}
                 words = {word for word in words if isinstance(word, str)}
                 assert not words & names, f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+
+
+def test_the_package_imports_no_more_than_it_needs():
+    code = "import sys, jaxdd; print(sorted({'ott', 'matplotlib', 'scipy.stats', 'jaxopt'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
+    assert done.stdout == "[]\n"

@@ -7,16 +7,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ott.geometry.epsilon_scheduler import Epsilon
-from ott.geometry.geometry import Geometry
-from ott.problems.linear.linear_problem import LinearProblem
-from ott.solvers.linear.acceleration import Momentum
-from ott.solvers.linear.sinkhorn import Sinkhorn
-from ott.tools.sinkhorn_divergence import sinkhorn_divergence as ott_divergence
 
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.measure import Array, Measure, as_measure, centred, check_atoms, power_of_two, real_points
 from jaxdd.ground.settings import Bounds, bounded, check
+from jaxdd.ot.solvers import solvers
 
 
 @dataclass(frozen=True)
@@ -201,19 +196,20 @@ def transport(cost: Array, a: Array, b: Array, settings: SinkhornSettings) -> Tr
     check(settings)
     mean = mean_cost(cost, a, b)
     mean = jnp.where(mean > 0, mean, 1.0)
-    annealing = Epsilon(settings.epsilon, init=settings.start / settings.epsilon, decay=settings.decay)
-    solver = Sinkhorn(
+    ott = solvers()
+    annealing = ott.Epsilon(settings.epsilon, init=settings.start / settings.epsilon, decay=settings.decay)
+    solver = ott.Sinkhorn(
         threshold=settings.threshold,
         min_iterations=_annealing_iterations(settings),
         max_iterations=settings.max_iterations,
-        momentum=Momentum(value=settings.relaxation),  # type: ignore[call-arg]  # a dataclass, which mypy does not see
+        momentum=ott.Momentum(value=settings.relaxation),
     )
-    geometry = Geometry(cost_matrix=cost / mean, epsilon=annealing)  # type: ignore[arg-type]  # OTT takes NumPy, too
+    geometry = ott.Geometry(cost_matrix=cost / mean, epsilon=annealing)
     with jax.numpy_dtype_promotion("standard"):  # which OTT-JAX relies on
-        out = solver(LinearProblem(geometry, a=a, b=b))  # type: ignore[arg-type]
+        out = solver(ott.LinearProblem(geometry, a=a, b=b))
         matrix = out.matrix
     plan, potential = rounded(matrix, a, b), jnp.where(b > 0, out.g * mean, 0.0)
-    return Transport(plan, potential, out.converged)  # type: ignore[arg-type]  # OTT declares bool | None
+    return Transport(plan, potential, out.converged)
 
 
 def rounded(plan: jax.Array, a: Array, b: Array) -> jax.Array:
@@ -309,18 +305,19 @@ def sinkhorn_divergence(mu: Measure, nu: Measure, *, epsilon: float = 0.05) -> j
     # Without annealing, thousands of iterations at a small epsilon end far from the optimum.
     least = _LEAST if isinstance(epsilon, jax.core.Tracer) else float(epsilon)
     annealed = _annealing_iterations(SinkhornSettings(epsilon=min(least, 1.0), decay=_DECAY))
+    ott = solvers()
     with jax.numpy_dtype_promotion("standard"):  # which OTT-JAX relies on
-        divergence, _ = ott_divergence(
-            Geometry,
+        divergence, _ = ott.sinkhorn_divergence(
+            ott.Geometry,
             cost_matrix=tuple(cost / mean for cost in costs),
             a=_positive(mu.weights),
             b=_positive(nu.weights),
-            epsilon=Epsilon(epsilon, init=jnp.maximum(1.0, 1.0 / epsilon), decay=_DECAY),  # type: ignore[arg-type]
+            epsilon=ott.Epsilon(epsilon, init=jnp.maximum(1.0, 1.0 / epsilon), decay=_DECAY),
             solve_kwargs={
                 "threshold": 1e-5,
                 "min_iterations": annealed,
                 "max_iterations": 2000,
-                "momentum": Momentum(value=SinkhornSettings.relaxation),  # type: ignore[call-arg]  # a dataclass
+                "momentum": ott.Momentum(value=SinkhornSettings.relaxation),
             },
         )
     return _held(divergence * mean * unit * unit, "sinkhorn_divergence")

@@ -6,13 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ott.geometry.costs import SqEuclidean
-from ott.geometry.geometry import Geometry
-from ott.problems.linear.barycenter_problem import FreeBarycenterProblem
-from ott.problems.linear.linear_problem import LinearProblem
-from ott.solvers.linear.acceleration import Momentum
-from ott.solvers.linear.continuous_barycenter import FreeBarycenterState
-from ott.solvers.linear.sinkhorn import Sinkhorn
 
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.keys import as_key
@@ -31,6 +24,7 @@ from jaxdd.ot.distance import (
 )
 from jaxdd.ot.quantization import quantize, raised, settled
 from jaxdd.ot.seeding import seeds
+from jaxdd.ot.solvers import solvers
 from jaxdd.ot.summary import Closing, Summary, check_size, slack
 
 INITS = ("k-means++", "normal")
@@ -179,15 +173,6 @@ def _widest(mu: Measure) -> jax.Array:
     return jnp.where(values[-1] > 0, 2 * values[-1], 1.0)
 
 
-@jax.tree_util.register_pytree_node_class
-class _Products(SqEuclidean):
-    """OTT's squared distance, whose barycenters of many atoms are one product of matrices and never NaN."""
-
-    def barycenter(self, weights: jax.Array, xs: jax.Array) -> tuple[jax.Array, None]:
-        mass = weights.sum()
-        return jnp.matmul(weights, xs, precision="highest") / jnp.where(mass > 0, mass, 1.0), None
-
-
 class _State(NamedTuple):
     atoms: Measure
     potentials: tuple[jax.Array, jax.Array]  # of the atoms and of the points, minus infinity without weight
@@ -205,10 +190,11 @@ class _Search(NamedTuple):
 def _anneal(mu: Measure, start: Measure, learned: bool, settings: EntropicSettings) -> _Search:
     """The rounds of `entropic_barycenter` on standardised mu."""
     x, a = mu
-    momentum = Momentum(value=settings.relaxation)  # type: ignore[call-arg]  # OTT's dataclasses
-    solver = Sinkhorn(threshold=settings.threshold, max_iterations=settings.max_iterations, momentum=momentum)
+    ott = solvers()
+    momentum = ott.Momentum(value=settings.relaxation)
+    solver = ott.Sinkhorn(threshold=settings.threshold, max_iterations=settings.max_iterations, momentum=momentum)
     epsilons = np.repeat(np.geomspace(settings.epsilon, settings.start, settings.stages)[::-1], settings.rounds)
-    problem = FreeBarycenterProblem(jnp.asarray(x)[None], jnp.asarray(a)[None], cost_fn=_Products())
+    problem = ott.FreeBarycenterProblem(jnp.asarray(x)[None], jnp.asarray(a)[None], cost_fn=ott.products)
     unread = jnp.zeros(1, jnp.result_type(float))
 
     def advance(state, inputs):
@@ -216,17 +202,17 @@ def _anneal(mu: Measure, start: Measure, learned: bool, settings: EntropicSettin
         atoms, potentials = state.atoms, state.potentials
         cost = expanded(x, atoms.points)
         # A matrix for Sinkhorn: the problem's own cloud of points would round products on an accelerator.
-        geometry = Geometry(cost_matrix=cost.T, epsilon=epsilon)
+        geometry = ott.Geometry(cost_matrix=cost.T, epsilon=epsilon)
 
         def solve(weights, potentials):
-            return solver(LinearProblem(geometry, a=weights, b=a), init=potentials)
+            return solver(ott.LinearProblem(geometry, a=weights, b=a), init=potentials)
 
         if learned and settings.weight_steps:
             weights, potentials = _mirror_steps(solve, atoms.weights, potentials, rate, settings.weight_steps)
             atoms = atoms._replace(weights=weights)
         # One round of OTT's FreeWassersteinBarycenter. Its own loop has uniform weights only, full steps, and
         # potentials that start from zero, and keeps neither the costs without entropy nor the best atoms.
-        step = FreeBarycenterState(atoms.points, atoms.weights, unread, unread)
+        step = ott.FreeBarycenterState(atoms.points, atoms.weights, unread, unread)
         step = step.update(0, problem, lambda _: solve(atoms.weights, potentials), store_errors=False)
         out = jax.tree.map(lambda leaf: leaf[0], step.linear_outputs)
         plan = rounded(out.matrix.T, a, atoms.weights)

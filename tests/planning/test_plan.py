@@ -213,7 +213,7 @@ def test_made_up_arguments_are_finite_in_a_deep_network():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("distill", ["--dataset", "digits", "--width", "8"]), ("train", ["--width", "8"]), ("demo", ["--steps", "5"])],
+    [("distill", ["--dataset", "digits", "--width", "8"]), ("train", ["--width", "8"])],
 )
 def test_programs_plan_and_do_nothing(program, tmp_path, monkeypatch, name, arguments):
     monkeypatch.chdir(tmp_path)
