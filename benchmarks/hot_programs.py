@@ -118,7 +118,7 @@ def encoded(apply: Any, variables: Any, size: int, batch: int, local: Mesh, memo
 def summarized(name: str, d: int, m: int, held: bool, local: Mesh, memory_bytes: int) -> Built:
     """As many classes at a time as the stage takes."""
     chosen, chips = SUMMARIZERS.find(name)(), local.devices.size
-    size = solver.chunk_size((POINTS, d, m), CLASSES, memory_bytes * chips, local, True)
+    size = solver.chunk_size((POINTS, d, m), CLASSES, memory_bytes * chips, local, chosen.copies)
     return Built(solver.program(chosen, (POINTS, d, m), size, held, local), size // chips)
 
 

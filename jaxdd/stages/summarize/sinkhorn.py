@@ -22,6 +22,7 @@ class Sinkhorn(ot.EntropicSettings, Solver):
     """
 
     prescribes_weights: ClassVar[bool] = True
+    copies: ClassVar[int] = 3
 
     def check(self, problem: Problem) -> None:
         """See `Summarizer.check`."""

@@ -28,6 +28,9 @@ class Solver(Summarizer):
 
     prescribes_weights: ClassVar[bool] = False
     """Whether `solve` accepts prescribed weights of the atoms."""
+    copies: ClassVar[int] = 2
+    """How many copies of the points an accelerator holds for `solve`, beside those of its working arrays. TPUs keep the
+    bfloat16 parts of which their exact products consist."""
 
     def solve(self, key: jax.Array, mu: Measure, m: int, weights: jax.Array | None) -> ot.Summary:
         """The atoms of one class.
@@ -47,7 +50,7 @@ class Solver(Summarizer):
         devices, classes = local.devices.size, len(context.labels)
         shape = max(int(counts.max()), ipc), context.classes.encoded.features.shape[1], ipc
         memory_bytes = context.resources.bytes_per_device * devices
-        size = chunk_size(shape, classes, memory_bytes, local, not parallel.is_cpu(local))
+        size = chunk_size(shape, classes, memory_bytes, local, 0 if parallel.is_cpu(local) else self.copies)
         planned = program(self, shape, size, self.prescribes_weights and self.weights == "uniform", local)
         chunks = -(-classes // size)
         return Work("summarize", "classes", classes, 1, chunks, 1, planned, classes, _SHORTER, busy=0.05)
@@ -108,7 +111,8 @@ def solve_classes(
     padded = max(clouds.padded, m)
     # On CPU, classes in lockstep gain nothing: each would wait for the slowest.
     lockstep = not parallel.is_cpu(local)
-    size = chunk_size((padded, clouds.points.shape[1], m), count, resources.memory_bytes, local, lockstep)
+    shape = padded, clouds.points.shape[1], m
+    size = chunk_size(shape, count, resources.memory_bytes, local, solver.copies if lockstep else 0)
     solve = _compiled(solver, m, local, lockstep)
     parts = []
     for places in progress(parallel.chunks(count, size), Bar("summarize", _SHORTER)):
@@ -135,11 +139,12 @@ def program(solver: Solver, shape: tuple[int, int, int], size: int, held: bool, 
     return Program(_compiled(solver, m, local, not parallel.is_cpu(local)), inputs)
 
 
-def chunk_size(shape: tuple[int, int, int], classes: int, memory_bytes: int, local: Mesh, lockstep: bool) -> int:
+def chunk_size(shape: tuple[int, int, int], classes: int, memory_bytes: int, local: Mesh, copies: int) -> int:
     """How many classes to solve in one call: a multiple of the number of devices, even if memory is short.
 
     Args:
       shape: (points, dimensions, atoms) of a class.
+      copies: see `Solver.copies`; 0 if the classes are solved one after the other.
     """
     rows, d, m = shape
     devices = local.devices.size
@@ -147,9 +152,8 @@ def chunk_size(shape: tuple[int, int, int], classes: int, memory_bytes: int, loc
     share = memory_bytes // devices
     per_device = -(-classes // devices)
     # Memory holds the data of two chunks, and the work arrays of all classes in lockstep or else of one class.
-    if lockstep:
-        # TPUs keep the points in bfloat16 parts too, of which their exact products consist.
-        work += 8 * rows * d
+    if copies:
+        work += 4 * copies * rows * d
         fits = share // (2 * data + work)
         if per_device <= share // (data + work):
             return per_device * devices  # there is no second chunk

@@ -156,12 +156,12 @@ def test_chunks_in_lockstep_hold_the_work_of_all_their_classes():
     chunk = partial(solving.chunk_size, (1000, 64, 10), 100, local=two)
     data, work = 4 * 1000 * 65, 4 * 1000 * 208
     held = work + 4 * 1000 * 128
-    assert chunk(2 * 5 * (2 * data + held), lockstep=True) == 2 * 5
+    assert chunk(2 * 5 * (2 * data + held), copies=2) == 2 * 5
     # All classes at once need no room for a second chunk.
-    assert chunk(2 * 50 * (data + held), lockstep=True) == 2 * 50 > chunk(2 * 50 * (data + held) - 2, lockstep=True)
-    assert chunk(2 * (10 * data + work), lockstep=False) == 2 * 5
-    assert chunk(1, lockstep=True) == chunk(1, lockstep=False) == 2
-    assert chunk(2**40, lockstep=True) == 2 * 50
+    assert chunk(2 * 50 * (data + held), copies=2) == 2 * 50 > chunk(2 * 50 * (data + held) - 2, copies=2)
+    assert chunk(2 * (10 * data + work), copies=0) == 2 * 5
+    assert chunk(1, copies=2) == chunk(1, copies=0) == 2
+    assert chunk(2**40, copies=2) == 2 * 50
 
 
 @pytest.mark.slow
