@@ -87,6 +87,20 @@ def compiled_bytes(compiled: jax.stages.Compiled) -> int:
     return analysis.argument_size_in_bytes + analysis.output_size_in_bytes - shared + analysis.temp_size_in_bytes
 
 
+ENDLESS = 2**62
+"""More bytes than there are."""
+
+
+def needed_bytes(lowered: jax.stages.Lowered) -> int:
+    """`compiled_bytes` of a program; `ENDLESS` if the compiler refuses it, as it needs more memory than there is."""
+    try:
+        return compiled_bytes(lowered.compile())
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return ENDLESS
+
+
 def budget(local_devices: Sequence[jax.Device], host_bytes: int) -> int:
     """The bytes that each of these devices may use.
 

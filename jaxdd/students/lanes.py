@@ -7,7 +7,7 @@ not depend on the other lanes, up to rounding.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import islice, repeat
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from jaxdd.ground import launching, parallel
 from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.launching import Curve
 from jaxdd.ground.measure import Array
-from jaxdd.ground.memory import budget, compiled_bytes
+from jaxdd.ground.memory import ENDLESS, budget, needed_bytes
 from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.progress import Bar
 from jaxdd.ground.tracing import shapes_of, struct
@@ -165,18 +165,23 @@ def _lanes_a_device(feed: "_Feed", context: Any, limits: Limits) -> int:
     memory_bytes = limits.memory_bytes
     if memory_bytes is None and not cpu:
         memory_bytes = budget(list(local.devices.flat), limits.resident_bytes)
-    most = limits.together or (1 if cpu else 16)
+
+    def need(size: int) -> int:
+        state, batches, inputs = feed.begin(np.arange(size * devices) % count, size)
+        program = feed.programs(size).launch
+        return needed_bytes(program.lower(state, context, next(batches), *inputs, count=feed.launches[0]))
+
+    return _fitting(count, devices, limits.together or (1 if cpu else 16), memory_bytes, need)
+
+
+def _fitting(count: int, devices: int, most: int, memory_bytes: int | None, need: Callable[[int], int]) -> int:
+    """At most ``most`` of ``count`` lanes a device, whose program fits into the memory."""
     while True:
         # Make all chunks about equally large: a chunk with padding takes as long as a full one.
         size = -(-count // (devices * -(-count // (devices * most))))
-        if size == 1 or memory_bytes is None:
+        if size == 1 or memory_bytes is None or (needed := need(size)) <= memory_bytes:
             return size
-        state, batches, inputs = feed.begin(np.arange(size * devices) % count, size)
-        lowered = feed.programs(size).launch.lower(state, context, next(batches), *inputs, count=feed.launches[0])
-        need = compiled_bytes(lowered.compile())
-        if need <= memory_bytes:
-            return size
-        most = max(1, min(size - 1, size * memory_bytes // need))
+        most = size // 2 if needed == ENDLESS else max(1, min(size - 1, size * memory_bytes // needed))
 
 
 class _Feed:
@@ -335,11 +340,12 @@ def work(trainer: Trainer, form: Form, lanes: Lanes, context: Any, limits: Limit
     """The work of `run` on a pool of that form, if the pool fits on the devices."""
     local = limits.local or parallel.mesh(jax.local_devices()[: len(lanes.seeds)])
     cpu, devices, count = parallel.is_cpu(local), local.devices.size, len(lanes.seeds)
-    most = limits.together or (1 if cpu else 16)
-    size = -(-count // (devices * -(-count // (devices * most))))
     launch = parallel.launches(lanes.steps, limits.launch or (1 if cpu else 20))[0]
-    chunk = lanes._replace(seeds=[0] * (size * devices))
-    planned, chunks = program(trainer, form, chunk, launch, context, local), -(-count // (size * devices))
+    some = lambda size: lanes._replace(seeds=[0] * (size * devices))
+    need = lambda size: needed_bytes(program(trainer, form, some(size), launch, context, local).lower())
+    memory_bytes = None if cpu else budget(list(local.devices.flat), limits.resident_bytes)
+    size = _fitting(count, devices, limits.together or (1 if cpu else 16), memory_bytes, need)
+    planned, chunks = program(trainer, form, some(size), launch, context, local), -(-count // (size * devices))
     batch = lanes.batch_size
     return Work(limits.title, "images", count * batch, lanes.steps, chunks, launch, planned, 16 * batch, limits.shorter,
                 trains=True, least=batch)  # fmt: skip

@@ -20,7 +20,7 @@ from lane_helpers import LINEAR, SHAPE, UNIT, A, B, close, dataset, lane, linear
 from jaxdd import nn
 from jaxdd.data import permutations
 from jaxdd.data.augment import Augment
-from jaxdd.ground import parallel
+from jaxdd.ground import memory, parallel
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.nn.convnet import ConvNet
 from jaxdd.stages.relabel.labelling import HardLabels
@@ -244,3 +244,28 @@ def test_students_on_two_devices_are_those_one_by_one_and_the_devices_say_nothin
     assert "convolution" in done.stdout and "while" in done.stdout
     for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
         assert word not in done.stdout
+
+
+class Refused:
+    """A program that a compiler for an accelerator refuses."""
+
+    def compile(self):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required ...")
+
+
+class Broken:
+    def compile(self):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "size", "asked"), [(100, 2, [9, 4, 2]), (5, 1, [9, 4, 2]), (None, 9, []), (1000, 2, [9, 4, 2])]
+)
+def test_lanes_are_halved_until_the_compiler_takes_them(memory_bytes, size, asked):
+    """Of 18 lanes, 16 at a time at the most; more than three are refused, and each of three takes ten bytes."""
+    assert memory.needed_bytes(Refused()) == memory.ENDLESS
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        memory.needed_bytes(Broken())
+    tried = []
+    need = lambda size: tried.append(size) or (memory.ENDLESS if size > 3 else 10 * size)
+    assert lanes._fitting(18, 1, 16, memory_bytes, need) == size and tried == asked

@@ -15,7 +15,7 @@ from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.launching import Curve
 from jaxdd.ground.measure import Array
-from jaxdd.ground.memory import KEPT, compiled_bytes, values
+from jaxdd.ground.memory import ENDLESS, KEPT, needed_bytes, values
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.programs import Program
 from jaxdd.ground.progress import Bar
@@ -196,11 +196,11 @@ def fitted(
         cost = placement.group * image_shape[0] * bytes_per_image(wrap(apply), variables, image_shape[1:])
         shapes = partial(_shapes, solver, settings, goal, image_shape, placement)
         program = partial(solver.program, same, count=largest[0], coarse=largest[1])
-        need = lambda size, program=program, shapes=shapes: _need(program(*shapes(size)).lower())
+        need = lambda size, program=program, shapes=shapes: needed_bytes(program(*shapes(size)).lower())
         size, needed = _largest_fit(need, placement.memory_bytes, cost, most)
         if size:
             return Fitted(solver, size, launches, program(*shapes(size)))
-    text = "too much memory" if needed == _ENDLESS else f"{needed / 2**20:.0f} MiB"
+    text = "too much memory" if needed == ENDLESS else f"{needed / 2**20:.0f} MiB"
     raise InputError(
         f"recovering {placement.group} classes of {image_shape[0]} images {list(image_shape[1:])} takes {text}, but a "
         f"device may take {placement.memory_bytes / 2**20:.0f} MiB; raise `memory_gib` on a CPU, lower `ipc` or "
@@ -311,21 +311,7 @@ def _largest_fit(need: Callable[[int], int], memory_bytes: int, cost: int, most:
         elif fitting[0] or size == 1:
             return fitting if fitting[0] else (0, needed)
         else:
-            size = size // 2 if needed == _ENDLESS else max(1, min(size - 1, size * memory_bytes // needed))
-
-
-# Stands for an unknown number of bytes, larger than the memory of any device.
-_ENDLESS = 2**62
-
-
-def _need(lowered: jax.stages.Lowered) -> int:
-    """The bytes that a program needs; `_ENDLESS` if the compiler reports that the memory is exhausted."""
-    try:
-        return compiled_bytes(lowered.compile())
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return _ENDLESS
+            size = size // 2 if needed == ENDLESS else max(1, min(size - 1, size * memory_bytes // needed))
 
 
 def bytes_per_image(apply: Apply, variables: Variables, image_shape: tuple[int, ...]) -> int:
