@@ -105,12 +105,17 @@ def _check(grid: Grid, config: GridConfig, names: list[str]) -> None:
                              f"{BASELINE} and `full` 1; add what is missing")  # fmt: skip
 
 
+def _known(place: Path) -> dict[str, dict]:
+    """The rows in a file by their keys; none if there is no file."""
+    return {str(one.get("key")): one for one in read(place)} if place.exists() else {}
+
+
 class _Rows:
     """The rows of a table in its order, and all rows that were measured in its folder, by key."""
 
     def __init__(self, place: Path, keep: Callable[[list[dict]], None]):
         self.place, self.keep = place, keep
-        self.known = {str(one.get("key")): one for one in read(place)} if place.exists() else {}
+        self.known = _known(place)
         self.order: list[tuple[str, str, str]] = []  # method, protocol, key
 
     def add(self, row: dict) -> None:
@@ -171,8 +176,7 @@ def left(work: Work, is_new: bool) -> list[Left]:
       is_new: whether there is no teacher yet, so that nothing can have been done.
     """
     config, sizes = work.config, []
-    place = config.out / "rows.json"
-    known = {str(one.get("key")): one for one in read(place)} if place.exists() and not is_new else {}
+    known = {} if is_new else _known(config.out / "rows.json")
     for ipc, protocols in _sizes(config):
         missing = {}
         for student in config.students:
@@ -196,10 +200,10 @@ def left(work: Work, is_new: bool) -> list[Left]:
 
 def full_left(work: Work, is_new: bool) -> tuple[str, ...]:
     """The students whose row of all real images is missing; ``is_new`` as for `left`."""
-    config, place = work.config, work.config.out / "rows.json"
-    if not config.full or is_new or not place.exists():
+    config = work.config
+    if not config.full or is_new:
         return config.students if config.full else ()
-    known = {str(one.get("key")): one for one in read(place)}
+    known = _known(config.out / "rows.json")
     count = lambda student: len(known.get(_full_key(work, student), {"accuracies": []})["accuracies"])
     return tuple(student for student in config.students if count(student) < config.full)
 

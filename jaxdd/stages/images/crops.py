@@ -152,7 +152,7 @@ def work(context: Context, settings: Crops, ipc: int) -> Work:
     teacher = context.teacher
     if nn.foldable(teacher.apply, teacher.variables, image_shape):
         teacher = teacher._replace(variables=shapes_of(nn.fold, teacher.variables))
-    size = _batch_size(teacher, image_shape, boxes, max(settings.pool, wanted), resources)
+    size = _batch_size(_crop_bytes(teacher, image_shape), boxes, max(settings.pool, wanted), resources)
     batch = struct(size, *image_shape), *[struct(size, boxes, 2)] * 2
     at = lambda tree, spec: parallel.shapes(tree, NamedSharding(local, spec))
     variables, label = at((teacher.variables, struct(dtype=np.int32)), parallel.SAME)
@@ -177,13 +177,15 @@ def _boxes_each(settings: Crops, wanted: int, images: Any) -> Any:
     return np.maximum(settings.crops, -(-wanted // images))
 
 
-def _batch_size(
-    teacher: Teacher, image_shape: tuple[int, int, int], boxes_each: int, most: int, resources: Resources
-) -> int:
-    """The images whose crops are scored at a time, on all devices."""
-    local, devices = resources.mesh, resources.mesh.devices.size
+def _crop_bytes(teacher: Teacher, image_shape: tuple[int, int, int]) -> int:
+    """The memory in which a crop is scored."""
     logits = lambda variables, image: teacher.apply(variables, image).logits
-    bytes_each = forward_bytes(logits, teacher.variables, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    return forward_bytes(logits, teacher.variables, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+
+
+def _batch_size(bytes_each: int, boxes_each: int, most: int, resources: Resources) -> int:
+    """The images whose crops, of so many bytes each, are scored at a time, on all devices."""
+    local, devices = resources.mesh, resources.mesh.devices.size
     fits = 20 if parallel.is_cpu(local) else resources.bytes_per_device // bytes_each
     return max(1, min(fits // boxes_each, -(-most // devices))) * devices
 
@@ -195,10 +197,11 @@ def _scores(
     local = resources.mesh
     variables = nn.folded(teacher.apply, teacher.variables, image_shape)
     replicated = parallel.put(variables, local, parallel.SAME)
-    score, folded = _scorer(teacher.apply, shape, local), teacher._replace(variables=variables)
+    score = _scorer(teacher.apply, shape, local)
+    bytes_each = _crop_bytes(teacher._replace(variables=variables), image_shape)
 
     def scores(c, images, boxes):
-        size = _batch_size(folded, image_shape, boxes[0].shape[1], most, resources)
+        size = _batch_size(bytes_each, boxes[0].shape[1], most, resources)
         parts = []
         for places in progress(parallel.chunks(len(boxes[0]), size), f"score crops of class {c}"):
             rows = np.maximum(places, 0)
