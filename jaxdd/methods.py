@@ -46,8 +46,8 @@ class Recipe:
         return self.summarizer.is_random and self.imager.is_real
 
 
-RECIPES = Registry("method", Recipe)
-"""The methods by name; `jaxdd.recipes` registers those of the library."""
+RECIPES = Registry("method", Recipe, home="jaxdd.recipes")
+"""The methods by name; `jaxdd.recipes` has those of the library."""
 
 
 class Result(NamedTuple):

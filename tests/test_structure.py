@@ -91,7 +91,36 @@ def test_the_name_of_a_choice_at_a_stage_is_compared_nowhere():
                 assert not words & names, f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
 
 
-def test_the_package_imports_no_more_than_it_needs():
-    code = "import sys, jaxdd; print(sorted({'ott', 'matplotlib', 'scipy.stats', 'jaxopt'} & sys.modules.keys()))"
+def printed(code):
+    """What a new process prints that runs a line."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
-    assert done.stdout == "[]\n"
+    return done.stdout.strip()
+
+
+def test_importing_the_package_takes_no_time():
+    start = "import time; begun = time.process_time(); import jaxdd; print(time.process_time() - begun)"
+    assert float(printed(start)) < 0.5  # JAX alone takes more than a second
+    assert printed("import sys, jaxdd; print('jax' in sys.modules)") == "False"
+
+
+def test_distillation_imports_no_more_than_it_needs():
+    slow = {"ott", "matplotlib", "scipy.stats", "scipy.optimize", "jaxopt", "flax.nnx"}
+    assert (
+        printed(f"import sys, jaxdd; jaxdd.distill, jaxdd.open_workspace; print({slow} & sys.modules.keys())")
+        == "set()"
+    )
+
+
+def test_every_name_is_found_from_the_top():
+    assert all(getattr(jaxdd, name) is not None for name in jaxdd.__all__)
+    rooms = ("ground", "stages", "students", "reports")
+    modules = [f"{path.parent.name}.{path.stem}" for room in rooms for path in (PACKAGE / room).glob("[a-z]*.py")]
+    code = (
+        f"import jaxdd, operator; [operator.attrgetter(name)(jaxdd) for name in {modules}]; print(len(jaxdd.__all__))"
+    )
+    assert printed(code) == str(len(jaxdd.__all__))
+
+
+@pytest.mark.parametrize("module", ["jaxdd", "jaxdd.methods", "jaxdd.workspace"])
+def test_the_methods_are_there_whatever_is_imported_first(module):
+    assert "wmdd" in printed(f"import {module}, jaxdd.methods; print(list(jaxdd.methods.RECIPES))")

@@ -1,0 +1,34 @@
+"""What everything stands on: measures, files, devices, settings, errors."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    [
+        "arrays",
+        "checkpoint",
+        "dry",
+        "errors",
+        "files",
+        "hosts",
+        "keys",
+        "launching",
+        "locks",
+        "losses",
+        "machines",
+        "manifest",
+        "measure",
+        "memory",
+        "normalise",
+        "parallel",
+        "programs",
+        "progress",
+        "promotion",
+        "reading",
+        "registry",
+        "settings",
+        "stop",
+        "tracing",
+        "watch",
+    ],
+)

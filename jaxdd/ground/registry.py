@@ -31,12 +31,21 @@ class Registry(Mapping[str, Any]):
     Attributes:
       kind: the noun for a choice in error messages.
       holds: the type that an imported choice must be an instance of, also an abstract one such as Callable; None
-        allows any.
+        any.
+      home: the module that registers the entries of this package, if it is another one than that of the registry. It
+        is imported when they are first looked for.
     """
 
-    def __init__(self, kind: str, holds: Any = None):
-        self.kind, self.holds = kind, holds
-        self._entries: dict[str, Any] = {}
+    def __init__(self, kind: str, holds: Any = None, home: str | None = None):
+        self.kind, self.holds, self.home = kind, holds, home
+        self._known: dict[str, Any] = {}
+
+    @property
+    def _entries(self) -> dict[str, Any]:
+        if self.home is not None:
+            home, self.home = self.home, None
+            importlib.import_module(home)
+        return self._known
 
     def __getitem__(self, name: str) -> Any:
         return self._entries[name]

@@ -1,10 +1,18 @@
 """Classifiers as pure functions."""
 
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
 from jaxdd.nn.batchnorm import BatchNorm, Moments, image_moments, merge, pool, pool_by_label
 from jaxdd.nn.classifier import Apply, Classifier, Output, Variables, from_linen, moment_layers, remat
 from jaxdd.nn.fold import fold, foldable, folded
-from jaxdd.nn.nnx import from_nnx, nnx_variables
 from jaxdd.nn.zoo import MODELS, Size, get
+
+if TYPE_CHECKING:
+    from jaxdd.nn.nnx import from_nnx, nnx_variables
+else:  # NNX is imported when it is first used
+    __getattr__, _, _ = lazy_loader.attach(__name__, submod_attrs={"nnx": ["from_nnx", "nnx_variables"]})
 
 __all__ = [
     "MODELS",

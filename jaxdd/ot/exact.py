@@ -1,9 +1,7 @@
 """The exact squared Wasserstein-2 distance, on the host: the reference for the other solvers."""
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import csr_array
-from scipy.spatial.distance import cdist
+import scipy
 
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.measure import Measure, are_masses, as_points
@@ -29,7 +27,7 @@ def exact(mu: Measure, nu: Measure) -> float:
         raise InputError(f"exact: measures of {x.shape[1]} and {y.shape[1]} dimensions; give equal ones")
     if len(x) < len(y):
         x, a, y, b = y, b, x, a
-    cost = cdist(x, y, "sqeuclidean")
+    cost = scipy.spatial.distance.cdist(x, y, "sqeuclidean")
     unit = cost.mean() or 1.0
     if not np.isfinite(unit):
         raise InputError("exact: the squared distances are beyond the range of float64; rescale the points")
@@ -104,8 +102,8 @@ def _simplex(cost, rows, columns, a, b):
     """The optimal plan on the given pairs, and the dual prices f [n], g [m]."""
     pairs = np.arange(len(cost))
     entries = (np.ones(2 * len(cost)), (np.r_[rows, len(a) + columns], np.r_[pairs, pairs]))
-    constraints = csr_array(entries, shape=(len(a) + len(b), len(cost)))
-    solution = linprog(cost, A_eq=constraints, b_eq=np.r_[a, b], method="highs-ds")
+    constraints = scipy.sparse.csr_array(entries, shape=(len(a) + len(b), len(cost)))
+    solution = scipy.optimize.linprog(cost, A_eq=constraints, b_eq=np.r_[a, b], method="highs-ds")
     if solution.status != 0:
         raise RuntimeError(f"exact: the linear program failed: {solution.message}")
     prices = solution.eqlin.marginals

@@ -292,7 +292,7 @@ def module(tmp_path, monkeypatch):
     (folder / f"{name}.py").write_text(MODULE + REGISTERS.format(name=name))
     monkeypatch.syspath_prepend(folder)
     for names in (SUMMARIZERS, IMAGERS, LABELLINGS, RECIPES, MODELS, SOURCES):
-        monkeypatch.setattr(names, "_entries", dict(names._entries))
+        monkeypatch.setattr(names, "_known", dict(names._entries))
     monkeypatch.setattr(registry, "_TRUSTED", set())
     yield name
     sys.modules.pop(name, None)

@@ -80,7 +80,7 @@ def trap(tmp_path, monkeypatch):
     trap = Trap(tmp_path)
     monkeypatch.syspath_prepend(tmp_path / "modules")
     for names in (SUMMARIZERS, IMAGERS, LABELLINGS, RECIPES, MODELS, SOURCES):
-        monkeypatch.setattr(names, "_entries", dict(names._entries))
+        monkeypatch.setattr(names, "_known", dict(names._entries))
     monkeypatch.setattr(registry, "_TRUSTED", set())
     yield trap
     sys.modules.pop(trap.name, None)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+import scipy
 
 from jaxdd import ot
 from jaxdd.ground.errors import InputError
@@ -52,4 +52,4 @@ def nearest_rows(context: Context, points: Array) -> np.ndarray:
 def assignment(features: Array, atoms: Array) -> np.ndarray:
     """Assign each of the atoms [m, d] a different row of features [n, d] at the least total squared distance: [m]."""
     cost = np.asarray(ot.squared_distances(jnp.asarray(atoms), jnp.asarray(features)))
-    return linear_sum_assignment(cost)[1]
+    return scipy.optimize.linear_sum_assignment(cost)[1]

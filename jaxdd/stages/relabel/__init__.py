@@ -1,0 +1,5 @@
+"""What students are told of an image."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, ["labelling", "stored", "storing"])
