@@ -7,7 +7,7 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 .PHONY: demo notebook test test-fast test-faults fuzz tpu lint types clean
 
 demo: .venv/core
-	$(BIN)/python -m experiments.demo
+	$(BIN)/jaxdd demo
 
 # Executes the notebook, and kills it on the way.
 notebook: .venv/notebook
@@ -42,11 +42,12 @@ tpu: .venv/tpu
 	$(BIN)/pip install -q --disable-pip-version-check --target $@ --upgrade -r requirements-tpu.txt
 	touch $@
 
-.venv/core: requirements.txt
+.venv/core: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11; use: make PYTHON=python3.11"; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --no-compile --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install -q --no-compile --disable-pip-version-check --no-deps --editable .
 	touch $@
 
 .venv/dev: requirements-dev.txt requirements-tfds.txt .venv/core

@@ -194,7 +194,7 @@ def main() -> None:
     flags = harness.parser(__doc__)
     flags.add_argument("--dataset", type=Path, help="stream a folder of images")
     flags.add_argument("--images", nargs="+", default=["2000", "all"], help="how many of them, evenly spaced")
-    flags.add_argument("--teacher", type=Path, help="stream through this teacher of experiments.train, in float32")
+    flags.add_argument("--teacher", type=Path, help="stream through this teacher of jaxdd train, in float32")
     flags.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     flags = flags.parse_args()
     if flags.dataset is None:

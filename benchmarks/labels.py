@@ -3,7 +3,7 @@
     python -m benchmarks.labels [RUN] [--seeds N] [--steps EPOCHS] [--quick] [--json FILE]
     python -m benchmarks.labels --model resnet18 --image-size 64 --classes 1000 --ipc 1 [--json FILE]
 
-For a run folder of experiments.distill (default: ten random digits of each class and a teacher trained on the spot),
+For a run folder of jaxdd distill (default: ten random digits of each class and a teacher trained on the spot),
 students of several seeds: with hard labels, with the teacher in the step, then from stored labels of every form and of
 fewer epochs, all of one stream. Bytes are those of the labels, beside the images as PNG files and as float32.
 
@@ -166,7 +166,7 @@ def timed(question: Question, repeats: int, place: Path) -> list[dict]:
 
 def main() -> None:
     parser = harness.parser(__doc__)
-    parser.add_argument("run", type=Path, nargs="?", help="run folder of experiments.distill; default: digits")
+    parser.add_argument("run", type=Path, nargs="?", help="run folder of jaxdd distill; default: digits")
     parser.add_argument("--seeds", type=int, default=3, help="students of each kind")
     flags = parser.parse_args()
     alone = any(getattr(flags, name) is not None for name in Case._fields)

@@ -5,7 +5,7 @@
     python -m benchmarks.ot --convnet TEACHER --solvers "sinkhorn, uniform" "barycenter, uniform"
     python -m benchmarks.ot --quick
 
-Teachers are folders of experiments.train, the latents' folder holds train/<class>/*.
+Teachers are folders of jaxdd train, the latents' folder holds train/<class>/*.
 
 All solvers see the same points in the same process, and times begin with all points and their labels: ours sort them
 into classes inside, rivals are handed `points[labels == c]`. W2^2 is the exact one of the atoms with their weights

@@ -12,7 +12,7 @@ from jaxdd.workspace import TeacherConfig, load_teacher, open_workspace
 
 
 def features(teacher_folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Penultimate features [n, d] and labels [n] of the train images of a teacher of experiments.train."""
+    """Penultimate features [n, d] and labels [n] of the train images of a teacher of jaxdd train."""
     config = TeacherConfig(dataset=load_teacher(teacher_folder).info["dataset"])
     return _encoded(config, teacher_folder)
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.soft_labels RUN [--quick] [--json FILE]
 
-For a run folder of experiments.distill, trains one student a line with soft labels: schedules on random real images,
+For a run folder of jaxdd distill, trains one student a line with soft labels: schedules on random real images,
 then random, medoid and the run's images under the last schedule, without the atoms' weights, and mixed half and half
 with the medoids they started from. Students are scored on 5,000 train images, which the teacher knows, so that the test
 images stay out of such choices: compare the lines with each other only.
@@ -84,7 +84,7 @@ def scores(lines: list[Line], workspace: Workspace, quick: bool) -> Iterator[tup
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="run folder of experiments.distill, from real images")
+    parser.add_argument("run", type=Path, help="run folder of jaxdd distill, from real images")
     parser.add_argument("--quick", action="store_true", help="two epochs of each schedule")
     parser.add_argument("--json", type=Path, help="write the rows here")
     arguments = parser.parse_args()

@@ -108,7 +108,7 @@ def settings(base: RecoverSettings, steps: list[int], rates: list[float], coarse
 
 
 def problem(context: Context, recipe: Recipe, ipc: int) -> Problem:
-    """Summarize, with the draws of `experiments.distill` under seed 0, so that its images come out again."""
+    """Summarize, with the draws of `jaxdd distill` under seed 0, so that its images come out again."""
     k_atoms, k_recover = jax.random.split(jax.random.fold_in(jax.random.key(0), 2))
     classes, labels, resources = context.classes, context.labels.astype(np.int32), context.resources
     placement = chunks.Placement(resources.mesh, resources.bytes_per_device)
@@ -309,7 +309,7 @@ def plot(rows: list[dict], path: Path) -> None:
 
 def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--teacher", type=Path, help="folder of experiments.train; default: one is trained")
+    flags.add_argument("--teacher", type=Path, help="folder of jaxdd train; default: one is trained")
     flags.add_argument("--model", default="convnet3", help="of the teacher, where one is trained")
     flags.add_argument("--dataset", default="digits")
     flags.add_argument("--data-dir", help="where TFDS keeps its datasets")

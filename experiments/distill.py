@@ -1,54 +1,6 @@
-"""Distil a dataset: real images in, a few weighted images per class out.
+"""`jaxdd distill`, from a clone: python -m experiments.distill."""
 
-    python -m experiments.distill --method wmdd --dataset digits --ipc 1 --out runs/x
-    python -m experiments.distill --method ddoq --dataset digits --ipc 10 --out runs/y
-
-A teacher is trained first, unless `--teacher` names one or the `teachers` folder beside the output has one of the same
-settings. In the same way, methods of the latent space train an autoencoder and a denoiser, unless `--latent.place`
-names them. On two cores, digits take half a minute with wmdd and six minutes with ddoq, or 14 seconds if its models
-exist already. Published accuracies of ResNet-18 at 10 images per class with soft labels: WMDD reaches 64.8 % on
-ImageNette, 41.8 % on Tiny-ImageNet and 38.2 % on ImageNet-1K; on ImageNet-1K, DDOQ reaches 33.1 % with Stable Diffusion
-and 53.0 % with DiT-XL/2.
-"""
-
-from dataclasses import dataclass, field
-from typing import Annotated
-
-import tyro
-
-from jaxdd import commands, planning, workspace
-from jaxdd.ground.programs import Work
-from jaxdd.methods import RECIPES, Recipe
-from jaxdd.reports import run_page
-from jaxdd.workspace import DistillConfig, distillation
-
-
-@dataclass(frozen=True)
-class DistillFlags(DistillConfig):
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
-
-
-def default(arguments: list[str]) -> DistillFlags:
-    """The config of the method that ``--method`` names."""
-    given = commands.flag_value(arguments, "--method")
-    name = DistillConfig.method if given is None else given
-    return DistillFlags(method=name, recipe=RECIPES.load(name))
-
-
-def plan(config: DistillConfig) -> list[Work]:
-    opened = workspace.open_workspace(config, config.out.parent, config.teacher, config.latent)
-    is_done = distillation.is_done(opened, config)
-    return [] if is_done else planning.distillation(opened, config.recipe, config.ipc)
-
-
-def main(config: DistillConfig) -> None:
-    dataset = workspace.distill(config)
-    if dataset is None:
-        return
-    run_page.write(config.out)
-    print(f"{config.method}: {len(dataset.labels)} images of {len(dataset.class_names)} classes in {config.out}")
-    print(f"next: python -m experiments.evaluate {config.out}")
-
+from jaxdd.programs.distill import cli
 
 if __name__ == "__main__":
-    commands.run(main, default, several=True, plan=plan)
+    cli()

@@ -1,45 +1,6 @@
-"""Write the page of a run folder, as experiments.distill and experiments.evaluate do at their end.
+"""`jaxdd report`, from a clone: python -m experiments.report."""
 
-    python -m experiments.report runs/x [runs/y ...]
-
-report.html is a single self-contained file, which any browser shows without a network.
-"""
-
-from dataclasses import dataclass
-from pathlib import Path
-
-import tyro
-
-from jaxdd import commands
-from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import write_text
-from jaxdd.ground.programs import Work
-from jaxdd.reports import run_page
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Run folders of experiments.distill."""
-
-
-def pages(config: ReportConfig) -> dict[Path, str]:
-    """All pages, so that nothing is written if one folder is no run folder."""
-    if not config.runs:
-        raise InputError("no run folder; use: python -m experiments.report runs/x")
-    return {folder: run_page.run_page(folder) for folder in config.runs}
-
-
-def plan(config: ReportConfig) -> list[Work]:
-    pages(config)
-    return []  # it computes nothing
-
-
-def main(config: ReportConfig) -> None:
-    for folder, text in pages(config).items():
-        write_text(folder / "report.html", text)
-        print(folder / "report.html")
-
+from jaxdd.programs.report import cli
 
 if __name__ == "__main__":
-    commands.run(main, lambda arguments: ReportConfig(), plan=plan)
+    cli()

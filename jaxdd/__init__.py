@@ -10,4 +10,6 @@ All names of `__init__.pyi` are there. Each is imported when it is first used, s
 
 import lazy_loader
 
+__version__ = "0.1.0"
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

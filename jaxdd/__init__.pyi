@@ -37,6 +37,8 @@ from .students.protocol import HARD, PROTOCOLS, SOFT, Protocol, named
 from .students.train import TrainSettings
 from .workspace import DistillConfig, LatentConfig, TeacherConfig, Workspace, open_workspace
 
+__version__: str
+
 __all__ = [
     "HARD",
     "IMAGERS",

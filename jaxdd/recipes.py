@@ -1,6 +1,6 @@
 """The named recipes: each method with this library's defaults, and with exactly the settings of its paper.
 
-A recipe called NAME-paper has its authors' settings at every stage. The grid of the same name in experiments/configs
+A recipe called NAME-paper has its authors' settings at every stage. The grid of the same name in jaxdd/programs/configs
 says which results it reproduces, with which protocol and at what cost.
 """
 

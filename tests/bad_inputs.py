@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import struct
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,7 +16,6 @@ from golden_helpers import HERE
 from pretrained_helpers import FILES, READ, vocabulary
 from safetensors.numpy import load, save
 
-from experiments import tables
 from jaxdd import commands, pretrained, workspace
 from jaxdd.ground.files import write_json
 from jaxdd.ground.manifest import MANIFEST
@@ -79,10 +77,7 @@ class Box:
     def call(self, name, *arguments):
         """Run a program; `OUT` in the arguments is a new output folder."""
         given = [str(self.tmp / "out") if one is OUT else str(one) for one in arguments]
-        if name != "tables":
-            return self.fixture("program")(name, *given)
-        self.fixture("monkeypatch").setattr(sys, "argv", ["experiments.tables", *given])
-        return self.status(tables.main)
+        return self.fixture("program")(name, *given)
 
     def opened(self, read):
         """Call a function of published weights as a program would."""

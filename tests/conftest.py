@@ -2,7 +2,6 @@
 
 import gc
 import importlib
-import inspect
 import os
 import signal
 import sys
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from jaxdd import commands, data, nn
+from jaxdd import data, nn
 from jaxdd.data.augment import Augment
 from jaxdd.ground import stop
 from jaxdd.ground.normalise import Normalisation, normalise
@@ -154,19 +153,14 @@ def latent_context(teacher, latent_classes, latent):
 
 
 @pytest.fixture
-def program(monkeypatch, capfd):
-    """(name, *arguments) -> (status, stdout, stderr) of ``python -m experiments.<name>``, in this process."""
+def program(capfd):
+    """(name, *arguments) -> (status, stdout, stderr) of ``jaxdd <name>``, in this process."""
 
     def call(name, *arguments):
-        module = importlib.import_module(f"experiments.{name}")
-        default = getattr(module, "default", None) or (lambda _: getattr(module, f"{name.capitalize()}Config")())
-        monkeypatch.setattr(sys, "argv", [f"experiments.{name}", *map(str, arguments)])
+        module = importlib.import_module(f"jaxdd.programs.{name}")
         status = 0
         try:
-            if inspect.signature(module.main).parameters:
-                commands.run(module.main, default, plan=getattr(module, "plan", None))
-            else:
-                module.main()
+            module.cli([*map(str, arguments)])
         except SystemExit as exit:
             status = exit.code
         return status, *capfd.readouterr()

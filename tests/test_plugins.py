@@ -42,7 +42,7 @@ def test_there_are_five_examples_of_under_thirty_lines():
 
 
 def made(program, runs, *arguments):
-    """The config and the dataset of a run of experiments.distill."""
+    """The config and the dataset of a run of jaxdd distill."""
     out = runs / f"run{len(list(runs.glob('run*')))}"
     status, _, err = program("distill", *QUICK, *arguments, "--out", out)
     assert status == 0, err

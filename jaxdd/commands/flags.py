@@ -44,8 +44,8 @@ _PLANS = "--dry-run: only say what would be done and how long it takes; --on v5e
 _IMAGERS = ("recover", "diffusion", "crops")
 
 
-def parse(default: Any, arguments: list[str], description: str | None = None) -> Any:
-    """A config from a command line, beginning from ``default``.
+def parse(default: Any, arguments: list[str], description: str | None = None, name: str | None = None) -> Any:
+    """A config from a command line, beginning from ``default``; its help calls the program by ``name``.
 
     Raises:
       InputError: a name that is not registered or cannot be imported, a flag that is unknown or has been replaced, or
@@ -59,7 +59,7 @@ def parse(default: Any, arguments: list[str], description: str | None = None) ->
         for path, registry, _ in _choices(default)
     )
     text = "\n\n".join(part for part in (description, choices, _PLANS) if part)
-    config = _parsed(default, arguments, text)
+    config = _parsed(default, arguments, text, name)
     try:
         settings.check(config)
     except InputError as error:
@@ -68,12 +68,12 @@ def parse(default: Any, arguments: list[str], description: str | None = None) ->
     return config
 
 
-def _parsed(default: Any, arguments: list[str], description: str) -> Any:
+def _parsed(default: Any, arguments: list[str], description: str, name: str | None) -> Any:
     """The config that tyro makes of the arguments; of a complaint, which it frames, only the first sentence is kept."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(type(default), default=default, args=arguments, description=description or None)
+            return tyro.cli(type(default), prog=name, default=default, args=arguments, description=description or None)
     except SystemExit as stop:
         if not stop.code:
             raise

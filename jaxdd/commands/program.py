@@ -45,7 +45,7 @@ def run(
         arguments = _begun(arguments)
         request, arguments = flags.dry_run(arguments)
         config = default(arguments)
-        config = _parsed(config, arguments, sys.modules[main.__module__].__doc__)
+        config = _parsed(config, arguments, main.__module__)
         hosts.join()
         stop.heed()
         if hosts.count() > 1 and not several:
@@ -89,10 +89,12 @@ def _begun(arguments: list[str] | None) -> list[str]:
     return flags.load_plugins(sys.argv[1:] if arguments is None else arguments)
 
 
-def _parsed(config: Any, arguments: list[str], description: str | None) -> Any:
+def _parsed(config: Any, arguments: list[str], module: str) -> Any:
     """What `flags.parse` returns; its help, after which it exits, is written here, where failures are handled."""
+    room, _, name = module.rpartition(".")
     try:
-        return flags.parse(config, arguments, description)
+        title = f"jaxdd {name}" if room == "jaxdd.programs" else None
+        return flags.parse(config, arguments, sys.modules[module].__doc__, title)
     finally:
         sys.stdout.flush()
 

@@ -327,7 +327,7 @@ def load(folder: Path | str) -> DistilledDataset:
             break
     else:
         manifest.verify(folder, "distilled.npz", "distilled", content=False)
-        raise InputError(f"no distilled dataset in {folder}; make one with: python -m experiments.distill")
+        raise InputError(f"no distilled dataset in {folder}; make one with: jaxdd distill")
     manifest.verify(folder, name)
     arrays = read_arrays(place, _ARRAYS, others=False)
     try:

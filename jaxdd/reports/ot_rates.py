@@ -1,6 +1,6 @@
 """The value of weights, and how W2 falls with the number of atoms, measured on real data.
 
-    python -m experiments.tables ot [--dataset NAME --teacher FOLDER --out FOLDER]
+    jaxdd tables ot [--dataset NAME --teacher FOLDER --out FOLDER]
 
 The points are the features of a teacher or, with `--space latents`, the latents of an autoencoder. For comparison, DDOQ
 (Tan and Slade, arXiv 2501.07681) reports that weighting D4M's centroids reduces W2 by 15.7 % at 10 atoms per class and
@@ -37,7 +37,7 @@ class OtConfig(TeacherConfig):
     """The points to summarize, and the numbers of atoms."""
 
     teacher: Path | None = None
-    """Folder of a teacher from experiments.train; default: one is trained."""
+    """Folder of a teacher from jaxdd train; default: one is trained."""
     space: str = "features"
     """"features" of the teacher, or "latents" of an autoencoder."""
     latent: LatentConfig = field(default_factory=LatentConfig)

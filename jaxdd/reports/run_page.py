@@ -1,6 +1,6 @@
 """The page of a run folder: its images, the accuracies of students, and how the images were made.
 
-Sections for files that the folder lacks, such as the accuracies before `experiments.evaluate`, are left out.
+Sections for files that the folder lacks, such as the accuracies before `jaxdd evaluate`, are left out.
 """
 
 import dataclasses
@@ -248,7 +248,7 @@ def command(config: dict, width: int = 88) -> str:
     """
     usual, now = _flat(_usual(config)), _flat(config)
     method = _flat(settings.record(config_of(config["method"])))
-    parts = ["python -m experiments.distill"]
+    parts = ["jaxdd distill"]
     for name, normal in usual.items():
         value = now.get(name, normal)
         if name in _CHOICES:

@@ -41,7 +41,7 @@ class DistillConfig(TeacherConfig):
     out: Path = Path("runs/distilled")
     """The run folder: new, empty, or with an unfinished run of the same request, which is then resumed."""
     teacher: Path | None = None
-    """Folder of a teacher from experiments.train; default: found beside the output, or trained."""
+    """Folder of a teacher from jaxdd train; default: found beside the output, or trained."""
     latent: LatentConfig = field(default_factory=LatentConfig)
     recipe: Recipe = field(default_factory=Recipe)
 

@@ -51,7 +51,7 @@ class GridConfig(TeacherConfig, ProtocolConfig):
     only: tuple[str, ...] = ()
     """Run only these methods of the grid; default: all."""
     teacher: Path | None = None
-    """Folder of a teacher from experiments.train; default: one is trained."""
+    """Folder of a teacher from jaxdd train; default: one is trained."""
     latent: LatentConfig = field(default_factory=LatentConfig)
     grid: Path | None = None
     """A grid file, or the part after the table's name in the name of a file of this repository."""

@@ -67,7 +67,7 @@ def run(folder: Path, needed: tuple[str, ...] = ()) -> dict:
     """
     place = folder / "config.json"
     if not place.is_file():
-        raise InputError(f"{folder} has no config.json; give a run folder of experiments.distill")
+        raise InputError(f"{folder} has no config.json; give a run folder of jaxdd distill")
     manifest.verify(folder, place.name)
     config = read_json(place)
     known = settings.parsed(_Run, config, str(place))

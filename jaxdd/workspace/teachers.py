@@ -239,7 +239,7 @@ def load_teacher(path: Path, compute: str = "auto") -> Teacher:
     record = path / "teacher.json"
     manifest.verify(path, *TEACHER)
     if not record.is_file():
-        raise InputError(f"no teacher at {path}; train one with experiments.train")
+        raise InputError(f"no teacher at {path}; train one with jaxdd train")
     info = records.teacher(record)
     model = build(info, compute)
     variables = checkpoint.load(path / "variables", shapes(model, tuple(info["image_shape"])))

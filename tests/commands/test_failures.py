@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import report
 from jaxdd import commands
 from jaxdd.commands import failures
 from jaxdd.ground import checkpoint, progress
+from jaxdd.programs import report
 
 ROOT = Path(report.__file__).parents[1]
 

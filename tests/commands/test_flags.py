@@ -8,13 +8,13 @@ import sys
 import pytest
 from helpers import message
 
-from experiments import demo, distill, evaluate, relabel, tables, train
 from jaxdd import commands
 from jaxdd.commands import flags
 from jaxdd.data import SOURCES
 from jaxdd.ground import registry
 from jaxdd.methods import RECIPES, Recipe
 from jaxdd.nn import MODELS
+from jaxdd.programs import demo, distill, evaluate, relabel, tables, train
 from jaxdd.reports import ot_rates
 from jaxdd.stages.images import IMAGERS, Crops, Diffusion, Nearest, Recover, Vae
 from jaxdd.stages.relabel.labelling import LABELLINGS, HardLabels, SoftLabels

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import tables
 from jaxdd.data import SOURCES, digits, distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import registry
@@ -18,6 +17,7 @@ from jaxdd.ground.manifest import MANIFEST
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.methods import RECIPES
 from jaxdd.nn import MODELS
+from jaxdd.programs import tables
 from jaxdd.reports import run_page
 from jaxdd.stages.context import Teacher
 from jaxdd.stages.images import IMAGERS
@@ -211,15 +211,14 @@ full = 0
 
 
 @pytest.fixture
-def table(trap, tmp_path, monkeypatch, capfd):
-    """A call of experiments.tables with a grid of this text."""
+def table(trap, tmp_path, capfd):
+    """A call of jaxdd tables with a grid of this text."""
 
     def call(text, *arguments):
         (tmp_path / "grid.toml").write_text(text)
         places = ["--grid", tmp_path / "grid.toml", "--out", tmp_path / "out"]
-        monkeypatch.setattr(sys, "argv", [*map(str, ("experiments.tables", "wmdd-main", *places, *arguments))])
         with pytest.raises(SystemExit) as caught:
-            tables.main()
+            tables.cli([*map(str, ("wmdd-main", *places, *arguments))])
         out, err = capfd.readouterr()
         # Before it lies at most what is done by then.
         *_, line = err.splitlines()

@@ -217,16 +217,7 @@ def _child(job: dict) -> None:
 
 
 def _program(arguments: list[str]) -> None:
-    from jaxdd import commands
-
-    name = arguments[0]
-    module = importlib.import_module(f"experiments.{name}")
-    sys.argv = [f"experiments.{name}", *arguments[1:]]
-    if name == "tables":
-        module.main()
-        return
-    default = getattr(module, "default", None) or (lambda _: getattr(module, f"{name.capitalize()}Config")())
-    commands.run(module.main, default)
+    importlib.import_module(f"jaxdd.programs.{arguments[0]}").cli(arguments[1:])
 
 
 def serve() -> None:
@@ -234,7 +225,7 @@ def serve() -> None:
     for name in ("matplotlib.pyplot", "orbax.checkpoint", "PIL.Image", "sklearn.datasets", "tensorstore"):
         importlib.import_module(name)
     for name in PROGRAMS:
-        importlib.import_module(f"experiments.{name}")
+        importlib.import_module(f"jaxdd.programs.{name}")
     while line := sys.stdin.readline():
         job = json.loads(line)
         if "wait" in job:

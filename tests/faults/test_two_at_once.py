@@ -140,7 +140,7 @@ def test_the_waiting_one_learns_that_the_other_diverged(programs, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["teacher", "vae"])
 def test_two_of_one_training_program(programs, tmp_path, what):
-    """The folder of `experiments.train` is a run folder: the second is refused."""
+    """The folder of `jaxdd train` is a run folder: the second is refused."""
     arguments = STAGES[what].arguments
     first = programs.start(tmp_path, arguments, Kill("step", 3, signal=signal.SIGSTOP))
     halted(first)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from helpers import message
 
-from experiments import distill, evaluate
 from jaxdd import commands
 from jaxdd.ground import hosts
 from jaxdd.ground.errors import InputError
+from jaxdd.programs import distill, evaluate
 from jaxdd.workspace import teachers
 from jaxdd.workspace.real_data import RealData
 

@@ -9,10 +9,10 @@ import pytest
 from helpers import message
 
 import jaxdd
-from experiments import demo, distill, evaluate, relabel, tables, train
 from jaxdd.ground import settings
 from jaxdd.ground.settings import Bounds, bounded
 from jaxdd.methods import RECIPES
+from jaxdd.programs import demo, distill, evaluate, relabel, tables, train
 from jaxdd.reports import ot_rates
 
 CONFIGS = [

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from experiments import distill
 from jaxdd.commands import flags
 from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground.files import write_json, write_text
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.methods import RECIPES
+from jaxdd.programs import distill
 from jaxdd.reports import html as page
 from jaxdd.reports import run_page
 from jaxdd.stages.images import Vae
@@ -183,8 +183,8 @@ def test_the_program_writes_a_page_into_each_run(run, program, refused, tmp_path
 
 def parsed_back(command):
     words = shlex.split(command.replace("\\\n", ""))
-    assert words[:3] == ["python", "-m", "experiments.distill"]
-    return flags.parse(distill.default(words[3:]), words[3:])
+    assert words[:2] == ["jaxdd", "distill"]
+    return flags.parse(distill.default(words[2:]), words[2:])
 
 
 def staged(config, **stages):
@@ -237,7 +237,7 @@ def test_the_command_makes_the_same_config(method, change):
     assert parsed_back(command) == config
     if change == "nothing":
         assert command.replace(" \\\n   ", "") == (
-            f"python -m experiments.distill --dataset digits --method {method} --ipc 1 --out runs/distilled"
+            f"jaxdd distill --dataset digits --method {method} --ipc 1 --out runs/distilled"
         )
 
 

@@ -26,7 +26,7 @@ from jaxdd.ground.files import map_array
 from jaxdd.ground.reading import check_regular, read_json
 from jaxdd.ground.settings import EPOCHS, REQUIRED, SEED, Bounds, bounded
 
-_AGAIN = "make them with: python -m experiments.relabel"
+_AGAIN = "make them with: jaxdd relabel"
 FORMS = ("float32", "float16", "topk", "int8")
 
 

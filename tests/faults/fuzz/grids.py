@@ -8,7 +8,7 @@ from faults.fuzz.rules import Target, write
 
 from jaxdd.workspace import grid_file
 
-CONFIGS = Path(__file__).parents[3] / "experiments" / "configs"
+CONFIGS = Path(__file__).parents[3] / "jaxdd" / "programs" / "configs"
 SMALL = """# A grid.
 
 title = "small"

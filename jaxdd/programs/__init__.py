@@ -1,0 +1,1 @@
+"""The programs of the command `jaxdd`, one a module, a screen or two each."""

@@ -1,0 +1,98 @@
+"""Train students on distilled datasets, test them on real images, and compare with baselines under the same protocols.
+
+    jaxdd evaluate runs/x --students convnet3 resnet18 --seeds 3
+
+Prints a table and writes evaluation.json into the first run folder (or to --out). `random` draws new images for each
+seed. `full` is the teacher if the student has its architecture, otherwise a student trained on all real images.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+
+from jaxdd import commands, planning
+from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground import hosts, settings
+from jaxdd.ground.errors import InputError
+from jaxdd.ground.files import write_json
+from jaxdd.ground.programs import Work
+from jaxdd.methods import RECIPES
+from jaxdd.reports import run_page, tables
+from jaxdd.students.protocol import PROTOCOLS
+from jaxdd.workspace import Comparison, compare, comparison, finished, makers_for, runs, workspace_of
+from jaxdd.workspace.protocols import ProtocolConfig
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(ProtocolConfig):
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Run folders of jaxdd distill; all have the same dataset, image size and number of images per class."""
+    students: tuple[str, ...] = ()
+    """Architectures; default: the teacher's. The teacher's has its width and stem."""
+    width: int | None = None
+    """Channels of the first block of the students; default: the teacher's for its architecture, else each model's."""
+    seeds: int = settings.bounded(3, settings.STUDENTS)
+    protocols: tuple[str, ...] = ("hard", "soft")
+    """hard, soft, wmdd, ddoq, dd-ranking. The suffix ":plain" removes the augmentation, ":uniform" the weights."""
+    baselines: tuple[str, ...] = ("random", "medoid")
+    """Methods that select real pixels: random, medoid, herding, kcenter, rded."""
+    full: int = settings.bounded(1, settings.STUDENTS)
+    """Students trained on all real images; the teacher counts as the first."""
+    stored: bool = False
+    """Use the soft labels that jaxdd relabel stored in the run folders, instead of the teacher."""
+    compute: str = "auto"
+    """float32, bfloat16, or auto, which is bfloat16 on accelerators."""
+    out: Path | None = None
+    """The file for the rows; default: evaluation.json in the first run folder."""
+
+
+def check(config: EvaluateConfig) -> None:
+    """Raise InputError for settings that cannot be evaluated, before anything is loaded."""
+    if not config.runs:
+        raise InputError("no run folder; use: jaxdd evaluate runs/x")
+    if config.seeds < 1:
+        raise InputError(f"`seeds` {config.seeds} is no valid number of students; use 1 or more")
+    if not config.protocols:
+        raise InputError(f"`protocols` is empty; use {', '.join(PROTOCOLS)}")
+    for name in config.baselines:
+        if not RECIPES.find(name).imager.is_real:
+            raise InputError(f"`baselines` {name} makes new pixels; distil it first, and give its run folder")
+
+
+def opened(config: EvaluateConfig) -> tuple[Comparison, dict[str, DistilledDataset], Path]:
+    """The comparison that a config asks for, the datasets, and the file for the rows."""
+    check(config)
+    datasets = comparison.named_datasets(config.runs)
+    out = runs.output_file(config.out or config.runs[0] / "evaluation.json")
+    protocols = {kind: config.protocol(kind) for kind in config.protocols}
+    workspace = workspace_of(config.runs[0], config.compute)
+    students = config.students or (workspace.teacher.info["model"],)
+    folders = dict(zip(datasets, config.runs)) if config.stored else {}
+    stored = comparison.stored_labels(folders, datasets, protocols, workspace.real.flip) if folders else None
+    setting = Comparison(workspace, protocols, students, config.seeds, config.full, stored=stored, width=config.width)
+    list(map(setting.network, setting.students))  # raises for a network that does not take these images
+    return setting, datasets, out
+
+
+def plan(config: EvaluateConfig) -> list[Work]:
+    setting, datasets, _ = opened(config)
+    baselines = [RECIPES.find(name) for name in config.baselines if name not in datasets]
+    count, ipc = len(datasets) + len(baselines), next(iter(datasets.values())).ipc
+    return planning.comparison(setting, lambda *_: count, ipc, baselines)
+
+
+def main(config: EvaluateConfig) -> None:
+    setting, datasets, out = opened(config)
+    makers = makers_for(datasets, config.baselines, next(iter(datasets.values())).ipc, setting.workspace)
+    with finished.scratch(out.with_name(f"{out.name}.parts")) as scratch:
+        setting = replace(setting, scratch=scratch)
+        rows = compare(makers, setting, lambda rows: write_json(out, rows) if hosts.is_first() else None)
+        if hosts.is_first() and config.out is None:
+            run_page.write(config.runs[0])
+    if hosts.is_first():
+        print(tables.table(rows))
+
+
+def cli(arguments: list[str] | None = None) -> None:
+    commands.run(main, lambda _: EvaluateConfig(), arguments, several=True, plan=plan)
