@@ -50,7 +50,7 @@ tpu: .venv/tpu
 	$(BIN)/pip install -q --no-compile --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-.venv/dev: requirements-dev.txt requirements-tfds.txt .venv/core
+.venv/dev: requirements-dev.txt requirements-tfds.txt requirements-exchange.txt .venv/core
 	$(BIN)/pip install -q --no-compile --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
