@@ -1,0 +1,104 @@
+"""What MkDocs does with these pages beyond Markdown: see `mkdocs.yml`.
+
+- Formulas become MathML when the site is built, so that no page loads a script for them.
+- A link to a file of the repository that is no page leads to the repository. In the Markdown it is a relative path, as
+  on GitHub.
+- CONTRIBUTING.md, CHANGELOG.md and the notebooks are pages, although they are not in this folder.
+"""
+
+import html
+import posixpath
+import re
+from pathlib import Path
+
+import griffe
+from latex2mathml.converter import convert
+from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parents[1]
+OUTSIDE = {
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    **{f"notebooks/{place.name}": f"notebooks/{place.name}" for place in sorted(ROOT.glob("notebooks/*.ipynb"))},
+}
+INSIDE = {page: place for place, page in OUTSIDE.items()}
+_LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\]\([^)]*\))*\]\()([^)\s]+)(\))")
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+_CODE = re.compile(r"(^(?: {4}|\t).*$|^```.*?^```$|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
+
+
+@event_priority(100)  # before the plug-in of the notebooks
+def on_files(files, config):
+    for place, page in OUTSIDE.items():
+        if (ROOT / place).is_file() and page in _pages(config["nav"]):
+            files.append(_file(place, page, config))
+    return files
+
+
+def _file(place, page, config):
+    if place == page:
+        return File(page, str(ROOT), config["site_dir"], config["use_directory_urls"])
+    return File.generated(config, page, abs_src_path=str(ROOT / place))
+
+
+def _pages(nav):
+    """All pages of a part of the navigation."""
+    if isinstance(nav, str):
+        return [nav]
+    parts = nav.values() if isinstance(nav, dict) else nav
+    return [page for part in parts for page in _pages(part)]
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Lead links to files that are no pages into the repository."""
+    uri = page.file.src_uri
+    folder = posixpath.dirname(INSIDE.get(uri, f"docs/{uri}"))
+
+    def link(match):
+        before, target, after = match.groups()
+        path, mark, anchor = target.partition("#")
+        if not path or re.match(r"[a-z]+:", target):
+            return match[0]
+        place = posixpath.normpath(posixpath.join(folder, path))
+        to = OUTSIDE.get(place, place.removeprefix("docs/") if place.startswith("docs/") else None)
+        if place == "README.md":
+            to = "index.md"
+        if to is not None and files.get_file_from_path(to):
+            return f"{before}{posixpath.relpath(to, posixpath.dirname(uri) or '.')}{mark}{anchor}{after}"
+        if not (ROOT / place).exists():
+            return match[0]
+        kind = "tree" if (ROOT / place).is_dir() else "blob"
+        return f"{before}{config['extra']['repository']}/{kind}/main/{place}{mark}{anchor}{after}"
+
+    parts = _CODE.split(markdown)
+    return "".join(part if k % 2 else _LINK.sub(link, part) for k, part in enumerate(parts))
+
+
+def on_page_content(content, page, config, files):
+    """Formulas as MathML, and wide tables in a box of their own that scrolls."""
+    return _FORMULA.sub(_mathml, content)
+
+
+def _mathml(match):
+    display = "block" if match[2] == "[" else "inline"
+    return convert(html.unescape(match[3]).strip(), display=display)
+
+
+class Docstrings(griffe.Extension):
+    """Docstrings as Markdown: formulas between dollars, and names in backticks as links where they have a page."""
+
+    def on_instance(self, *, obj, **kwargs):
+        if obj.docstring and not obj.is_alias:
+            obj.docstring.value = _formulas(obj.docstring.value)
+
+
+def _formulas(text):
+    """The roles and directives of reStructuredText for formulas, in the notation of Markdown."""
+    text = re.sub(r":math:`([^`]*)`", lambda match: f"${' '.join(match[1].split())}$", text)
+
+    def block(match):
+        return f"{match[1]}$$\n{match[1]}{' '.join(match[2].split())}\n{match[1]}$$\n"
+
+    return re.sub(r"(?m)^([ \t]*)\.\. math::[ \t]*(.*(?:\n(?!\s*\n)\1[ \t]+.*)*)\n?", block, text + "\n").rstrip("\n")
+
