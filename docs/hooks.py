@@ -25,7 +25,7 @@ OUTSIDE = {
 INSIDE = {page: place for place, page in OUTSIDE.items()}
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\]\([^)]*\))*\]\()([^)\s]+)(\))")
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
-_CODE = re.compile(r"(^(?: {4}|\t).*$|^```.*?^```$|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
+_CODE = re.compile(r"(^ {4}[^\n]*$|^```.*?^```$|`[^`\n]+`(?!\]))", re.DOTALL | re.MULTILINE)
 
 
 @event_priority(100)  # before the plug-in of the notebooks
@@ -76,13 +76,26 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(content, page, config, files):
-    """Formulas as MathML, and wide tables in a box of their own that scrolls."""
-    return _FORMULA.sub(_mathml, content)
+    """Formulas as MathML. Those of notebooks are still between dollars, for a script that is left out."""
+    if page.file.src_uri.endswith(".ipynb"):
+        parts = re.split(r"(<(pre|style|script)\b.*?</\2>)", content, flags=re.DOTALL)
+        content = "".join(
+            part if k % 3 == 1 else re.sub(r"(?<!\\)\$([^$\n]+)\$", lambda match: mathml(match[1]), part)
+            for k, part in enumerate(parts)
+            if k % 3 != 2
+        )
+        content = re.sub(r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", "", content, flags=re.DOTALL)
+    return _FORMULA.sub(lambda match: mathml(match[3], match[2] == "["), content)
 
 
-def _mathml(match):
-    display = "block" if match[2] == "[" else "inline"
-    return convert(html.unescape(match[3]).strip(), display=display)
+def mathml(formula, is_block=False):
+    """A formula of LaTeX as MathML."""
+    formula = " ".join(html.unescape(formula).split())
+    formula = re.sub(r"\\arg\\(min|max)", r"\\mathrm{arg\\,\1}", formula)
+    if is_block:  # the limits of a minimum are below it
+        limits = r"(\\mathrm\{arg\\,(?:min|max)\}|\\min|\\max)_(\{[^{}]*\}|\w)"
+        formula = re.sub(limits, r"\\underset{\2}{\1}", formula)
+    return convert(formula, display="block" if is_block else "inline")
 
 
 class Docstrings(griffe.Extension):
