@@ -94,16 +94,53 @@ def mathml(formula, is_block=False):
     formula = re.sub(r"\\arg\\(min|max)", r"\\mathrm{arg\\,\1}", formula)
     if is_block:  # the limits of a minimum are below it
         limits = r"(\\mathrm\{arg\\,(?:min|max)\}|\\min|\\max)_(\{[^{}]*\}|\w)"
-        formula = re.sub(limits, r"\\underset{\2}{\1}", formula)
-    return convert(formula, display="block" if is_block else "inline")
+        formula = re.sub(limits, r"\\underset{\2}{\1}\\;", formula)
+        return f'<div class="formula">{convert(formula, display="block")}</div>'
+    return convert(formula, display="inline")
 
 
 class Docstrings(griffe.Extension):
     """Docstrings as Markdown: formulas between dollars, and names in backticks as links where they have a page."""
 
-    def on_instance(self, *, obj, **kwargs):
-        if obj.docstring and not obj.is_alias:
-            obj.docstring.value = _formulas(obj.docstring.value)
+    def on_attribute_instance(self, *, attr, **kwargs):
+        """Show the default of a field, without its bounds or its registry."""
+        value = attr.value
+        if isinstance(value, griffe.ExprCall) and str(value.function) in _DEFAULTS:
+            attr.value = value.arguments[_DEFAULTS[str(value.function)]]
+
+    def on_package(self, *, pkg, **kwargs):
+        for obj in _objects(pkg):
+            if obj.docstring:
+                obj.docstring.value = _linked(_formulas(obj.docstring.value), obj)
+
+
+_DEFAULTS = {"bounded": 0, "settings.bounded": 0, "choice": 1}
+
+
+def _objects(obj):
+    """An object and all that is defined in it."""
+    yield obj
+    for member in obj.members.values():
+        if not member.is_alias:
+            yield from _objects(member)
+
+
+def _linked(text, obj):
+    """Names in backticks, outside of blocks of code, as links to their page; those without a page stay as they are."""
+
+    def link(match):
+        first, *rest = match[1].split(".")
+        try:
+            path = ".".join([obj.resolve(first), *rest])
+        except griffe.NameResolutionError:
+            path = f"jaxdd.{match[1]}"
+        return f'<autoref identifier="{path}" optional><code>{match[1]}</code></autoref>'
+
+    lines = [
+        line if line.startswith("    ") and ">>>" in line else re.sub(r"(?<![`\w])`([A-Za-z_][\w.]*)`(?!`)", link, line)
+        for line in text.split("\n")
+    ]
+    return "\n".join(lines)
 
 
 def _formulas(text):
