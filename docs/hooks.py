@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 import griffe
+from bs4 import BeautifulSoup
 from latex2mathml.converter import convert
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
@@ -76,7 +77,7 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(content, page, config, files):
-    """Formulas as MathML. Those of notebooks are still between dollars, for a script that is left out."""
+    """Formulas as MathML, and tables that fit a phone. Formulas of notebooks are still between dollars, for a script that is left out."""
     if page.file.src_uri.endswith(".ipynb"):
         parts = re.split(r"(<(pre|style|script)\b.*?</\2>)", content, flags=re.DOTALL)
         content = "".join(
@@ -85,7 +86,21 @@ def on_page_content(content, page, config, files):
             if k % 3 != 2
         )
         content = re.sub(r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", "", content, flags=re.DOTALL)
-    return _FORMULA.sub(lambda match: mathml(match[3], match[2] == "["), content)
+    content = _FORMULA.sub(lambda match: mathml(match[3], match[2] == "["), content)
+    content = re.sub(r"<table>.*?</table>", lambda match: _labelled(match[0]), content, flags=re.DOTALL)
+    parts = re.split(r"(<pre\b.*?</pre>)", content, flags=re.DOTALL)
+    return "".join(part if k % 2 else part.replace(" ± ", "&nbsp;±&nbsp;") for k, part in enumerate(parts))
+
+
+def _labelled(table):
+    """A table whose cells name their column, as on a phone its rows are blocks, see site.css."""
+    soup = BeautifulSoup(table, "html.parser")
+    heads = [head.get_text(" ", strip=True) for head in soup.thead.find_all("th")] if soup.thead else []
+    for row in soup.tbody.find_all("tr") if heads and soup.tbody else ():
+        for cell, head in zip(row.find_all("td"), heads):
+            if head:
+                cell["data-label"] = head
+    return str(soup)
 
 
 def mathml(formula, is_block=False):
