@@ -77,7 +77,10 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(content, page, config, files):
-    """Formulas as MathML, and tables that fit a phone. Formulas of notebooks are still between dollars, for a script that is left out."""
+    """Formulas as MathML, and tables that fit a phone.
+
+    Formulas of notebooks are still between dollars, for a script that is left out.
+    """
     if page.file.src_uri.endswith(".ipynb"):
         parts = re.split(r"(<(pre|style|script)\b.*?</\2>)", content, flags=re.DOTALL)
         content = "".join(
@@ -166,4 +169,3 @@ def _formulas(text):
         return f"{match[1]}$$\n{match[1]}{' '.join(match[2].split())}\n{match[1]}$$\n"
 
     return re.sub(r"(?m)^([ \t]*)\.\. math::[ \t]*(.*(?:\n(?!\s*\n)\1[ \t]+.*)*)\n?", block, text + "\n").rstrip("\n")
-
