@@ -216,3 +216,16 @@ def test_blocks_of_python_compile():
     for page in PAGES:
         for block in re.findall(r"(?ms)^```python\n(.*?)^```", text_of(page)):
             ast.parse(block)
+
+
+def test_files_modules_and_targets_that_are_named_exist():
+    targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    pages = [page for page in PAGES if page.name != "CHANGELOG.md"]
+    for page in pages:
+        text = text_of(page)
+        for place in re.findall(r"`((?:tests|jaxdd|docs|notebooks|benchmarks)/[\w./-]+\.\w+)`", text):
+            assert (ROOT / place).is_file(), f"{page.name}: {place}"
+        for module in re.findall(r"python -m ((?:benchmarks|experiments)\.\w+)", text):
+            assert ROOT.joinpath(*module.split(".")).with_suffix(".py").is_file(), f"{page.name}: {module}"
+        for target in re.findall(r"(?:`|^ {4})make ([a-z-]+)", text, re.MULTILINE):
+            assert target in targets, f"{page.name}: make {target}"
