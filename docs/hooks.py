@@ -88,7 +88,9 @@ def on_page_content(content, page, config, files):
             for k, part in enumerate(parts)
             if k % 3 != 2
         )
+        # Scripts for formulas and diagrams would be loaded from a network.
         content = re.sub(r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", "", content, flags=re.DOTALL)
+        content = re.sub(r'<script type="module">(?:(?!</script>).)*?mermaid.*?</script>', "", content, flags=re.DOTALL)
     content = _FORMULA.sub(lambda match: mathml(match[3], match[2] == "["), content)
     content = re.sub(r"<table>.*?</table>", lambda match: _labelled(match[0]), content, flags=re.DOTALL)
     parts = re.split(r"(<pre\b.*?</pre>)", content, flags=re.DOTALL)
