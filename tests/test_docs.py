@@ -204,7 +204,7 @@ def test_flags_in_the_prose_are_flags_of_some_program():
         known |= known_flags("distill", None, None, name)
     for program in CONFIGS:
         known |= known_flags(program, None, None, None)
-    others = {"to", "labels", "out", "signal"}  # of jaxdd export and of SLURM
+    others = {"to", "labels", "no-labels", "license", "title", "out", "signal"}  # of jaxdd export and of SLURM
     pages = [page for page in PAGES if page.parent == ROOT / "docs"]
     for page in pages:
         for span in re.findall(r"`(--[a-z][\w.-]*)", text_of(page)):
