@@ -1,6 +1,8 @@
 """The rules of the house, read off the source: imports point downward, names are compared in registries only."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +128,20 @@ def test_every_name_is_found_from_the_top():
 @pytest.mark.parametrize("module", ["jaxdd", "jaxdd.methods", "jaxdd.workspace"])
 def test_the_methods_are_there_whatever_is_imported_first(module):
     assert "wmdd" in printed(f"import {module}, jaxdd.methods; print(list(jaxdd.methods.RECIPES))")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)
+def test_a_room_has_the_names_that_it_lists(path):
+    name = ".".join(path.parent.relative_to(ROOT).parts)
+    room = importlib.import_module(name)
+    assert [one for one in getattr(room, "__all__", ()) if not hasattr(room, one)] == []
+
+
+def test_the_version_is_the_same_wherever_it_is_written():
+    places = {
+        r"(?m)^version: (.*)$": "CITATION.cff",
+        r"version = {(.*)}": "docs/cite.md",
+        r"jaxdd (\d\S*),": "docs/cite.md",
+    }
+    for pattern, place in places.items():
+        assert re.search(pattern, (ROOT / place).read_text()).group(1) == jaxdd.__version__, place

@@ -159,7 +159,7 @@ def flags_of(config: Any) -> list[str]:
     """The dotted names of all flags of a config."""
     names = []
     for item in dataclasses.fields(config):
-        value, name = getattr(config, item.name), _public(item.name)
+        value, name = getattr(config, item.name), _public(item)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             inner = flags_of(value)
             names += [f"{name}.{rest}" if name else rest for rest in inner]
@@ -196,9 +196,10 @@ def _split(argument: str) -> list[str]:
     return [_flag(flag), *value]
 
 
-def _public(name: str) -> str:
-    """A field's part of a flag: the fields of a recipe carry no prefix."""
-    return "" if name == "recipe" else name
+def _public(item: dataclasses.Field) -> str:
+    """A field's part of a flag: the name that it is given there, if any; the fields of a recipe carry no prefix."""
+    given = [mark.name for mark in getattr(item.type, "__metadata__", ()) if getattr(mark, "name", None)]
+    return given[0] if given else "" if item.name == "recipe" else item.name
 
 
 def _flag(path: str) -> str:
@@ -208,7 +209,7 @@ def _flag(path: str) -> str:
 def _choices(config: Any, before: str = "") -> Iterator[tuple[str, Registry, Any]]:
     """The choices of a config: the dotted name of the flag, its registry, the settings object that is there."""
     for item in dataclasses.fields(config):
-        value, name = getattr(config, item.name), _public(item.name)
+        value, name = getattr(config, item.name), _public(item)
         path = ".".join(part for part in (before, name) if part)
         registry = settings.registry_of(item)
         if registry:
@@ -235,7 +236,7 @@ def _choose(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
 
 def _switch(config: Any, path: list[str], kind: type) -> Any:
     """The config with another kind of choice at a dotted path."""
-    fields = {_public(item.name): item for item in dataclasses.fields(config)}
+    fields = {_public(item): item for item in dataclasses.fields(config)}
     name, rest = (path[0], path[1:]) if path[0] in fields else ("", path)
     item = fields[name]
     value, registry = getattr(config, item.name), settings.registry_of(item)

@@ -19,7 +19,6 @@ __all__ = [
     "Loaded",
     "Network",
     "class_context",
-    "component",
     "dit",
     "find",
     "resnet",

@@ -160,9 +160,10 @@ def _labels(latent: LatentConfig, known: int, classes: int) -> np.ndarray:
     labels = np.arange(classes) if latent.labels is None else np.array(latent.labels)
     same = latent.labels is not None or known == classes
     if not same or len(labels) != classes or labels.min() < 0 or labels.max() >= known:
+        given = "" if latent.labels is None else f", and {len(labels)} `latent.labels` are given"
         raise InputError(
-            f"the denoiser has {known} classes and the dataset {classes}; give `latent.labels`, the denoiser's class "
-            f"(0 to {known - 1}) for each class of the dataset"
+            f"the denoiser has {known} classes and the dataset {classes}{given}; give `latent.labels`, the denoiser's "
+            f"class (0 to {known - 1}) for each class of the dataset"
         )
     return labels
 

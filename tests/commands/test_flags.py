@@ -479,3 +479,10 @@ def test_help_shows_the_settings_of_what_is_chosen(program, module):
 def test_a_choice_is_forgotten_with_its_settings():
     assert "--summarizer.restarts" in message(lambda: recipe("--summarizer", "none", "--summarizer.restarts", 8))
     assert recipe("--summarizer", "clvq", "--summarizer.epochs", 2).summarizer == Clvq(epochs=2)
+
+
+def test_messages_know_a_flag_by_the_name_that_it_has_on_the_command_line():
+    assert "protocol" in flags.flags_of(relabel.RelabelConfig()) and "protocol_name" not in flags.flags_of(
+        relabel.RelabelConfig()
+    )
+    assert flags.as_flags("`protocol` is wrong", relabel.RelabelConfig()) == "--protocol is wrong"

@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+from jaxdd.ground import health
 from jaxdd.programs import doctor
 
 
@@ -34,6 +35,6 @@ def test_a_device_with_a_fault(grad, words, program, monkeypatch):
         def __getattr__(self, name):
             return (lambda loss, place: grad(loss, place)) if name == "grad" else getattr(jax, name)
 
-    monkeypatch.setattr(doctor, "jax", Jax())
+    monkeypatch.setattr(health, "jax", Jax())
     status, out, _ = program("doctor")
     assert status == 1 and words in out and out.splitlines()[-1] == "1 fault"
