@@ -99,6 +99,20 @@ def has_classes(path: str) -> bool:
     return os.path.isdir(folder) and bool(_class_folders(folder))
 
 
+def class_files(folder: str) -> dict[str, list[str]]:
+    """The images in the class folders <class>/* of a folder, sorted, by the names of their classes.
+
+    Raises:
+      InputError: no class folders, or one without images.
+    """
+    names, left_out = _class_folders(folder), Counter[str]()
+    if not names:
+        raise InputError(f"folder {printable(folder)} has no class folders with images: expected <class>/*")
+    split = _of_class_folders(folder, names, left_out)
+    _say(folder, left_out)
+    return {name: [os.path.join(split.folders[name], file) for file in split.files[name]] for name in names}
+
+
 @dataclass(frozen=True)
 class _Split:
     """The images of a split: their names by class, and the folder of each class in which these names lie."""
