@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,27 +74,26 @@ def open_distilled(
         soft labels, unequal numbers of images per class, other classes, or another size.
     """
     name = os.fspath(path)
-    names = None if class_names is None else check_class_names(class_names, "the real data")
+    what = printable(name)
+    ours = None if class_names is None else check_class_names(class_names, "the real data")
+    found = _found(name, image_shape, resize)
+    images, own = _normalisation(found, image_norm, what)
+    images = _sized(images, image_shape, resize, what)
+    labels, names = _classes(_hard(found.labels, argmax, what), found.class_names, ours, what)
+    try:
+        made = _converted(images, own, norm, labels, (found.weights, names))
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
+    return replace(made, provenance={"method": title(name), "source": name})
+
+
+def _found(name: str, shape: tuple[int, int, int] | None, resize: bool) -> Found:
+    """What lies at a path; images that are encoded, such as PNG files, are decoded to the shape of the real ones."""
     folder = Path(places.parsed(name).path).expanduser()
     if is_saved(folder):
         kept = distilled.load(folder)
-        found = Found(kept.images, kept.labels, kept.weights, kept.class_names, kept.norm)
-    else:
-        side, depth = (image_shape[0] if resize else None, image_shape[2]) if image_shape else (None, None)
-        found = read(name, (side, depth))
-    what = printable(name)
-    images, own = _normalisation(found, image_norm, what)
-    images = _sized(images, image_shape, resize, what)
-    labels = _hard(found.labels, argmax, what)
-    labels, names = _classes(labels, found.class_names, names, what)
-    try:
-        dataset = _converted(images, own, norm, labels, (found.weights, names))
-    except InputError as error:
-        raise InputError(f"{what}: {error}") from None
-    provenance = {"method": title(name), "source": name}
-    return DistilledDataset(
-        dataset.images, dataset.labels, dataset.weights, dataset.class_names, dataset.norm, provenance
-    )
+        return Found(kept.images, kept.labels, kept.weights, kept.class_names, kept.norm)
+    return read(name, (None, None) if shape is None else (shape[0] if resize else None, shape[2]))
 
 
 def is_saved(folder: Path) -> bool:

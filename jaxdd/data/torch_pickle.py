@@ -26,7 +26,7 @@ _DTYPES = {
 }
 _VALUES = {
     "BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "UNICODE", "BINUNICODE",
-    "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "SHORT_BINSTRING", "BINSTRING",
+    "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "SHORT_BINSTRING", "BINSTRING", "BYTEARRAY8",
 }  # fmt: skip
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -235,7 +235,7 @@ def _tensor(read: Read, storage: Any, offset: Any, size: Any, stride: Any, *_: A
 
 
 def _from_bytes(dtype: Any, content: Any, shape: tuple, is_fortran: bool = False) -> np.ndarray:
-    if not isinstance(dtype, _Dtype) or not isinstance(content, bytes):
+    if not isinstance(dtype, _Dtype) or not isinstance(content, bytes | bytearray):
         raise Refused("it holds an array of NumPy without numbers")
     array = np.frombuffer(content, dtype.dtype)
     return array.reshape(shape, order="F" if is_fortran else "C").astype(dtype.dtype.newbyteorder("="))
@@ -257,7 +257,15 @@ def _scalar(_: Read, dtype: Any, content: Any) -> np.ndarray:
     return _from_bytes(dtype, content, ())
 
 
-_NUMPY: dict[str, Callable[..., Any]] = {"scalar": _scalar, "_reconstruct": lambda read, *_: _Array()}
+def _buffer(_: Read, content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    return _from_bytes(dtype, content, shape, order == "F")
+
+
+_NUMPY: dict[str, Callable[..., Any]] = {
+    "multiarray.scalar": _scalar,
+    "multiarray._reconstruct": lambda read, *_: _Array(),
+    "numeric._frombuffer": _buffer,
+}
 _CALLS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered,
     "torch._utils._rebuild_tensor": _tensor,
@@ -267,7 +275,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch.device": lambda read, *names: names,
     "numpy.dtype": lambda read, code, *_: _Dtype(code),
     "_codecs.encode": _encoded,
-    **{f"numpy.{core}.multiarray.{name}": call for core in ("core", "_core") for name, call in _NUMPY.items()},
+    **{f"numpy.{core}.{name}": call for core in ("core", "_core") for name, call in _NUMPY.items()},
 }
 # Types that are only named, as the class of an array.
 _WORDS = {"numpy.ndarray"}
