@@ -40,7 +40,7 @@ class JudgeConfig(TeacherConfig):
     teacher: Path | None = None
     """A teacher's folder; default: found in runs/teachers or trained, as by jaxdd distill."""
     teacher_width: int | None = settings.bounded(None, settings.WIDTH)
-    """Channels of the first block of a teacher that is trained here; default: `width`, or those of the model."""
+    """Channels of the first block of a teacher that is trained here; default: --width, or those of the model."""
     image_norm: str | None = None
     """How floating images are normalised: cifar10, cifar100, imagenet, svhn, mnist, fashion_mnist, unit (pixels / 255)
     or bytes (0 to 255); default: what the file says, or unit if all values are in [0, 1]."""

@@ -1,6 +1,5 @@
 """Distilled images as other projects save them: read as they are, or refused with one line; nothing is run."""
 
-import io
 import os
 import pickle
 import struct
@@ -11,7 +10,19 @@ import numpy as np
 import pytest
 from golden_helpers import HERE
 from helpers import message, mutants
-from source_helpers import NAMES, as_arrow, as_folder, as_parquet, as_shards, as_table, pictures, png, stacked
+from source_helpers import (
+    NAMES,
+    as_arrow,
+    as_folder,
+    as_parquet,
+    as_shards,
+    as_table,
+    pictures,
+    png,
+    stacked,
+    tensor,
+    zipped,
+)
 
 import jaxdd
 from jaxdd.data import foreign, torch_file, torch_pickle
@@ -122,16 +133,6 @@ class Call:
         return self.call
 
 
-def zipped(pickled, storages=(), **settings):
-    """A file of PyTorch with this pickle."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", **settings) as archive:
-        archive.writestr("a/data.pkl", pickled)
-        for number, storage in enumerate(storages):
-            archive.writestr(f"a/data/{number}", storage)
-    return content.getvalue()
-
-
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize(
     "value",
@@ -187,13 +188,8 @@ def test_pickles_that_are_bombs(tmp_path, name):
         assert "cannot be read" in message(lambda: torch_file.read(tmp_path / "a.pt"))
 
 
-def tensor(size, stride, offset=0, count=4, key="0"):
-    """The pickle of one tensor of four floats."""
-    parts = (key, count, offset, size, stride)
-    head = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n("
-    name, number, start, shape, steps = (pickle.dumps(part, 2)[2:-1] for part in parts)
-    storage = (b"(X\x07\0\0\0storagectorch\nFloatStorage\n" + name + b"X\x03\0\0\0cpu" + number + b"tQ")  # fmt: skip
-    return head + storage + start + shape + steps + b"\x89ccollections\nOrderedDict\n)RtR."
+def one(*given, **more):
+    return b"\x80\x02" + tensor(*given, **more) + b"."
 
 
 FLOATS = np.arange(4, dtype="<f4").tobytes()
@@ -216,14 +212,14 @@ FLOATS = np.arange(4, dtype="<f4").tobytes()
     ],
 )
 def test_tensors_outside_of_their_storage(tmp_path, given, words):
-    (tmp_path / "a.pt").write_bytes(zipped(tensor((2, 2), (1, 2)), [FLOATS]))
+    (tmp_path / "a.pt").write_bytes(zipped(one((2, 2), (1, 2)), [FLOATS]))
     np.testing.assert_array_equal(torch_file.read(tmp_path / "a.pt"), [[0, 2], [1, 3]])
-    (tmp_path / "a.pt").write_bytes(zipped(tensor(**given), [FLOATS]))
+    (tmp_path / "a.pt").write_bytes(zipped(one(**given), [FLOATS]))
     assert words in message(lambda: torch_file.read(tmp_path / "a.pt"))
 
 
 def test_archives_that_are_none(tmp_path):
-    good = zipped(tensor((4,), (1,)), [FLOATS])
+    good = zipped(one((4,), (1,)), [FLOATS])
     for content in (b"", b"PK", good[:50], good[:-30], zipped(b"", [], compression=zipfile.ZIP_DEFLATED)):
         (tmp_path / "a.pt").write_bytes(content)
         assert "a.pt" in message(lambda: torch_file.read(tmp_path / "a.pt"))
