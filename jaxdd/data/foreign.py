@@ -50,7 +50,7 @@ def open_distilled(
     - a .pt or .pth file of `torch.save`: a dict of images and labels by usual names, a pair of them, the list
       ``{"data": [[images, labels], ...]}`` of Dataset Condensation and its successors, or images_best.pt with
       labels_best.pt beside it. Tensors are [n, ch, H, W] or [n, H, W, ch].
-    - an .npz file with arrays of such names, also ``weights``, ``class_names``, ``mean`` and ``std``.
+    - an .npz or .safetensors file with arrays of such names, also ``weights``, ``class_names``, ``mean`` and ``std``.
     - a folder <class>/* or train/<class>/*, with or without metadata.csv (columns file_name, label, weight).
     - a dataset of the hub or of `datasets`, WebDataset shards, or what `jaxdd.save` wrote.
 

@@ -8,22 +8,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from jaxdd.data import image, load, numpy_files, places, torch_file
 from jaxdd.data.checks import check_class_names, printable
 from jaxdd.data.folder import class_files
 from jaxdd.data.hub import is_hub, open_table
 from jaxdd.data.labels import classes
+from jaxdd.data.shards import is_shards
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.progress import log
-from jaxdd.ground.reading import read_text
+from jaxdd.ground.reading import check_regular, read_text
 
 _NOISE = ("syn", "synthetic", "distilled", "best", "train")
 _WEIGHTS = ("weight", "weights", "w")
 _SETS = ("data",)
 _LIST = "metadata.csv"
+_MOST_BYTES = 4 * 2**30
 _TENSORS = (".pt", ".pth")
+_SAFE = ".safetensors"
 
 
 class Found(NamedTuple):
@@ -46,7 +50,7 @@ class Found(NamedTuple):
 
 def is_array_file(path: str) -> bool:
     """Whether a path is a file of tensors or arrays."""
-    return path.lower().endswith((*_TENSORS, ".npz"))
+    return path.lower().endswith((*_TENSORS, _SAFE, ".npz"))
 
 
 def read(name: str, shape: tuple[int | None, int | None]) -> Found:
@@ -62,6 +66,9 @@ def read(name: str, shape: tuple[int | None, int | None]) -> Found:
                          "hf:owner/name")  # fmt: skip
     if is_array_file(path):
         return _from_arrays(place, Path(path))
+    if os.path.isfile(path) and not is_shards(path):
+        raise InputError(f"{printable(path)} is in no format of distilled images; give a folder, or an .npz, .pt or "
+                         ".safetensors file")  # fmt: skip
     root = os.path.join(path, "train") if os.path.isdir(os.path.join(path, "train")) else path
     lists = [os.path.join(folder, _LIST) for folder in (path, root) if os.path.exists(os.path.join(folder, _LIST))]
     if lists:
@@ -78,17 +85,27 @@ def _has_no_folders(root: str) -> bool:
 # Images in files
 
 
-def _decoded(files: list[str], shape: tuple[int | None, int | None]) -> np.ndarray:
+def _decoded(files: list[str], shape: tuple[int | None, int | None], place: str) -> np.ndarray:
     encoded: list[image.Encoded] = [(file, file) for file in files]
     sample = lambda: [encoded[k] for k in image.evenly_spaced(len(encoded), image.PROBES)]
-    return image.decode_batch(encoded, image.shape_for(sample, *shape))
+    known = image.shape_for(sample, *shape)
+    _check_memory(len(files), known, place)
+    return image.decode_batch(encoded, known)
+
+
+def _check_memory(count: int, shape: tuple[int, ...], place: str) -> None:
+    """InputError if decoded images would take more than a distilled dataset ever does."""
+    needed = count * int(np.prod(shape))
+    if needed > _MOST_BYTES:
+        raise InputError(f"{printable(place)} has {count} images, {needed / 2**30:.1f} GiB decoded, too many for "
+                         "distilled ones; give a few for each class")  # fmt: skip
 
 
 def _from_folders(root: str, shape: tuple[int | None, int | None]) -> Found:
     files = class_files(root)
     labels = np.repeat(np.arange(len(files)), [len(part) for part in files.values()])
     names = check_class_names(list(files), root)
-    return Found(_decoded([file for part in files.values() for file in part], shape), labels, None, names)
+    return Found(_decoded([file for part in files.values() for file in part], shape, root), labels, None, names)
 
 
 def _from_list(place: str, shape: tuple[int | None, int | None]) -> Found:
@@ -117,7 +134,7 @@ def _from_list(place: str, shape: tuple[int | None, int | None]) -> Found:
     raw = np.array(labels, np.int64) if numbered else np.array(labels, object)
     names, numbers = classes({"train": raw}, None, place)
     given = np.array(weights) if "weight" in columns else None
-    return Found(_decoded(files, shape), numbers["train"], given, None if numbered else names)
+    return Found(_decoded(files, shape, place), numbers["train"], given, None if numbered else names)
 
 
 def _weight(text: str | None, where: str) -> float:
@@ -131,6 +148,7 @@ def _from_source(name: str, place: places.Place, shape: tuple[int | None, int | 
     """The train images of any dataset that `jaxdd.data.load` opens, with the weights of a table."""
     source = load(name, *shape, needs_test=False)
     labels = source.labels["train"]
+    _check_memory(len(labels), source.image_shape, name)
     weights = None
     if is_hub(place.path):
         table = open_table(name)
@@ -151,8 +169,8 @@ def _from_source(name: str, place: places.Place, shape: tuple[int | None, int | 
 
 
 def _from_arrays(place: places.Place, path: Path) -> Found:
-    is_torch = path.suffix.lower() in _TENSORS
-    value = torch_file.read(path) if is_torch else numpy_files.read(str(path))
+    is_torch = path.suffix.lower() in (*_TENSORS, _SAFE)
+    value = _value(path)
     parts = _parts(value, place, path)
     images, labels = parts["images"], parts.get("labels")
     if labels is None:
@@ -163,6 +181,20 @@ def _from_arrays(place: places.Place, path: Path) -> Found:
     if isinstance(value, dict) and all(isinstance(value.get(name), np.ndarray) for name in ("mean", "std")):
         norm = Normalisation(*(np.asarray(value[name], np.float32).reshape(-1) for name in ("mean", "std")))
     return Found(_last_channels(images, is_torch, path), _plain(labels), parts.get("weights"), names, norm)
+
+
+def _value(path: Path) -> Any:
+    """The arrays in a file, by names or in the order in which they were saved."""
+    if path.suffix.lower() in _TENSORS:
+        return torch_file.read(path)
+    if path.suffix.lower() != _SAFE:
+        return numpy_files.read(str(path))
+    check_regular(path)
+    try:
+        return load_file(path)
+    # Of dtypes that NumPy lacks the library raises errors of other types than of damage.
+    except Exception as error:
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}; give float32 tensors") from None
 
 
 def _kind(name: Any) -> str:
@@ -236,7 +268,7 @@ def _labels_beside(path: Path, place: places.Place) -> np.ndarray:
     for name in names:
         beside = path.with_name(Path(name).name)
         if beside.name != path.name and beside.is_file() and is_array_file(beside.name):
-            value = torch_file.read(beside) if beside.suffix.lower() in _TENSORS else numpy_files.read(str(beside))
+            value = _value(beside)
             value = next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else value
             if isinstance(value, np.ndarray):
                 return value

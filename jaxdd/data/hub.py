@@ -254,7 +254,10 @@ def _roots(path: str) -> list[str]:
     """The folders in which the files of a local dataset may lie."""
     folder = os.path.realpath(os.path.expanduser(path.removeprefix(places.HUB)))
     if not os.path.isdir(folder):
-        return [os.path.realpath(importlib.import_module("datasets").config.HF_CACHE_HOME)]
+        config = importlib.import_module("datasets").config
+        caches = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, importlib.import_module(
+            "huggingface_hub").constants.HF_HUB_CACHE)  # fmt: skip
+        return [os.path.realpath(cache) for cache in caches]
     # The cache of the hub links each file of a snapshot to the blobs of its repository.
     return [folder, *(str(up.parent / "blobs") for up in Path(folder).parents if up.name == "snapshots")]
 
@@ -303,6 +306,12 @@ def _columns(library: Any, place: places.Place, features: Mapping[str, Any], pat
                              f"{'' if chosen else kind + 's '}(its columns: {held[:300]}); choose one with "
                              f"?{kind}=COLUMN")  # fmt: skip
         found[kind] = chosen[0]
+    held_as = features[found["image"]]
+    # The library would make images of lists of numbers, of as many bits as the numbers have.
+    is_bytes = isinstance(held_as, dict) and set(held_as) == {"bytes", "path"}
+    if not isinstance(held_as, library.Image) and not is_bytes and "binary" not in str(getattr(held_as, "dtype", "")):
+        raise InputError(f"column {printable(found['image'])} of dataset {printable(path)} holds no image files, but "
+                         f"{type(held_as).__name__}; give images as files, or pixels in an .npz file")  # fmt: skip
     return found["image"], found["label"]
 
 

@@ -83,7 +83,7 @@ def _header(file: BinaryIO, at: int, total: int) -> bytes | None:
     """The header at a place; None at the end of the archive."""
     file.seek(at)
     header = file.read(_BLOCK)
-    if at == 0:
+    if not at:
         for magic, kind in _COMPRESSED.items():
             if header.startswith(magic):
                 raise _Damaged(f"it is compressed ({kind}), and has no random access; unpack it to a plain .tar")
@@ -94,8 +94,9 @@ def _header(file: BinaryIO, at: int, total: int) -> bytes | None:
         return None
     if len(header) < _BLOCK:
         raise _Damaged("it ends early" if at else "it is no tar archive")
-    summed = sum(header[:148]) + 8 * 32 + sum(header[156:])
-    if _number(header[148:156]) != summed:
+    # The field of the sum itself counts as eight spaces.
+    summed = sum(header) - sum(header[148:156]) + 8 * 32
+    if header[148:156].strip(b" \0").lstrip(b"0") != b"%o" % summed:
         raise _Damaged(f"the header at byte {at} is damaged" if at else "it is no tar archive")
     return header
 

@@ -53,7 +53,7 @@ class EvaluateConfig(ProtocolConfig, JudgeConfig):
 def check(config: EvaluateConfig) -> None:
     """Raise InputError for settings that cannot be evaluated, before anything is loaded."""
     if not config.runs:
-        raise InputError("no run folder, and no images; use: jaxdd evaluate runs/x")
+        raise InputError("no run folder; use: jaxdd evaluate runs/x")
     if config.seeds < 1:
         raise InputError(f"`seeds` {config.seeds} is no valid number of students; use 1 or more")
     if not config.protocols:

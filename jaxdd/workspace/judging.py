@@ -71,7 +71,7 @@ def is_run(path: Path) -> bool:
     if path.is_dir():
         return any((path / name).exists() for name in _OF_RUNS) or not any(path.iterdir())
     name = places.parsed(str(path)).path
-    return not (name.startswith(places.HUB) or foreign.is_array_file(name) or ".tar" in name or os.path.isdir(name))
+    return not (name.startswith(places.HUB) or foreign.is_array_file(name) or ".tar" in name or os.path.exists(name))
 
 
 def opened(config: JudgeConfig) -> Judged:

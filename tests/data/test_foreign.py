@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from golden_helpers import HERE
 from helpers import message, mutants
+from safetensors.numpy import save_file
 from source_helpers import (
     NAMES,
     as_arrow,
@@ -276,6 +277,16 @@ def test_arrays_of_pixels_and_weights(tmp_path):
     assert "'cat'" in line and "none of the 2 classes" in line and str(place) in line
 
 
+def test_safetensors(tmp_path):
+    place = tmp_path / "set.safetensors"
+    save_file({"images": np.ascontiguousarray(PIXELS.transpose(0, 3, 1, 2)), "labels": LABELS}, place)
+    np.testing.assert_array_equal(jaxdd.open_distilled(place).pixels(), PIXELS[[1, 3, 0, 2]])
+    place.write_bytes(place.read_bytes()[:-1])
+    assert f"{place} cannot be read" in message(lambda: jaxdd.open_distilled(place))
+    (tmp_path / "set.txt").write_text("images")
+    assert "no format of distilled images" in message(lambda: jaxdd.open_distilled(tmp_path / "set.txt"))
+
+
 def test_numbers_are_taken_in_order_and_said(tmp_path, capsys):
     place = written(tmp_path, x=PIXELS, y=LABELS)
     assert jaxdd.open_distilled(place, class_names=("dog", "cat")).class_names == ("dog", "cat")
@@ -421,3 +432,12 @@ def test_unequal_classes_are_refused_with_the_place(tmp_path):
     place = as_folder(tmp_path / "set", {"train": pictures(1)["train"]})
     line = message(lambda: jaxdd.open_distilled(place))
     assert str(place) in line and "equally many of each class" in line
+
+
+def test_a_whole_dataset_is_no_distilled_one(tmp_path, monkeypatch):
+    from jaxdd.data import foreign_values
+
+    monkeypatch.setattr(foreign_values, "_MOST_BYTES", 3 * 8 * 8 - 1)
+    for write in (as_folder, as_parquet):
+        place = write(tmp_path / write.__name__, {"train": even(1)})
+        assert "3 images" in message(lambda place=place: jaxdd.open_distilled(place))

@@ -30,6 +30,7 @@ from source_helpers import (
 
 from jaxdd import data
 from jaxdd.data import numpy_files, places, tar_index
+from jaxdd.ground import dry
 from jaxdd.ground.errors import InputError
 
 FORMATS = {
@@ -548,3 +549,34 @@ def test_what_webdataset_writes(tmp_path):
     images, labels = stacked(rows)
     np.testing.assert_array_equal(source.read("train", np.arange(len(rows))), images)
     assert source.labels["train"].tolist() == labels.tolist()
+
+
+def test_class_folders_through_the_library(tmp_path):
+    """The library `datasets` reads folders of images too, as repositories of the hub have them."""
+    place = as_folder(tmp_path / "set", pictures(3))
+    assert_same(data.load(f"hf:{place}"), data.load(place))
+
+
+def test_lists_of_numbers_are_no_image_files(tmp_path):
+    import datasets
+
+    table = datasets.Dataset.from_dict({"image": [[[1, 2], [3, 4]]] * 2, "label": [0, 1]})
+    line = message(lambda: data.load(write_table(tmp_path / "set", table), needs_test=False))
+    assert "column image" in line and "no image files" in line and ".npz" in line
+    table = datasets.Dataset.from_dict({"image": ["/etc/passwd"] * 2, "label": [0, 1]})
+    assert "no image files" in message(lambda: data.load(write_table(tmp_path / "paths", table), needs_test=False))
+
+
+def test_a_plan_downloads_nothing(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def builder(path, name=None, **given):
+        asked.append(given["download_config"])
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", builder)
+    with dry.run(None):
+        line = message(lambda: data.load("hf:owner/name"))
+    assert asked[0].local_files_only and "a plan downloads nothing" in line and "hf:owner/name" in line
