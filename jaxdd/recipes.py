@@ -75,3 +75,10 @@ _NAMED = {
 }
 for _name, _recipe in _NAMED.items():
     RECIPES.register(_name, _recipe)
+
+PAPERS = {
+    "wmdd": "2311.18531", "ddoq": "2501.07681", "d4m": "2407.15138", "sre2l": "2306.13092", "dm": "2110.04181",
+    "mmd": "2311.18531", "ce-class": "2311.18531", "wmdd-global": "2311.18531", "ce-global": "2311.18531",
+    "rded": "2312.03526", "kcenter": "1708.00489",
+}  # fmt: skip
+"""The paper of each method on arXiv, for those that have one."""

@@ -200,3 +200,11 @@ def folder(tmp_path):
             for i in range(count):
                 Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(place / f"{i}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A run folder with images, a teacher, stored labels and results, as the programs leave it; not to be changed."""
+    from bad_inputs import make_run
+
+    return make_run(tmp_path_factory.mktemp("finished") / "run")

@@ -14,7 +14,7 @@ PACKAGE, PROGRAMS = ROOT / "jaxdd", ROOT / "jaxdd" / "programs"
 # From the ground up: a room imports its own files and those below it.
 FLOORS = (
     ("ground",), ("data", "nn"), ("ot", "latent"), ("pretrained",), ("stages",), ("students", "methods"), ("recipes",),
-    ("workspace",), ("planning", "reports"), ("commands",), ("programs",), ("__main__",),
+    ("workspace",), ("planning", "reports"), ("exchange",), ("commands",), ("programs",), ("__main__",),
 )  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 

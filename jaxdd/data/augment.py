@@ -5,12 +5,17 @@ Images are float [N, H, W, C]. Random numbers are drawn per image, unless a docs
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxdd.ground.registry import Registry
 from jaxdd.ground.settings import AREA, SHARE, Bounds, bounded
+
+Shape = tuple[int, ...]
+Draws = dict[str, jax.Array]
 
 
 @dataclass(frozen=True)
@@ -78,28 +83,48 @@ def _interpolation(side: int, origin: jax.Array, size: jax.Array) -> jax.Array:
 
 def random_resized_crop(key: jax.Array, images: jax.Array, min_scale: float = 0.08) -> jax.Array:
     """A random box of each image [N, H, W, C], resized to H x W."""
+    return _crop_boxes(images, _draw_boxes(key, images.shape, Augment(min_scale=min_scale)))
 
-    def one(k, image):
-        return crop_resize(image, *random_box(k, min_scale))
 
-    return jax.vmap(one)(jax.random.split(key, images.shape[0]), images)
+def _draw_boxes(key: jax.Array, shape: Shape, settings: Augment) -> Draws:
+    draw = partial(random_box, min_scale=settings.min_scale)
+    origins, sizes = jax.vmap(draw)(jax.random.split(key, shape[0]))
+    return {"box_origin": origins, "box_size": sizes}
+
+
+def _crop_boxes(images: jax.Array, drawn: Draws) -> jax.Array:
+    return jax.vmap(crop_resize)(images, drawn["box_origin"], drawn["box_size"])
 
 
 def flip(key: jax.Array, images: jax.Array) -> jax.Array:
     """Each image [N, H, W, C] mirrored left to right with probability one half."""
-    mirrored = jax.random.bernoulli(key, jnp.float32(0.5), (images.shape[0], 1, 1, 1))
-    return jnp.where(mirrored, images[:, :, ::-1], images)
+    return _flip(images, _draw_flips(key, len(images)))
+
+
+def _draw_flips(key: jax.Array, count: int) -> jax.Array:
+    return jax.random.bernoulli(key, jnp.float32(0.5), (count, 1, 1, 1))[:, 0, 0, 0]
+
+
+def _flip(images: jax.Array, mirrored: jax.Array) -> jax.Array:
+    return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
 
 
 def pad_crop(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
     """Each image [N, H, W, C] padded with ``pad`` zeros on all sides, and cropped to H x W at a random position."""
+    return _crop_shifted(images, {"shift": _draw_shifts(key, len(images), pad)}, pad)
+
+
+def _draw_shifts(key: jax.Array, count: int, pad: int) -> jax.Array:
+    return jax.random.randint(key, (count, 2), 0, 2 * pad + 1, jnp.int32) - pad
+
+
+def _crop_shifted(images: jax.Array, drawn: Draws, pad: int) -> jax.Array:
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    corners = jax.random.randint(key, (images.shape[0], 2), 0, 2 * pad + 1, jnp.int32)
 
-    def one(image, corner):
-        return jax.lax.dynamic_slice(image, (*corner, jnp.int32(0)), images.shape[1:])
+    def one(image, shift):
+        return jax.lax.dynamic_slice(image, (*(shift + pad), jnp.int32(0)), images.shape[1:])
 
-    return jax.vmap(one)(padded, corners)
+    return jax.vmap(one)(padded, drawn["shift"])
 
 
 def roll(key: jax.Array, images: jax.Array, max_shift: int) -> jax.Array:
@@ -113,9 +138,17 @@ def mixup(key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float) -
 
     t and the permutation pi are drawn per batch (Zhang et al. 2018).
     """
+    return _blend(images, targets, _draw_blend(key, images.shape, Augment(alpha=alpha)))
+
+
+def _draw_blend(key: jax.Array, shape: Shape, settings: Augment) -> Draws:
     k_t, k_pi = jax.random.split(key)
-    t = jax.random.beta(k_t, alpha, alpha, dtype=jnp.float32)
-    pi = jax.random.permutation(k_pi, images.shape[0])
+    t = jax.random.beta(k_t, settings.alpha, settings.alpha, dtype=jnp.float32)
+    return {"partner": jax.random.permutation(k_pi, shape[0]), "share": t}
+
+
+def _blend(images: jax.Array, targets: jax.Array, drawn: Draws) -> tuple[jax.Array, jax.Array]:
+    pi, t = drawn["partner"], drawn["share"]
     return t * images + (1 - t) * images[pi], t * targets + (1 - t) * targets[pi]
 
 
@@ -125,39 +158,96 @@ def cutmix(key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float) 
     The area of the box is 1 - t with t ~ Beta(alpha, alpha). Its centre is uniform, and it is clipped to the image.
     The box and the permutation pi are drawn per batch (Yun et al. 2019).
     """
+    return _paste(images, targets, _draw_paste(key, images.shape, Augment(alpha=alpha)))
+
+
+def _draw_paste(key: jax.Array, shape: Shape, settings: Augment) -> Draws:
     k_t, k_centre, k_pi = jax.random.split(key, 3)
-    side = jnp.sqrt(1.0 - jax.random.beta(k_t, alpha, alpha, dtype=jnp.float32))
+    side = jnp.sqrt(1.0 - jax.random.beta(k_t, settings.alpha, settings.alpha, dtype=jnp.float32))
     centre = jax.random.uniform(k_centre, (2,), jnp.float32)
-    h, w = images.shape[1:3]
+    h, w = shape[1:3]
+    ends = jnp.clip(jnp.stack([centre - side / 2, centre + side / 2]), 0, 1)
+    (top, left), (bottom, right) = jnp.round(jnp.array([h, w], jnp.float32) * ends).astype(jnp.int32)
+    share = 1.0 - ((bottom - top) * (right - left)).astype(jnp.float32) / (h * w)
+    return {"partner": jax.random.permutation(k_pi, shape[0]), "share": share,
+            "paste": jnp.stack([top, bottom, left, right])}  # fmt: skip
 
-    def covered(n, c):
-        low, high = jnp.round(n * jnp.clip(jnp.stack([c - side / 2, c + side / 2]), 0, 1))
-        i = jnp.arange(n, dtype=jnp.float32)
-        return (i >= low) & (i < high)
 
-    inside = covered(h, centre[0])[:, None] & covered(w, centre[1])[None, :]
-    pi = jax.random.permutation(k_pi, images.shape[0])
-    t = 1.0 - inside.mean(dtype=jnp.float32)
+def _paste(images: jax.Array, targets: jax.Array, drawn: Draws) -> tuple[jax.Array, jax.Array]:
+    (top, bottom, left, right), pi, t = drawn["paste"], drawn["partner"], drawn["share"]
+    rows, columns = (jnp.arange(side, dtype=jnp.int32) for side in images.shape[1:3])
+    inside = ((rows >= top) & (rows < bottom))[:, None] & ((columns >= left) & (columns < right))[None, :]
     return jnp.where(inside[..., None], images[pi], images), t * targets + (1 - t) * targets[pi]
 
 
-CROPS = Registry("crop")
-"""Functions (key, images, settings) -> images."""
-CROPS.register("resized", lambda key, images, settings: random_resized_crop(key, images, settings.min_scale))
-CROPS.register(
-    "pad", lambda key, images, settings: pad_crop(key, images, max(1, round(settings.pad * images.shape[1])))
-)
-CROPS.register("none", lambda key, images, settings: images)
+def _pad_pixels(shape: Shape, settings: Augment) -> int:
+    return max(1, round(settings.pad * shape[1]))
 
-MIXES = Registry("mix")
-"""Functions (key, images, targets, alpha) -> (images, targets)."""
-MIXES.register("cutmix", cutmix)
-MIXES.register("mixup", mixup)
-MIXES.register("none", lambda key, images, targets, alpha: (images, targets))
+
+class Crop(NamedTuple):
+    """A way to crop: what is drawn for a batch, and what is done with it.
+
+    Attributes:
+      draw: (key, shape of the images (N, H, W, C), settings) -> arrays by name, [N, ...] each.
+      apply: (images [N, H, W, C], these arrays, settings) -> images of the same shape.
+    """
+
+    draw: Callable[[jax.Array, Shape, Augment], Draws]
+    apply: Callable[[jax.Array, Draws, Augment], jax.Array]
+
+
+class Mix(NamedTuple):
+    """A way to mix the images of a batch.
+
+    Attributes:
+      draw: (key, shape of the images (N, H, W, C), settings) -> arrays by name.
+      apply: (images [N, H, W, C], targets [N, K], these arrays) -> images and targets of the same shapes.
+    """
+
+    draw: Callable[[jax.Array, Shape, Augment], Draws]
+    apply: Callable[[jax.Array, jax.Array, Draws], tuple[jax.Array, jax.Array]]
+
+
+CROPS = Registry("crop", Crop)
+CROPS.register("resized", Crop(_draw_boxes, lambda images, drawn, settings: _crop_boxes(images, drawn)))
+CROPS.register(
+    "pad",
+    Crop(
+        lambda key, shape, settings: {"shift": _draw_shifts(key, shape[0], _pad_pixels(shape, settings))},
+        lambda images, drawn, settings: _crop_shifted(images, drawn, _pad_pixels(images.shape, settings)),
+    ),
+)
+CROPS.register("none", Crop(lambda key, shape, settings: {}, lambda images, drawn, settings: images))
+
+MIXES = Registry("mix", Mix)
+MIXES.register("cutmix", Mix(_draw_paste, _paste))
+MIXES.register("mixup", Mix(_draw_blend, _blend))
+MIXES.register("none", Mix(lambda key, shape, settings: {}, lambda images, targets, drawn: (images, targets)))
+
+
+def draws(settings: Augment, key: jax.Array, shape: Shape) -> Draws:
+    """All that `pipeline` draws for a batch of images of ``shape`` (N, H, W, C), as arrays.
+
+    Only what the settings need is there:
+
+    - ``box_origin``, ``box_size``: float32 [N, 2] each, the boxes that are cropped, (y, x) in units of the sides.
+    - ``shift``: int32 [N, 2], (y, x) in pixels; pixel p of a padded crop is pixel p + shift of the image, or zero.
+    - ``flip``: bool [N], whether the crop is mirrored left to right.
+    - ``partner``: int32 [N], the place in the batch of the image that is mixed in.
+    - ``share``: float32 [], the share of the image itself.
+    - ``paste``: int32 [4], top, bottom, left and right of the box that CutMix takes from the partner.
+
+    Raises:
+      InputError: an unknown crop or mix.
+    """
+    k_crop, k_flip, k_mix = jax.random.split(key, 3)
+    drawn = CROPS.find(settings.crop).draw(k_crop, shape, settings)
+    flips = {"flip": _draw_flips(k_flip, shape[0])} if settings.flip else {}
+    return {**drawn, **flips, **MIXES.find(settings.mix).draw(k_mix, shape, settings)}
 
 
 def pipeline(settings: Augment) -> Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """The composition of the augmentations that ``settings`` names.
+    """The composition of the augmentations that ``settings`` names, with what `draws` draws.
 
     Returns:
       A function (key, images [N, H, W, C], targets [N, K]) -> (images, targets) of the same shapes.
@@ -168,10 +258,10 @@ def pipeline(settings: Augment) -> Callable[[jax.Array, jax.Array, jax.Array], t
     crop, mix = CROPS.find(settings.crop), MIXES.find(settings.mix)
 
     def augment(key, images, targets):
-        k_crop, k_flip, k_mix = jax.random.split(key, 3)
-        images = crop(k_crop, images, settings)
+        drawn = draws(settings, key, images.shape)
+        images = crop.apply(images, drawn, settings)
         if settings.flip:
-            images = flip(k_flip, images)
-        return mix(k_mix, images, targets, settings.alpha)
+            images = _flip(images, drawn["flip"])
+        return mix.apply(images, targets, drawn)
 
     return augment

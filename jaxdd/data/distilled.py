@@ -291,14 +291,11 @@ def _check_measure(dataset: DistilledDataset) -> None:
 
 
 def _write(dataset: DistilledDataset, provenance: str, root: Path) -> None:
-    folders, seen = folder_names(dataset.class_names), [0] * len(dataset.class_names)
-    for name in folders:
+    for name in folder_names(dataset.class_names):
         (root / "train" / name).mkdir(parents=True)
-    digits = max(3, len(str(dataset.ipc - 1)))
-    for picture, label in zip(dataset.pixels(), dataset.labels):
-        place = root / "train" / folders[label] / f"{seen[label]:0{digits}d}.png"
+    for name, picture in zip(file_names(dataset), dataset.pixels()):
+        place = root / "train" / f"{name}.png"
         Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(place)
-        seen[label] += 1
     np.savez(
         root / "distilled.npz",
         images=dataset.images,
@@ -349,6 +346,17 @@ def load(folder: Path | str) -> DistilledDataset:
         reason = " ".join(str(error).partition(";")[0].split())
         raise InputError(f"{place} is damaged: {reason}; make it again or remove it") from None
     return dataset
+
+
+def file_names(dataset: DistilledDataset) -> list[str]:
+    """For each image the folder of its class and its number there: "cat/007"."""
+    folders, seen = folder_names(dataset.class_names), [0] * len(dataset.class_names)
+    digits = max(3, len(str(dataset.ipc - 1)))
+    names = []
+    for label in dataset.labels:
+        names.append(f"{folders[label]}/{seen[label]:0{digits}d}")
+        seen[label] += 1
+    return names
 
 
 def folder_names(class_names: Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import importlib
 import sys
 from pathlib import Path
 
-PROGRAMS = ("distill", "evaluate", "relabel", "report", "tables", "train", "demo")
+PROGRAMS = ("distill", "evaluate", "relabel", "export", "report", "tables", "train", "demo", "doctor")
 
 
 def summary(name: str) -> str:

@@ -1,0 +1,170 @@
+"""The card of an exported dataset: README.md, with the front matter that the Hugging Face hub reads."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any
+
+import jaxdd
+from jaxdd.data.distilled import DistilledDataset
+from jaxdd.exchange.base import Form
+from jaxdd.ground.errors import InputError, one_line
+from jaxdd.recipes import PAPERS
+from jaxdd.reports import tables
+from jaxdd.students.rows import caption, cell
+
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_UNKNOWN = "unknown"
+_LICENCE = re.compile(r"[\w.+-]{1,60}")
+
+
+def check_licence(name: str) -> str:
+    """A licence identifier of the hub, such as cc-by-4.0; InputError for anything else."""
+    if not _LICENCE.fullmatch(name):
+        raise InputError(f"`license` {name!r} is no identifier; give one such as cc-by-4.0, mit, other or unknown")
+    return name
+
+
+def card(
+    dataset: DistilledDataset,
+    form: Form,
+    rows: Sequence[dict],
+    title: str,
+    licence: str,
+    command: str | None,
+    streams: dict | None,
+) -> str:
+    """The text of README.md.
+
+    Args:
+      rows: of evaluation.json, for the table of scores.
+      command: the command line that made the images, if it is known.
+      streams: the stream.json of stored soft labels, if the export has some.
+    """
+    known = dataset.provenance
+    blocks = [
+        _front(dataset, form, title, licence),
+        f"# {_plain(title)}",
+        "![some of the images, a row a class](preview.png)",
+        _what(dataset, form),
+        "## Use",
+        _code("python", form.use),
+        _soft(streams),
+        "## Scores",
+        _scores(rows),
+        "## Provenance",
+        _provenance(known, command),
+        "## Licence",
+        _licensing(known, licence),
+        "## Cite",
+        _cite(known),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _front(dataset: DistilledDataset, form: Form, title: str, licence: str) -> str:
+    count = len(dataset.labels)
+    size = next((name for most, name in _SIZES if count < most), "n>1M")
+    lines = [f"license: {json.dumps(licence)}", f"pretty_name: {json.dumps(one_line(title))}",
+             "task_categories: [image-classification]", "tags: [dataset-distillation, jaxdd]",
+             f"size_categories: [{json.dumps(size)}]"]  # fmt: skip
+    if form.data:
+        lines.append(
+            f"configs: [{{config_name: default, data_files: [{{split: train, path: {json.dumps(form.data)}}}]}}]"
+        )
+    return "\n".join(["---", *lines, "---"])
+
+
+def _what(dataset: DistilledDataset, form: Form) -> str:
+    height, width, channels = dataset.images.shape[1:]
+    names = ", ".join(map(_plain, dataset.class_names[:20])) + (", ..." if len(dataset.class_names) > 20 else "")
+    source = dataset.provenance.get("dataset")
+    of = f" of {_plain(source)}" if isinstance(source, str) else ""
+    return (
+        f"A distilled dataset{of}: {len(dataset.labels)} images of {width} x {height} x {channels} pixels, "
+        f"{dataset.ipc} for each of {len(dataset.class_names)} classes ({names}), as {form.title}. A model that is "
+        "trained on them alone is meant to be nearly as good as one trained on all real images. `weight` is the share "
+        "of its class that an image stands for: multiply its loss by it."
+    )
+
+
+def _soft(streams: dict | None) -> str:
+    if streams is None:
+        return ""
+    return (
+        f"`soft/` has the teacher's answers on {streams['steps']} augmented batches of {streams['batch_size']} images "
+        f"({streams['epochs']} epochs, form {streams['form']}) with the crops, flips and mixes as plain arrays. "
+        "`python student.py test.npz` trains a student on them with PyTorch and NumPy alone. Its code shows how they "
+        "are read."
+    )
+
+
+def _scores(rows: Sequence[dict]) -> str:
+    if not rows:
+        return "Not measured. `jaxdd evaluate` trains students on the images and tests them on real ones."
+    kinds = list(dict.fromkeys(row["labels"] for row in rows))
+    head = ["method", "IPC", "student", *map(caption, kinds)]
+    lines = [
+        [method, "all" if ipc is None else str(ipc), student, *(cell(cells[k]) if k in cells else "" for k in kinds)]
+        for (_, student, method, ipc), cells in tables.by_line(rows).items()
+    ]
+    seeds = {len(row["accuracies"]) for row in rows}
+    above, *below = (f"| {' | '.join(map(_plain, line))} |" for line in [head, *lines])
+    table = "\n".join([above, "|" + " --- |" * len(head), *below])
+    many = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else f"{min(seeds)}"
+    return (
+        f"Top-1 accuracy in percent of students on the real test images of {_plain(rows[0]['dataset'])}, mean and "
+        f"standard deviation over {many} seeds. Each column is a protocol of `jaxdd evaluate`. All methods in it are "
+        f"trained in the same way, `random` on random real images.\n\n{table}"
+    )
+
+
+def _provenance(known: dict, command: str | None) -> str:
+    teacher = known.get("teacher") if isinstance(known.get("teacher"), dict) else {}
+    facts = {
+        "dataset": known.get("dataset"),
+        "method": known.get("method"),
+        "teacher": teacher and f"{teacher.get('model')}, accuracy {teacher.get('accuracy')}",
+        "latent model": known.get("latents"),
+        "seed": known.get("seed"),
+        "device": known.get("device"),
+        "versions": f"jaxdd {jaxdd.__version__}" + (f", jax {known['jax']}" if "jax" in known else ""),
+    }
+    lines = [f"- {name}: {_plain(value)}" for name, value in facts.items() if value not in (None, {}, "")]
+    recipe = json.dumps(known.get("recipe"), indent=1, sort_keys=True, default=str) if "recipe" in known else ""
+    parts = ["\n".join(lines), _code("sh", command) if command else "", _code("json", recipe) if recipe else ""]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _licensing(known: dict, licence: str) -> str:
+    source = known.get("dataset")
+    of = f"of {_plain(source)} " if isinstance(source, str) else ""
+    given = "No licence was given." if licence == _UNKNOWN else f"These files: {_plain(licence)}."
+    return f"{given} The images were made from those {of}and may be bound by their terms."
+
+
+def _cite(known: dict) -> str:
+    paper = PAPERS.get(str(known.get("method")).removesuffix("-paper"))
+    lines = [f"- The method: [arXiv {paper}](https://arxiv.org/abs/{paper})."] if paper else []
+    return "\n".join([*lines, "- jaxdd, with which the images were made: its CITATION.cff."])
+
+
+def without_places(config: dict) -> dict:
+    """A config.json in which paths of the machine are names, as a card is for others."""
+    changed = dict(config)
+    for name in ("dataset", "out", "teacher", "data_dir"):
+        value = changed.get(name)
+        if isinstance(value, str) and PurePath(value).is_absolute() | value.startswith(("~", ".")):
+            changed[name] = PurePath(value).name
+    return changed
+
+
+def _code(language: str, text: str) -> str:
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _plain(value: Any) -> str:
+    """A value as text of one line in which nothing is markup."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~!])", r"\\\1", one_line(str(value)))

@@ -1,0 +1,34 @@
+"""An ImageFolder: train/<class>/<number>.png, with labels and weights in metadata.csv."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+
+from jaxdd.data.distilled import DistilledDataset
+from jaxdd.exchange.base import FORMS, Form
+from jaxdd.exchange.items import items, written
+
+
+def write(place: Path, dataset: DistilledDataset, soft_labels: np.ndarray | None) -> None:
+    """Write the images, train/metadata.csv with file_name, label, class_name and weight, and soft_labels.npy.
+
+    The rows of soft_labels.npy, float32 [n, K], are in the order of the lines of metadata.csv.
+    """
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["file_name", "label", "class_name", "weight"])
+    for item in items(dataset):
+        written(place / "train" / f"{item.name}.png", item.png)
+        lines.writerow([f"{item.name}.png", item.label, dataset.class_names[item.label], f"{item.weight:.9g}"])
+    written(place / "train" / "metadata.csv", text.getvalue().encode())
+    if soft_labels is not None:
+        np.save(place / "soft_labels.npy", soft_labels, allow_pickle=False)
+
+
+USE = """\
+from torchvision.datasets import ImageFolder  # or any other reader of folders
+
+dataset = ImageFolder("train")  # labels in the order of the folders; weights are in train/metadata.csv"""
+FORMS.register("imagefolder", Form("a folder of images a class", write, USE, "train/**"))
