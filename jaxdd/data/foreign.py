@@ -98,7 +98,7 @@ def _found(name: str, shape: tuple[int, int, int] | None, resize: bool) -> Found
 
 def is_saved(folder: Path) -> bool:
     """Whether a folder is what `distilled.save` wrote."""
-    return (folder / "distilled.npz").is_file()
+    return (folder / "distilled.npz").is_file() and (folder / "train").is_dir()
 
 
 def title(name: str) -> str:

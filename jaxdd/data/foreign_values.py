@@ -15,7 +15,7 @@ from jaxdd.data.checks import check_class_names, printable
 from jaxdd.data.folder import class_files
 from jaxdd.data.hub import is_hub, open_table
 from jaxdd.data.labels import classes
-from jaxdd.data.shards import is_shards
+from jaxdd.data.shards import is_shards, open_shards
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.progress import log
@@ -70,12 +70,21 @@ def read(name: str, shape: tuple[int | None, int | None]) -> Found:
         raise InputError(f"{printable(path)} is in no format of distilled images; give a folder, or an .npz, .pt or "
                          ".safetensors file")  # fmt: skip
     root = os.path.join(path, "train") if os.path.isdir(os.path.join(path, "train")) else path
+    if root == path and len(files := _array_files(path)) == 1:
+        return _from_arrays(place, files[0])
     lists = [os.path.join(folder, _LIST) for folder in (path, root) if os.path.exists(os.path.join(folder, _LIST))]
     if lists:
         return _from_list(lists[0], shape)
     if is_hub(place.path) or numpy_files.is_numpy(path) or not os.path.isdir(path) or _has_no_folders(root):
         return _from_source(name, place, shape)
     return _from_folders(root, shape)
+
+
+def _array_files(folder: str) -> list[Path]:
+    """The files of arrays in a folder but for those of labels; none where images are stored in another way."""
+    if not os.path.isdir(folder) or is_hub(folder) or is_shards(folder):
+        return []
+    return [file for file in sorted(Path(folder).iterdir()) if is_array_file(file.name) and "label" not in file.name]
 
 
 def _has_no_folders(root: str) -> bool:
@@ -109,7 +118,7 @@ def _from_folders(root: str, shape: tuple[int | None, int | None]) -> Found:
 
 
 def _from_list(place: str, shape: tuple[int | None, int | None]) -> Found:
-    """The images that a file metadata.csv lists, with columns file_name, label and weight; the last two may lack."""
+    """The images in metadata.csv, with columns file_name, and if there are such label, class_name and weight."""
     folder = os.path.dirname(place)
     try:
         rows = list(csv.DictReader(read_text(Path(place), "repair it").splitlines(), strict=True))
@@ -132,9 +141,13 @@ def _from_list(place: str, shape: tuple[int | None, int | None]) -> Found:
         weights.append(_weight(row.get("weight"), where) if "weight" in columns else 1.0)
     numbered = "label" in columns and all(re.fullmatch(r"\d{1,9}", label) for label in labels)
     raw = np.array(labels, np.int64) if numbered else np.array(labels, object)
+    names: tuple[str, ...] | None
     names, numbers = classes({"train": raw}, None, place)
     given = np.array(weights) if "weight" in columns else None
-    return Found(_decoded(files, shape, place), numbers["train"], given, None if numbered else names)
+    if numbered:
+        known = {int(label): row.get("class_name") or "" for label, row in zip(labels, rows)}
+        names = check_class_names([known[k] for k in range(len(names))], place) if all(known.values()) else None
+    return Found(_decoded(files, shape, place), numbers["train"], given, names)
 
 
 def _weight(text: str | None, where: str) -> float:
@@ -146,10 +159,13 @@ def _weight(text: str | None, where: str) -> float:
 
 def _from_source(name: str, place: places.Place, shape: tuple[int | None, int | None]) -> Found:
     """The train images of any dataset that `jaxdd.data.load` opens, with the weights of a table."""
-    source = load(name, *shape, needs_test=False)
+    weights = None
+    if is_shards(place.path):
+        source, weights = open_shards(name, *shape, False, False)
+    else:
+        source = load(name, *shape, needs_test=False)
     labels = source.labels["train"]
     _check_memory(len(labels), source.image_shape, name)
-    weights = None
     if is_hub(place.path):
         table = open_table(name)
         split = place.choices.get("train", "train")

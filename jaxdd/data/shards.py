@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,8 @@ _LONGEST_LABEL = 2**20
 _BLOCK = 512
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _LABELS = ("cls", "json")
+# Among the labels of a sample by their extension, which never has a slash.
+_WEIGHT = "/weight"
 _REPAIR = "repair it or remove it"
 
 
@@ -50,6 +52,13 @@ def load_shards(
       InputError: no such shards, a compressed or damaged archive, one with links or names that lead out of it, a sample
         without an image or a label; at `Source.read`, a damaged image.
     """
+    return open_shards(name, image_size, channels, skip_corrupt, needs_test)[0]
+
+
+def open_shards(
+    name: str, image_size: int | None, channels: int | None, skip_corrupt: bool, needs_test: bool
+) -> tuple[Source, np.ndarray | None]:
+    """What `load_shards` opens, and the "weight" of each train image in its .json, float64 [n], if all have one."""
     image.check_request(image_size, channels)
     place = places.parsed(name)
     path = os.path.expanduser(place.path)
@@ -70,7 +79,9 @@ def load_shards(
     def read(split: str, rows: np.ndarray) -> np.ndarray:
         return image.decode_batch([encoded(split, row) for row in rows], shape)
 
-    return make_source(name.replace(place.path, path, 1), known, shape, {"test": np.empty(0, np.int32)} | labels, read)
+    all_labels = {"test": np.empty(0, np.int32)} | labels
+    source = make_source(name.replace(place.path, path, 1), known, shape, all_labels, read)
+    return source, indices["train"].weights
 
 
 def is_shards(path: str) -> bool:
@@ -81,12 +92,17 @@ def is_shards(path: str) -> bool:
     return path.lower().endswith((".tar", *_COMPRESSED)) or ".tar::" in path
 
 
+_Sample = tuple[int, int, int | str, float | None]
+"""The place and size of an image, its label and its weight."""
+
+
 class _Index(NamedTuple):
-    """The samples of a split: the shard, the place and the size of each image, and the labels."""
+    """The samples of a split: shard, place and size of each image, the labels, and the weights if all have one."""
 
     shards: list[str]
     places: np.ndarray
     labels: list
+    weights: np.ndarray | None
 
     @property
     def has_names(self) -> bool:
@@ -111,20 +127,23 @@ def _indexed(shards: list[str], place: places.Place) -> _Index:
     """The index of shards, which are read from beginning to end but for the images."""
     rows: list[tuple[int, int, int]] = []
     labels: list[int | str] = []
+    weights: list[float | None] = []
     for number, shard in enumerate(progress(shards, "index shards") if len(shards) > 1 else shards):
-        for offset, size, label in _samples(shard, place):
+        for offset, size, label, weight in _samples(shard, place):
             rows.append((number, offset, size))
             labels.append(label)
+            weights.append(weight)
     if not rows:
         raise InputError(f"{printable(shards[0])} holds no samples; give archives of images (.png) and labels (.cls)")
-    return _Index(shards, np.array(rows, np.int64), labels)
+    known = None if None in weights else np.array(weights, np.float64)
+    return _Index(shards, np.array(rows, np.int64), labels, known)
 
 
-def _samples(shard: str, place: places.Place) -> Iterator[tuple[int, int, int | str]]:
-    """The samples of an archive: the place and size of the image, and the label."""
+def _samples(shard: str, place: places.Place) -> Iterator[_Sample]:
+    """The samples of an archive."""
     key: str | None = None
     parts: dict[str, tuple[int, int]] = {}
-    label: dict[str, int | str] = {}
+    label: dict[str, Any] = {}
     wanted = place.choices.get("label", "")
     for member, file in tar_index.members(shard):
         folder, _, base = member.name.rpartition("/")
@@ -146,8 +165,8 @@ def _samples(shard: str, place: places.Place) -> Iterator[tuple[int, int, int | 
 
 
 def _sample(
-    shard: str, key: str, parts: dict[str, tuple[int, int]], labels: dict[str, int | str], place: places.Place
-) -> tuple[int, int, int | str]:
+    shard: str, key: str, parts: dict[str, tuple[int, int]], labels: dict[str, Any], place: places.Place
+) -> _Sample:
     what = f"sample {shown(key.removeprefix('/'))} of {printable(shard)}"
     wanted = place.choices.get("image", "").lower().lstrip(".")
     images = [name for name in parts if name == wanted or not wanted and f".{name}".endswith(EXTENSIONS)]
@@ -160,12 +179,11 @@ def _sample(
     chosen = [labels[name] for name in (wanted, *(() if wanted in labels else _LABELS)) if name in labels]
     if not chosen:
         raise InputError(f'{what} has no label; give a number in .cls, or "label" in .json')
-    return *parts[images[0]], chosen[0]
+    return *parts[images[0]], chosen[0], labels.get(_WEIGHT)
 
 
-def _read_label(
-    file: BinaryIO, member: tar_index.Member, extension: str, wanted: str, labels: dict[str, int | str]
-) -> None:
+def _read_label(file: BinaryIO, member: tar_index.Member, extension: str, wanted: str, labels: dict[str, Any]) -> None:
+    """Add the label of a sample, and its weight if there is one, to ``labels``, by its extension or key."""
     what = f"label {shown(member.name)} of {printable(str(file.name))}"
     if member.size > _LONGEST_LABEL:
         raise InputError(f"{what} takes {member.size} bytes; give a number, or the name of a class")
@@ -178,6 +196,9 @@ def _read_label(
     is_plain = wanted in ("", *_LABELS)
     if extension == "json":
         record = parse_json(text, what, _REPAIR)
+        weight = record.get("weight") if isinstance(record, dict) else None
+        if isinstance(weight, int | float) and 0 <= weight < 1e30:
+            labels[_WEIGHT] = float(weight)
         label = record.get("label" if is_plain else wanted) if isinstance(record, dict) else None
         if label is None:
             return

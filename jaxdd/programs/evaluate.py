@@ -66,9 +66,9 @@ def check(config: EvaluateConfig) -> None:
 def opened(config: EvaluateConfig) -> tuple[Comparison, dict[str, DistilledDataset], Path]:
     """The comparison that a config asks for, the datasets, and the file for the rows."""
     check(config)
-    out = judging.output_file(config.runs[0], config.out)
     protocols = {kind: config.protocol(kind) for kind in config.protocols}
     workspace, datasets, paths = judging.opened(config)
+    out = judging.output_file(config.runs[0], config.out)
     students = config.students or (workspace.config.model,)
     folders = paths if config.stored else {}
     stored = comparison.stored_labels(folders, datasets, protocols, workspace.real.flip) if folders else None

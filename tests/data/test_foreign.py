@@ -28,6 +28,7 @@ from source_helpers import (
 import jaxdd
 from jaxdd.data import foreign, torch_file, torch_pickle
 from jaxdd.data.distilled import DistilledDataset
+from jaxdd.exchange import FORMS
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation, normalise
 
@@ -441,3 +442,21 @@ def test_a_whole_dataset_is_no_distilled_one(tmp_path, monkeypatch):
     for write in (as_folder, as_parquet):
         place = write(tmp_path / write.__name__, {"train": even(1)})
         assert "3 images" in message(lambda place=place: jaxdd.open_distilled(place))
+
+
+@pytest.mark.parametrize("form", ["hf", "imagefolder", "webdataset", "npz"])
+def test_what_is_exported_is_read_back(tmp_path, form):
+    names = ("b, ü", "a", "<c>")
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    norm = Normalisation(np.float32([0.4, 0.5, 0.6]), np.float32([0.2, 0.3, 0.2]))
+    given = DistilledDataset.from_arrays(pixels, np.repeat(np.arange(3), 2), np.arange(1.0, 7.0), names, norm)
+    soft = np.full((6, 3), 1 / 3, np.float32)
+    (tmp_path / "set").mkdir()
+    FORMS.find(form).write(tmp_path / "set", given, soft)
+    for expected in (names, ("<c>", "b, ü", "a")):
+        found = jaxdd.open_distilled(tmp_path / "set", expected, norm, image_shape=(8, 8, 3))
+        order = np.concatenate([np.flatnonzero(given.labels == names.index(name)) for name in expected])
+        assert found.class_names == expected
+        np.testing.assert_array_equal(found.images, given.images[order])
+        np.testing.assert_allclose(found.weights, given.weights[order], rtol=1e-6)
+    assert jaxdd.open_distilled(tmp_path / "set").class_names == names
