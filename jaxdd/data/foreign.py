@@ -1,6 +1,7 @@
 """Distilled images of other projects: folders, NumPy's and PyTorch's files, and datasets of the hub."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -204,7 +205,13 @@ def _classes(
     labels = check_labels(labels, 2**31 - 1 if theirs is None else len(theirs), what)
     if ours is None or theirs == ours:
         return labels, theirs
-    if theirs is None or theirs == tuple(map(str, range(len(theirs)))):
+    # With numbers if two classes have the same name, as in what is exported.
+    for known in (ours, folder_names(ours), tuple(f"{k} {name}" for k, name in enumerate(ours))):
+        if theirs is not None and set(theirs) <= set(known):
+            return np.array([known.index(name) for name in theirs])[labels], ours
+    if theirs is not None and all(re.fullmatch("[0-9]{1,9}", name) for name in theirs):
+        labels, theirs = np.array([int(name) for name in theirs])[labels], None
+    if theirs is None:
         if labels.max(initial=0) >= len(ours):
             raise InputError(f"{what} has label {labels.max()}, but the data have {len(ours)} classes; give the "
                              "dataset that these images were distilled from")  # fmt: skip
@@ -212,10 +219,6 @@ def _classes(
             log(f"{what}: its labels are numbers, taken in the order of the classes: 0 is {printable(ours[0])}, "
                 f"{len(ours) - 1} is {printable(ours[-1])}")  # fmt: skip
         return labels, ours
-    for known in (ours, folder_names(ours)):
-        if set(theirs) <= set(known):
-            order = np.array([known.index(name) for name in theirs])
-            return order[labels], ours
     strange = next(name for name in theirs if name not in ours)
     raise InputError(f"class {strange!r} of {what} is none of the {len(ours)} classes of the data ({ours[0]!r}, ...); "
                      "rename it, or give the dataset that these images were distilled from")  # fmt: skip

@@ -67,7 +67,11 @@ def title(name: str) -> str:
     if os.path.isdir(path):
         return Path(path).name
     if os.path.isfile(path) or ".tar" in path:
-        path = Path(path.partition("::")[0]).stem.partition("{")[0].strip("-_.") or "shards"
+        file = Path(path.partition("::")[0])
+        path = file.stem.partition("{")[0].strip("-_.")
+        # The shards of a split are called by it, and by a number.
+        if ".tar" in file.name and re.fullmatch(rf"(({'|'.join(('train', *TEST_SPLITS))})?[-_.]?\d*)?", path):
+            path = file.parent.name or "shards"
     return re.sub(r"[/:]", "-", path)
 
 

@@ -350,6 +350,21 @@ def even(channels=3):
     return list(rows.values())
 
 
+def test_folders_of_numbers(tmp_path, capsys):
+    for k in range(12):
+        for style in ("{}", "{:05d}"):
+            place = tmp_path / style[:2] / style.format(k) / "0.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(png(np.full((4, 4), 20 * k, np.uint8)))
+    names = tuple("lkjihgfedcba")
+    for folder in tmp_path.iterdir():
+        # Sorted by name, 10 comes before 2.
+        dataset = jaxdd.open_distilled(folder, names)
+        assert dataset.class_names == names and dataset.pixels()[:, 0, 0, 0].tolist() == list(range(0, 240, 20))
+        assert "0 is l, 11 is a" in capsys.readouterr().err
+    assert "label 11, but the data have 2 classes" in message(lambda: jaxdd.open_distilled(folder, ("a", "b")))
+
+
 @pytest.mark.parametrize("form", ["train/<class>", "<class>", "parquet", "arrow", "shards", "range", "jaxdd.save"])
 def test_pictures_in_every_format(tmp_path, form):
     rows = even()
