@@ -4,10 +4,20 @@ BIN := .venv/bin
 # A file at a time for each process, in the order of the files: the longest are not among the last.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo notebook test test-fast test-faults fuzz tpu lint types clean
+.PHONY: demo docs notebook test test-fast test-faults fuzz tpu lint types clean
 
 demo: .venv/core
 	$(BIN)/jaxdd demo
+
+# The documentation site, in site/; every warning is an error.
+docs: .venv-docs/done
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "site/index.html"
+
+.venv-docs/done: requirements-docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install -q --no-compile --disable-pip-version-check -r requirements-docs.txt
+	touch $@
 
 # Executes the notebook, and kills it on the way.
 notebook: .venv/notebook
@@ -59,4 +69,4 @@ tpu: .venv/tpu
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-docs site runs
