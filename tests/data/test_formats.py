@@ -110,6 +110,7 @@ def test_damaged_images_are_named_or_left_out(tmp_path, form, monkeypatch):
     assert kept.image_shape == (8, 8, 1) and len(kept.labels["train"]) == 5 and kept.skipped[0].row == 3
 
 
+@pytest.mark.slow
 def test_importing_data_imports_no_library_of_a_format():
     code = "import sys, jaxdd.data; print({'datasets', 'pyarrow', 'pandas', 'webdataset'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -253,6 +254,7 @@ def test_tables_choose_no_files_elsewhere(tmp_path):
     assert "no file in its folder" in message(lambda: data.load(saved))
 
 
+@pytest.mark.slow
 def test_a_parquet_file_that_would_fill_the_disk(tmp_path):
     import pyarrow
     import pyarrow.parquet
