@@ -1,6 +1,7 @@
 from . import data, ground, latent, methods, nn, ot, pretrained, recipes, reports, stages, students, workspace
 from .data import SOURCES, Source, from_arrays
 from .data.distilled import DistilledDataset, load, save
+from .data.foreign import open_distilled
 from .ground import checkpoint, hosts, losses, parallel
 from .ground.errors import DivergenceError, InputError
 from .ground.measure import Measure, from_labels
@@ -117,6 +118,7 @@ __all__ = [
     "named",
     "nn",
     "normalise",
+    "open_distilled",
     "open_labels",
     "open_workspace",
     "ot",

@@ -34,7 +34,8 @@ _NAMED: dict[str, Registry] = {
     "students": MODELS,
     "dataset": SOURCES,
 }
-_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+# "hf:name" is a dataset of the hub.
+_IMPORT_PATH = re.compile(r"(?!hf:)[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 # Flags of a recipe in earlier versions, and what they are called now.
 _RENAMED = {"atoms": "summarizer", "space": "summarizer.space", "weights": "summarizer.weights", "images": "imager"}
 # Values of earlier versions, by the last part of their flag.

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdd.data.checks import check_class_names, check_name, layout
+from jaxdd.data.labels import check_integers, counted
 from jaxdd.data.source import Source, make_source
-from jaxdd.ground.arrays import as_array, is_integer
+from jaxdd.ground.arrays import as_array
 from jaxdd.ground.errors import InputError
 
 
@@ -45,17 +46,7 @@ def from_arrays(
     if pictures["train"].shape[1:] != pictures["test"].shape[1:]:
         shapes = [list(pictures[split].shape[1:]) for split in pairs]
         raise InputError(f"train images are {shapes[0]}, test images {shapes[1]}; give images of one size")
-    largest = max(int(part.max()) for part in classes.values())
-    number = largest + 1 if class_names is None else len(class_names)
-    if largest >= number:
-        raise InputError(f"label {largest} of {number} classes; name all classes, or none")
-    present = np.unique(classes["train"])
-    if len(present) < number:
-        # The smallest class without a label. Names are built only after this check, as a stray label may demand many.
-        empty = int(np.argmin(np.append(present == np.arange(len(present)), False)))
-        class_name = str(empty) if class_names is None else class_names[empty]
-        raise InputError(f"class {class_name!r} has no train images; add some, or drop the class")
-    names = range(number) if class_names is None else class_names
+    names = counted(classes, class_names)
     read = lambda split, rows: pictures[split][rows]
     return make_source(name, names, pictures["train"].shape[1:], classes, read)
 
@@ -73,10 +64,4 @@ def _checked_images(images: np.ndarray, split: str) -> np.ndarray:
 
 
 def _checked_labels(labels: np.ndarray, count: int, split: str) -> np.ndarray:
-    labels = as_array(labels, f"{split} labels")
-    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.shape != (count,) or not is_integer(labels):
-        raise InputError(f"{split} labels are {labels.dtype} {list(labels.shape)}; give integers [{count}]")
-    if labels.min() < 0:
-        raise InputError(f"{split} label {labels.min()}; give classes from 0 on")
-    return labels
+    return check_integers(as_array(labels, f"{split} labels"), count, f"{split} labels", f"{split} label")

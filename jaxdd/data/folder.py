@@ -9,12 +9,13 @@ import numpy as np
 
 from jaxdd.data import image
 from jaxdd.data.checks import check_class_names, printable
+from jaxdd.data.places import TEST_SPLITS
 from jaxdd.data.source import Source, make_source
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import open_regular
 from jaxdd.ground.progress import log
 
-_EXTENSIONS = (
+EXTENSIONS = (
     ".jpg",
     ".jpeg",
     ".png",
@@ -27,7 +28,6 @@ _EXTENSIONS = (
     ".pgm",
 )
 _LAYOUT = "train/<class>/* and val/<class>/* or test/<class>/*"
-_TEST_SPLITS = ("test", "val", "valid", "validation")
 _ANNOTATIONS = "_annotations.txt"
 
 
@@ -93,6 +93,26 @@ def load_folder(
     return make_source(root, class_names, shape, labels, read)
 
 
+def has_classes(path: str) -> bool:
+    """Whether a path is a folder whose train/ has folders, which then are its classes."""
+    folder = os.path.join(os.path.expanduser(path), "train")
+    return os.path.isdir(folder) and bool(_class_folders(folder))
+
+
+def class_files(folder: str) -> dict[str, list[str]]:
+    """The images in the class folders <class>/* of a folder, sorted, by the names of their classes.
+
+    Raises:
+      InputError: no class folders, or one without images.
+    """
+    names, left_out = _class_folders(folder), Counter[str]()
+    if not names:
+        raise InputError(f"folder {printable(folder)} has no class folders with images: expected <class>/*")
+    split = _of_class_folders(folder, names, left_out)
+    _say(folder, left_out)
+    return {name: [os.path.join(split.folders[name], file) for file in split.files[name]] for name in names}
+
+
 @dataclass(frozen=True)
 class _Split:
     """The images of a split: their names by class, and the folder of each class in which these names lie."""
@@ -118,7 +138,7 @@ def _train_split(folder: str, left_out: Counter[str]) -> _Split:
 def _test_split(root: str, class_names: tuple[str, ...], left_out: Counter[str]) -> _Split:
     """The first labelled test split; what the others hold is left out."""
     found, strange = None, None
-    for name in _TEST_SPLITS:
+    for name in TEST_SPLITS:
         folder = os.path.join(root, name)
         if not os.path.isdir(folder):
             continue
@@ -210,7 +230,7 @@ def _images(folder: str, left_out: Counter[str]) -> list[str]:
         names = list(_deep_images(folder))
     if not names:
         raise InputError(
-            f"class folder {printable(folder)} holds no images: add some ({' '.join(_EXTENSIONS)}) or remove it"
+            f"class folder {printable(folder)} holds no images: add some ({' '.join(EXTENSIONS)}) or remove it"
         )
     left_out["files that are no images"] += others
     return sorted(names)
@@ -237,7 +257,7 @@ def _scan(folder: str) -> tuple[list[str], list[str], int]:
                     continue
                 if _is_folder(entry):
                     folders.append(entry.name)
-                elif entry.name.lower().endswith(_EXTENSIONS):
+                elif entry.name.lower().endswith(EXTENSIONS):
                     names.append(entry.name)
                 else:
                     others += 1

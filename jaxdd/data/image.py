@@ -173,6 +173,15 @@ def decode_batch(encoded: Sequence[Encoded], shape: tuple[int, int, int]) -> np.
     return images
 
 
+def fit_arrays(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Pixels uint8 [k, H, W, C] as uint8 [k, *shape]; see `fit`."""
+    if pixels.shape[1:] == shape:
+        return pixels
+    pictures = (Image.fromarray(one[..., 0] if one.shape[-1] == 1 else one) for one in pixels)
+    return np.stack([fit(picture, shape[0], shape[2]) for picture in pictures]) if len(pixels) else np.empty(
+        (0, *shape), np.uint8)  # fmt: skip
+
+
 def shape_for(
     sample: Callable[[], Sequence[Encoded]], image_size: int | None, channels: int | None, skip: bool = False
 ) -> tuple[int, int, int]:

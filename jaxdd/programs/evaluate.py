@@ -1,9 +1,12 @@
 """Train students on distilled datasets, test them on real images, and compare with baselines under the same protocols.
 
     jaxdd evaluate runs/x --students convnet3 resnet18 --seeds 3
+    jaxdd evaluate path/to/images_best.pt --image-norm cifar10 --dataset path/to/cifar10 --model convnet3
 
-Prints a table and writes evaluation.json into the first run folder (or to --out). `random` draws new images for each
-seed. `full` is the teacher if the student has its architecture, otherwise a student trained on all real images.
+Images of anybody are judged like those of a run folder: --dataset names the real images, --model the teacher, which is
+found in runs/teachers or trained. Prints a table and writes evaluation.json into the first run folder, or
+runs/<name>.evaluation.json (or --out). `random` draws new images for each seed. `full` is the teacher if the student
+has its architecture, otherwise a student trained on all real images.
 """
 
 from dataclasses import dataclass, replace
@@ -20,14 +23,16 @@ from jaxdd.ground.programs import Work
 from jaxdd.methods import RECIPES
 from jaxdd.reports import run_page, tables
 from jaxdd.students.protocol import PROTOCOLS
-from jaxdd.workspace import Comparison, compare, comparison, finished, makers_for, runs, workspace_of
+from jaxdd.workspace import Comparison, compare, comparison, finished, judging, makers_for
+from jaxdd.workspace.judging import JudgeConfig
 from jaxdd.workspace.protocols import ProtocolConfig
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(ProtocolConfig):
+class EvaluateConfig(ProtocolConfig, JudgeConfig):
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Run folders of jaxdd distill; all have the same dataset, image size and number of images per class."""
+    """Run folders, or anybody's distilled images: a folder <class>/*, an .npz or .pt file, hf:owner/name. All have the
+    same classes, image size and number of images per class."""
     students: tuple[str, ...] = ()
     """Architectures; default: the teacher's. The teacher's has its width and stem."""
     width: int | None = None
@@ -41,10 +46,8 @@ class EvaluateConfig(ProtocolConfig):
     """Students trained on all real images; the teacher counts as the first."""
     stored: bool = False
     """Use the soft labels that jaxdd relabel stored in the run folders, instead of the teacher."""
-    compute: str = "auto"
-    """float32, bfloat16, or auto, which is bfloat16 on accelerators."""
     out: Path | None = None
-    """The file for the rows; default: evaluation.json in the first run folder."""
+    """The file for the rows; default: evaluation.json in the first run folder, or runs/<name>.evaluation.json."""
 
 
 def check(config: EvaluateConfig) -> None:
@@ -63,12 +66,11 @@ def check(config: EvaluateConfig) -> None:
 def opened(config: EvaluateConfig) -> tuple[Comparison, dict[str, DistilledDataset], Path]:
     """The comparison that a config asks for, the datasets, and the file for the rows."""
     check(config)
-    datasets = comparison.named_datasets(config.runs)
-    out = runs.output_file(config.out or config.runs[0] / "evaluation.json")
     protocols = {kind: config.protocol(kind) for kind in config.protocols}
-    workspace = workspace_of(config.runs[0], config.compute)
-    students = config.students or (workspace.teacher.info["model"],)
-    folders = dict(zip(datasets, config.runs)) if config.stored else {}
+    workspace, datasets, paths = judging.opened(config)
+    out = judging.output_file(config.runs[0], config.out)
+    students = config.students or (workspace.config.model,)
+    folders = paths if config.stored else {}
     stored = comparison.stored_labels(folders, datasets, protocols, workspace.real.flip) if folders else None
     setting = Comparison(workspace, protocols, students, config.seeds, config.full, stored=stored, width=config.width)
     list(map(setting.network, setting.students))  # raises for a network that does not take these images
@@ -88,7 +90,7 @@ def main(config: EvaluateConfig) -> None:
     with finished.scratch(out.with_name(f"{out.name}.parts")) as scratch:
         setting = replace(setting, scratch=scratch)
         rows = compare(makers, setting, lambda rows: write_json(out, rows) if hosts.is_first() else None)
-        if hosts.is_first() and config.out is None:
+        if hosts.is_first() and config.out is None and judging.is_run(config.runs[0]):
             run_page.write(config.runs[0])
     if hosts.is_first():
         print(tables.table(rows))

@@ -1,6 +1,6 @@
 """Compare distilled datasets with baselines: train students under the same protocols, test them on real images."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import chain
@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 
 from jaxdd import nn
-from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import hosts, manifest, parallel, settings
 from jaxdd.ground.checkpoint import Scratch
-from jaxdd.ground.errors import InputError
 from jaxdd.ground.progress import log
 from jaxdd.methods import RECIPES, Recipe
 from jaxdd.nn import Classifier
@@ -220,23 +218,6 @@ def makers_for(
 
     makers = {name: baseline(name) for name in baselines if name not in datasets}
     return makers | {name: finished(dataset) for name, dataset in datasets.items()}
-
-
-def named_datasets(runs: Sequence[Path]) -> dict[str, DistilledDataset]:
-    """The datasets of run folders by the names of their methods; if two names are equal, with the names of the folders.
-
-    Raises:
-      InputError: a run with other classes or another number of images per class than the first.
-    """
-    datasets = [distilled.load(run) for run in runs]
-    first = datasets[0]
-    for run, dataset in zip(runs, datasets):
-        if (dataset.ipc, dataset.class_names) != (first.ipc, first.class_names):
-            raise InputError(f"{run} has other classes or images per class than {runs[0]}; evaluate it separately")
-    names = [dataset.provenance["method"] for dataset in datasets]
-    if len(set(names)) < len(names):
-        names = [f"{name} ({run.name})" for name, run in zip(names, runs)]
-    return dict(zip(names, datasets))
 
 
 def stored_labels(

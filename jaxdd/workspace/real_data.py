@@ -3,14 +3,13 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from jaxdd import data
-from jaxdd.data import Source
+from jaxdd.data import Source, places
 from jaxdd.ground import hosts, settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation
@@ -29,14 +28,15 @@ class DataConfig:
     """Which images, and at what size."""
 
     dataset: str = "digits"
-    """"digits", a folder with train/<class>/* and val|test/<class>/*, any TFDS name, or your own dataset as
-    package.module:Name."""
+    """"digits", a folder with train/<class>/* and val|test/<class>/*, hf:owner/name of the Hugging Face hub or a folder
+    of its parquet files, an .npz file, train-{000000..000009}.tar of WebDataset, any TFDS name, or your own dataset as
+    package.module:Name. Columns and splits: hf:owner/name?image=img&label=fine_label&train=train&test=validation."""
     image_size: int | None = settings.bounded(None, settings.SIDE)
     """Side of the images in pixels; default: 8 for digits, the size on disk if all are equal squares, else 224."""
     channels: int | None = settings.bounded(None, settings.CHANNELS)
     """1 or 3; default: 1 if all images are grey, else 3."""
     data_dir: str | None = None
-    """Where TFDS keeps its datasets."""
+    """Where TFDS keeps its datasets; those of the hub lie in the cache of Hugging Face, see HF_HOME."""
     mean: tuple[float, ...] | None = None
     """Per-channel mean of the images in [0, 1]; default: measured."""
     std: tuple[float, ...] | None = None
@@ -76,9 +76,8 @@ class RealData(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of the dataset in tables and file names: that of its folder, or its TFDS name without slashes."""
-        name = self.source.name
-        return Path(name).name if Path(name).is_dir() else name.replace("/", "-").replace(":", "-")
+        """The name of the dataset in tables and file names: that of its folder or file, or its name without slashes."""
+        return places.title(self.source.name)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ from bad_inputs import (
     tokens,
     weights,
 )
+from golden_helpers import HERE
 
 from jaxdd import pretrained
 from jaxdd.students.rows import row
@@ -1015,6 +1016,60 @@ IMAGES = {
     "a test image that is no image": (picture("nonsense", "val"), "val/dog/0.png"),
 }
 
+
+def foreign(name, words, *arguments):
+    """An entry with distilled images of somebody else."""
+    given = ("--dataset", "digits", "--image-norm", "mnist", *arguments)
+    return flags("evaluate", HERE / "foreign" / name, *given), words
+
+
+def arrays(words, **named):
+    """An entry with a dataset of these arrays."""
+
+    def entry(box):
+        np.savez(box.tmp / "set.npz", **named)
+        return box.call("distill", "--dataset", box.tmp / "set.npz", "--method", "random", *SMALL, "--out", OUT)
+
+    return entry, words
+
+
+def archive(words, content):
+    """An entry with a dataset in an archive of these bytes."""
+
+    def entry(box):
+        (box.tmp / "train.tar").write_bytes(content)
+        return box.call("distill", "--dataset", box.tmp / "train.tar", "--holdout", 0.5, "--out", OUT)
+
+    return entry, words
+
+
+SQUARES = np.zeros((4, 8, 8), np.uint8)
+FORMATS = {
+    "images that would run a command": foreign("command.pt", "it names posix.system, and no code of a file is run"),
+    "images that are a module": foreign("module.pt", "it names torch.nn.modules.linear.Linear"),
+    "images that claim all memory": foreign("claim.pt", "a storage should take 4398046511104 bytes, but 32 are there"),
+    "images of an old PyTorch": foreign("legacy.pt", "torch.save(torch.load('legacy.pt', weights_only=True)"),
+    "images in a bare pickle": foreign("plain.pt", "plain.pt is no file of torch.save"),
+    "images with soft labels": foreign("soft.pt", "take the largest of each row with --argmax"),
+    "images without labels": foreign("labels_best.pt", "labels_best.pt has images without labels"),
+    "images of another size": foreign("dict.pt", "are 8x8x1, but those of the data are 16x16x1", "--image-size", 16),
+    "images of no known normalisation": foreign("dict.pt", "--image-norm 'x' is none of", "--image-norm", "x"),
+    "images without real ones": (flags("evaluate", HERE / "foreign" / "dict.pt"), "name them with --dataset"),
+    "images in a text": (flags("evaluate", __file__, "--dataset", "digits"), "is in no format of distilled images"),
+    "a dataset of the hub with an odd name": (distill("--dataset", "hf:a/b/c"), "give hf:owner/name"),
+    "a dataset of the hub with an odd choice": (distill("--dataset", "hf:a/b?c=d"), "choice 'c=d'"),
+    "shards that are not there": (distill("--dataset", "/nowhere/{0..9}.tar"), "/nowhere/0.tar does not exist"),
+    "an archive that is none": archive("it is no tar archive", b"x" * 1024),
+    "an archive that is compressed": archive("it is compressed (gzip)", b"\x1f\x8b" + bytes(600)),
+    "an archive that is empty": archive("it is no tar archive", b""),
+    "arrays without a test split": arrays("or a --holdout of train images", x_train=SQUARES, y_train=[0, 0, 1, 1]),
+    "arrays of floats": arrays(
+        "float64 [4, 8, 8, 1]", x_train=SQUARES / 1, y_train=[0] * 4, x_test=SQUARES, y_test=[0] * 4
+    ),
+    "arrays of objects": arrays("neither numbers nor text", x_train=np.array([None] * 4), y_train=[0] * 4),
+    "arrays of other names": arrays("has no array of images", a=SQUARES, b=[0, 0, 1, 1]),
+}
+
 DAMAGED = "is damaged: it is not what manifest.json says"
 ANEW = "make the folder again, or remove the file to use it unchecked"
 
@@ -1083,7 +1138,7 @@ MANIFESTS = {
     "a manifest that is a folder": (in_run("manifest.json", "folder", listed=True), "manifest.json is no regular file"),
 }
 
-CASES = FLAGS | ON_A_RUN | MANIFESTS | GRIDS | HUB | IMAGES
+CASES = FLAGS | ON_A_RUN | MANIFESTS | GRIDS | HUB | IMAGES | FORMATS
 
 
 @pytest.fixture(scope="session")

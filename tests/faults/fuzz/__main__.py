@@ -15,7 +15,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-NAMES = ("grids", "distilled", "labels", "weights", "hub", "tokens", "runs", "folders", "images")
+NAMES = ("grids", "distilled", "labels", "weights", "hub", "tokens", "runs", "folders", "images", "tensors", "archives")
 OUT = Path("runs/fuzz")
 RUNS = 100_000
 

@@ -1,0 +1,107 @@
+"""How a dataset is named: a path or a name of the hub, then choices such as ``?image=img&label=fine_label``."""
+
+import os
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from jaxdd.data.checks import printable
+from jaxdd.ground.errors import InputError, shown
+
+HUB = "hf:"
+"""How the name of a dataset of the Hugging Face hub begins."""
+TEST_SPLITS = ("test", "val", "valid", "validation")
+"""The names of a test split; the first that is there, and is labelled, is taken."""
+_CHOICES = {
+    "image": "the column, array or extension of the images",
+    "label": "that of the labels",
+    "weight": "that of the weights",
+    "train": "the split of the train images",
+    "test": "the split of the test images",
+    "config": "the configuration of a dataset of the hub",
+    "set": "the number of the set, where a file has several",
+}
+
+
+class Place(NamedTuple):
+    """A path or name, and the choices that follow it."""
+
+    path: str
+    choices: dict[str, str]
+
+
+def parsed(name: str) -> Place:
+    """The parts of a name such as ``hf:cifar100?label=fine_label&test=test``; a path that exists has no choices.
+
+    Values may be escaped as in the address of a page: ``%26`` is ``&``.
+
+    Raises:
+      InputError: an unknown choice, or one without a value or given twice.
+    """
+    path, mark, query = name.rpartition("?")
+    if not mark or os.path.exists(os.path.expanduser(name)):
+        return Place(name, {})
+    choices: dict[str, str] = {}
+    for part in query.split("&"):
+        key, _, value = part.partition("=")
+        if key not in _CHOICES or not value or key in choices:
+            raise InputError(
+                f"choice {shown(part)} of dataset {printable(path)}; give each once as KEY=VALUE, with KEY one of "
+                f"{', '.join(_CHOICES)}"
+            )
+        choices[key] = unquote(value)
+    return Place(path, choices)
+
+
+def title(name: str) -> str:
+    """A short name for tables and file names: of a folder, of a file without its extension, or of a dataset."""
+    path = name.rpartition("?")[0] or name
+    path = name if os.path.exists(name) else path
+    if path.startswith(HUB):
+        path = path.removeprefix(HUB)
+        if not os.path.isdir(path):
+            repository, _, config = path.partition(":")
+            path = "-".join(part for part in (repository.partition("@")[0].rpartition("/")[2], config) if part)
+    if os.path.isdir(path):
+        return Path(path).name
+    if os.path.isfile(path) or ".tar" in path:
+        file = Path(path.partition("::")[0])
+        path = file.stem.partition("{")[0].strip("-_.")
+        # The shards of a split are called by it, and by a number.
+        if ".tar" in file.name and re.fullmatch(rf"(({'|'.join(('train', *TEST_SPLITS))})?[-_.]?\d*)?", path):
+            path = file.parent.name or "shards"
+    return re.sub(r"[/:]", "-", path)
+
+
+def splits_of(
+    place: Place, present: Collection[str], is_labelled: Callable[[str], bool], needs_test: bool, what: str
+) -> dict[str, str]:
+    """The names of the splits "train" and "test" of a dataset; the latter only if it is there or needed.
+
+    Args:
+      present: the names of its splits.
+      is_labelled: whether all images of a split are labelled.
+      what: the dataset, for messages.
+
+    Raises:
+      InputError: no such split, or no labelled one.
+    """
+    wanted: dict[str, tuple[str, ...]] = {"train": ("train",), "test": TEST_SPLITS}
+    wanted |= {split: (place.choices[split],) for split in wanted if split in place.choices}
+    if not needs_test and "test" not in place.choices:
+        del wanted["test"]
+    chosen = {}
+    for split, names in wanted.items():
+        found = [name for name in names if name in present]
+        labelled = [name for name in found if is_labelled(name)]
+        if not labelled:
+            state = "has no labels in" if found else "has no split"
+            also = ", or a `holdout` of train images" if split == "test" else ""
+            raise InputError(
+                f"{printable(what)} {state} {' or '.join(map(printable, found or names))} (its splits: "
+                f"{', '.join(map(printable, present)) or 'none'}); choose one with ?{split}=SPLIT{also}"
+            )
+        chosen[split] = labelled[0]
+    return chosen
