@@ -16,11 +16,11 @@ from typing import Annotated
 
 import tyro
 
-from jaxdd import commands, planning, workspace
+from jaxdd import commands, planning
 from jaxdd.ground.programs import Work
 from jaxdd.methods import RECIPES, Recipe
 from jaxdd.reports import run_page
-from jaxdd.workspace import DistillConfig, distillation
+from jaxdd.workspace import DistillConfig, Workspace, distillation, open_workspace
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,19 @@ def default(arguments: list[str]) -> DistillFlags:
 
 
 def plan(config: DistillConfig) -> list[Work]:
-    opened = workspace.open_workspace(config, config.out.parent, config.teacher, config.latent)
-    is_done = distillation.is_done(opened, config)
-    return [] if is_done else planning.distillation(opened, config.recipe, config.ipc)
+    workspace = opened(config)
+    is_done = distillation.is_done(workspace, config)
+    return [] if is_done else planning.distillation(workspace, config.recipe, config.ipc)
+
+
+def opened(config: DistillConfig) -> Workspace:
+    return open_workspace(config, config.out.parent, config.teacher, config.latent)
 
 
 def main(config: DistillConfig) -> None:
-    dataset = workspace.distill(config)
+    workspace = opened(config)
+    with planning.followed(lambda: planning.distillation(workspace, config.recipe, config.ipc)):
+        dataset = distillation.distill_in(workspace, config)
     if dataset is None:
         return
     run_page.write(config.out)

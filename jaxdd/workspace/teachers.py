@@ -130,6 +130,8 @@ def full_trainer(real: RealData, model: Classifier, training: train.TrainSetting
 
 
 SHORTER = "a lower `teacher_train.epochs`"
+TITLE = "train on all images"
+"""The title of the training of a teacher in progress bars and error messages."""
 
 
 def work(real: RealData, model: Classifier, training: train.TrainSettings, title: str) -> Work:
@@ -145,7 +147,7 @@ def fit_full(
     trainer: train.Trainer,
     training: train.TrainSettings,
     seed: int,
-    title: str = "train on all images",
+    title: str = TITLE,
     scratch: Scratch = Scratch(),  # noqa: B008
 ) -> tuple[Variables, np.ndarray]:
     """Train on all real images with a `full_trainer`; returns (variables, losses [steps]).
