@@ -185,11 +185,22 @@ _followed: ContextVar[Course | None] = ContextVar("followed", default=None)
 def followed(plan: Callable[[], Sequence[Stage]]) -> Iterator[Course]:
     """A context manager in which all loops are parts of one program, whose stages ``plan`` lists when it is asked."""
     course = Course(plan)
+    with _following(course):
+        yield course
+
+
+@contextlib.contextmanager
+def _following(course: Course | None) -> Iterator[None]:
     token = _followed.set(course)
     try:
-        yield course
+        yield
     finally:
         _followed.reset(token)
+
+
+def unfollowed() -> contextlib.AbstractContextManager:
+    """A context manager in which loops are no stages of the program."""
+    return _following(None)
 
 
 def current() -> Course | None:

@@ -11,7 +11,7 @@ ImageNette, 41.8 % on Tiny-ImageNet and 38.2 % on ImageNet-1K; on ImageNet-1K, D
 and 53.0 % with DiT-XL/2.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import tyro
@@ -19,13 +19,14 @@ import tyro
 from jaxdd import commands, planning
 from jaxdd.ground.programs import Work
 from jaxdd.methods import RECIPES, Recipe
-from jaxdd.reports import run_page
+from jaxdd.reports import run_page, watching
 from jaxdd.workspace import DistillConfig, Workspace, distillation, open_workspace
 
 
 @dataclass(frozen=True)
 class DistillFlags(DistillConfig):
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
+    watch: watching.WatchSettings = field(default_factory=watching.WatchSettings)
 
 
 def default(arguments: list[str]) -> DistillFlags:
@@ -45,10 +46,16 @@ def opened(config: DistillConfig) -> Workspace:
     return open_workspace(config, config.out.parent, config.teacher, config.latent)
 
 
-def main(config: DistillConfig) -> None:
+def main(config: DistillFlags) -> None:
+    watching.check(config.watch)
     workspace = opened(config)
-    with planning.followed(lambda: planning.distillation(workspace, config.recipe, config.ipc)):
-        dataset = distillation.distill_in(workspace, config)
+    work = lambda: planning.distillation(workspace, config.recipe, config.ipc)
+    with (
+        planning.followed(work),
+        watching.watched(config.watch, config.out, workspace.real.class_names, config.ipc) as seen,
+    ):
+        told = replace(workspace, on_training=seen.on_training)
+        dataset = distillation.distill_in(told, config, seen.on_snapshot)
     if dataset is None:
         return
     run_page.write(config.out)

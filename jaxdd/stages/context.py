@@ -82,6 +82,7 @@ class Snapshot(NamedTuple):
       step: the number of steps taken.
       steps: the number of all steps; a run that may stop early takes at most as many.
       norm: the normalisation of ``images``.
+      losses: the terms of the loss before the last step, name -> [k]; empty for images on which no step was taken yet.
     """
 
     classes: np.ndarray
@@ -90,6 +91,7 @@ class Snapshot(NamedTuple):
     step: int
     steps: int
     norm: Normalisation
+    losses: Mapping[str, np.ndarray] = {}
 
     def pixels(self) -> np.ndarray:
         """The images as uint8 [k, j, H, W, ch]."""
