@@ -49,13 +49,10 @@ def opened(config: DistillConfig) -> Workspace:
 def main(config: DistillFlags) -> None:
     watching.check(config.watch)
     workspace = opened(config)
-    work = lambda: planning.distillation(workspace, config.recipe, config.ipc)
-    with (
-        planning.followed(work),
-        watching.watched(config.watch, config.out, workspace.real.class_names, config.ipc) as seen,
-    ):
-        told = replace(workspace, on_training=seen.on_training)
-        dataset = distillation.distill_in(told, config, seen.on_snapshot)
+    with watching.watched(config.watch, config.out, workspace.real.class_names, config.ipc) as seen:
+        workspace = replace(workspace, on_training=seen.on_training)
+        with planning.followed(lambda: planning.distillation(workspace, config.recipe, config.ipc)):
+            dataset = distillation.distill_in(workspace, config, seen.on_snapshot)
     if dataset is None:
         return
     run_page.write(config.out)

@@ -28,8 +28,13 @@ class Events:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish the files that are open."""
         for writer in self._writers.values():
             writer.close()
+        self._writers.clear()
 
     def scalars(self, run: str, step: int, values: Mapping[str, float]) -> None:
         """Write numbers by their tags."""
@@ -54,6 +59,7 @@ class Events:
         if fresh and run not in self._writers:
             from tensorboardX import SummaryWriter
 
+            self.close()  # a writer is a thread and an open file, and there is a run for every few classes
             self._writers[run] = SummaryWriter(str(self.folder / run))
         last |= {tag: step for tag, _ in fresh}
         return fresh

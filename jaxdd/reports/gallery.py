@@ -81,10 +81,10 @@ def _notes(dataset: DistilledDataset, count: int, size: tuple[int, int]) -> str:
 
 def _beside(real: Beside, box: tuple[int, int]) -> dict[int, str]:
     """The nearest real image of each row of the dataset that has one, with its distance."""
-    form = ".2f" if real.space == "features" else ".0f"
+    form = ".2f" if real.by == "teacher" else ".0f"
     texts = [format(distance, form) for distance in real.distances]
     return {
-        int(i): f'<div class="near">{_picture(one, box, f"the nearest real image, distance {text}")}{text}</div>'
+        int(i): f'<div class="near">{_picture(one, box, f"the nearest real image, distance {text}")}real {text}</div>'
         for i, one, text in zip(real.places, real.nearest, texts)
     }
 

@@ -140,7 +140,7 @@ summary { cursor: pointer; color: var(--accent); margin-bottom: 0.8rem; }
   .grid:not(.single) { grid-template-columns: 1fr; gap: 0.3rem; }
   .grid:not(.single) ul { margin-bottom: 0.6rem; }
   .grid.real > div + div > ul { border: none; padding: 0; }
-  .grid li.some { margin-left: 0; }
+  .grid li.some { margin-left: 0; grid-template-columns: repeat(4, max-content); }
   .bars { grid-template-columns: fit-content(6rem) 1fr max-content; gap: 0.45rem 0.6rem; }
   .area { height: 13rem; margin-left: 2.8rem; }
   th, td { padding-right: 1rem; }

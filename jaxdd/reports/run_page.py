@@ -97,12 +97,12 @@ def _images(place: Path, dataset: DistilledDataset) -> list[str]:
     real = beside.load(place, dataset)
     where = "Beside" if dataset.ipc == 1 else "Below"
     unit = {
-        "features": "by the teacher's features, with the distance in standard deviations of the features",
+        "teacher": "by the teacher's features, with the distance in standard deviations of the features",
         "pixels": "by its pixels, among at most 200, with the root mean square difference of the grey levels",
-    }[real.space]
+    }[real.by]
     text = (
-        f"{where} each distilled image is the nearest real train image of its class {unit}. On the right are "
-        f"{real.random.shape[1]} random real images of the class. A click enlarges an image."
+        f"{where} each distilled image is the nearest real train image of its class {unit}. Each class ends with "
+        f"{real.random.shape[1]} random real images. A click enlarges an image."
     )
     return [html.paragraph(text), gallery.grid(dataset, real=real)]
 

@@ -15,6 +15,7 @@ from jaxdd.ground.files import atomic, read_arrays
 from jaxdd.ground.normalise import denormalise
 from jaxdd.nn.classifier import Apply
 from jaxdd.stages.context import Classes, Teacher
+from jaxdd.stages.encode import SPACES
 from jaxdd.workspace.real_data import pass_size
 from jaxdd.workspace.workspace import Workspace
 
@@ -33,18 +34,18 @@ class Beside(NamedTuple):
     Attributes:
       places: the rows of the distilled images that have a neighbour, [k]; the heaviest of each class.
       nearest: the nearest real image of the same class, uint8 [k, h, w, ch].
-      distances: float32 [k], see ``space``.
+      distances: float32 [k], see ``by``.
       random: random real images of the first classes, uint8 [C, r, h, w, ch].
-      space: "features": Euclidean distances of the teacher's features, in units of their standard deviation over all
-        train images. "pixels": root mean square differences of grey levels, which are 0 to 255, among at most 200
-        images of a class.
+      by: "teacher": Euclidean distances of the teacher's features, in units of their standard deviation over all train
+        images. "pixels": root mean square differences of grey levels, which are 0 to 255, among at most 200 images of a
+        class.
     """
 
     places: np.ndarray
     nearest: np.ndarray
     distances: np.ndarray
     random: np.ndarray
-    space: str
+    by: str
 
 
 def beside(workspace: Workspace, space: str, dataset: DistilledDataset, seed: int) -> Beside:
@@ -52,7 +53,7 @@ def beside(workspace: Workspace, space: str, dataset: DistilledDataset, seed: in
 
     The distances are those of features if the run has encoded them. Otherwise they are of pixels.
     """
-    classes, by_features = workspace.classes(space), space == "features"
+    classes, by_features = workspace.classes(space), "teacher" in SPACES.find(space).needs
     shown = range(min(CLASSES, len(dataset.class_names)))
     count = min(IMAGES, dataset.ipc)
     places = np.concatenate([heaviest(dataset, c, count) for c in shown])
@@ -69,9 +70,8 @@ def beside(workspace: Workspace, space: str, dataset: DistilledDataset, seed: in
     fewest = min(map(len, drawn))
     random = read(np.concatenate([some[:fewest] for some in drawn]))
     random = random.reshape(len(shown), fewest, *random.shape[1:])
-    return Beside(
-        places, read(np.array(rows)), np.array(distances, np.float32), random, "features" if by_features else "pixels"
-    )
+    measured = np.array(distances, np.float32)
+    return Beside(places, read(np.array(rows)), measured, random, "teacher" if by_features else "pixels")
 
 
 def _features(teacher: Teacher, images: np.ndarray) -> np.ndarray:
@@ -140,10 +140,10 @@ def load(place: Path, dataset: DistilledDataset) -> Beside:
       InputError: the file is damaged, or belongs to another dataset.
     """
     arrays = read_arrays(place, Beside._fields)
-    places, nearest, distances, random, space = (arrays[name] for name in Beside._fields)
+    places, nearest, distances, random, by = (arrays[name] for name in Beside._fields)
     count, channels = len(dataset.labels), dataset.images.shape[-1]
     is_right = (
-        (places.ndim, nearest.ndim, distances.ndim, random.ndim, space.ndim) == (1, 4, 1, 5, 0)
+        (places.ndim, nearest.ndim, distances.ndim, random.ndim, by.ndim) == (1, 4, 1, 5, 0)
         and places.dtype.kind in "iu"
         and (nearest.dtype, random.dtype, distances.dtype) == (np.uint8, np.uint8, np.float32)
         and 0 < len(places) == len(nearest) == len(distances)
@@ -152,8 +152,8 @@ def load(place: Path, dataset: DistilledDataset) -> Beside:
         and nearest.shape[3] == random.shape[4] == channels
         and 0 < len(random) <= len(dataset.class_names)
         and 0 not in (*nearest.shape, *random.shape)
-        and str(space) in ("features", "pixels")
+        and str(by) in ("teacher", "pixels")
     )
     if not is_right:
         raise InputError(f"{place} holds no real images beside these; remove it, or make the run again")
-    return Beside(places, nearest, distances, random, str(space))
+    return Beside(places, nearest, distances, random, str(by))

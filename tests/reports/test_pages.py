@@ -21,8 +21,8 @@ from jaxdd.ground.files import write_json, write_text
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.methods import RECIPES
 from jaxdd.programs import distill
+from jaxdd.reports import gallery, run_page
 from jaxdd.reports import html as page
-from jaxdd.reports import run_page
 from jaxdd.stages.images import Vae
 from jaxdd.stages.summarize import Barycenter, Clvq, Quantization
 from jaxdd.students.rows import row
@@ -143,7 +143,7 @@ def test_the_page_holds_what_the_folder_holds(run):
     weights = made().weights.reshape(3, 4).astype(float)
     ends = [f"{1 / (share**2).sum():.1f}" for share in weights] + ["1.235", "4.000", "7.000"]
     spans = zip(parsed.all("span"), parsed.texts["span"])
-    assert [text for attributes, text in spans if attributes["class"] == "end"] == ends
+    assert [text for attributes, text in spans if attributes.get("class") == "end"] == ends
     assert any("99.4 %" in text for text in parsed.texts["dd"]) and "75.0 %" in parsed.texts["dd"]
     # Nothing of a term that is zero throughout can be drawn on a logarithmic axis.
     assert {"feature", "moment"} <= set(parsed.texts["li"]) and not any("cross" in text for text in parsed.texts["li"])
@@ -269,7 +269,7 @@ def test_a_table_gives_its_texts_back(rows):
 
 def test_the_grid_holds_each_image_as_it_is():
     dataset = made(channels=3)
-    images = Parsed(page.grid(dataset)).all("img")
+    images = Parsed(gallery.grid(dataset)).all("img")
     pixels = dataset.pixels()
     for c in range(3):
         rows = 4 * c + np.argsort(-dataset.weights[4 * c : 4 * c + 4])
@@ -281,16 +281,16 @@ def test_the_grid_holds_each_image_as_it_is():
 
 def test_the_grid_of_much_is_short_and_says_so():
     dataset = made(classes=53, ipc=3, side=16)
-    text = page.grid(dataset, most=2)
+    text = gallery.grid(dataset, most=2)
     assert len(Parsed(text).all("img")) == 100
     assert "first 50 of 53 classes" in text and "2 of the 3 images" in text
-    large = Parsed(page.grid(made(classes=1, ipc=2, side=400))).all("img")
+    large = Parsed(gallery.grid(made(classes=1, ipc=2, side=400))).all("img")
     assert all(picture(image["src"]).shape == (160, 160) for image in large)
 
 
 def test_equal_weights_are_not_drawn():
     dataset = replace(made(), weights=np.full(12, 0.25, np.float32))
-    assert "weight" not in page.grid(dataset) and "heaviest" not in page.grid(dataset)
+    assert "weight" not in gallery.grid(dataset) and "heaviest" not in gallery.grid(dataset)
 
 
 def lines_of(text):
