@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 _MAGNIFIED = 64
+_FILES = "events.out.tfevents.*"
 
 
 class Events:
@@ -60,7 +61,9 @@ class Events:
             from tensorboardX import SummaryWriter
 
             self.close()  # a writer is a thread and an open file, and there is a run for every few classes
-            self._writers[run] = SummaryWriter(str(self.folder / run))
+            # Names hold the second, in which there may be two of them.
+            number = len(list((self.folder / run).glob(_FILES)))
+            self._writers[run] = SummaryWriter(str(self.folder / run), filename_suffix=f".{number:06d}")
         last |= {tag: step for tag, _ in fresh}
         return fresh
 
@@ -80,7 +83,7 @@ def clean(tag: str) -> str:
 def last_steps(folder: Path) -> dict[str, int]:
     """The last step of each tag in the event files of a folder."""
     last: dict[str, int] = {}
-    for file in sorted(folder.glob("events.out.tfevents.*")):
+    for file in sorted(folder.glob(_FILES)):
         for event in read(file):
             for value in event.summary.value:
                 last[value.tag] = max(last.get(value.tag, -1), event.step)

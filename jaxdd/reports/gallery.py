@@ -94,7 +94,9 @@ def _picture(pixels: np.ndarray, box: tuple[int, int], alt: str) -> str:
     fine = max(pixels.shape[:2])
     kind = ' class="pixels"' if fine < _FINE else ' class="large pixels"' if fine < _ENLARGED else ""
     image = f'<img src="{data(_png(pixels))}" width="{box[0]}" height="{box[1]}"{kind} alt="{escape(alt)}">'
-    return f'<label class="zoom"><input type="checkbox" aria-label="enlarge"><span></span>{image}</label>'
+    size = f"--w:{box[0]}px;--h:{box[1]}px"
+    switch = '<input type="checkbox" aria-label="enlarge"><span></span>'
+    return f'<label class="zoom" style="{size}">{switch}{image}</label>'
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -86,6 +86,7 @@ strong { font-weight: 700; color: var(--accent); }
 .grid li.some { margin-left: 12px; }
 .grid.pairs li.some { grid-template-columns: repeat(4, max-content); gap: 8px; }
 .zoom { display: block; cursor: zoom-in; }
+.zoom:has(input:checked) { width: var(--w); height: var(--h); }
 .zoom input { position: absolute; opacity: 0; pointer-events: none; }
 .zoom input:focus-visible ~ img { outline: 2px solid var(--accent); outline-offset: 2px; }
 .zoom input:checked ~ span { position: fixed; inset: 0; z-index: 1; background: rgb(0 0 0 / 0.8); cursor: zoom-out; }

@@ -176,9 +176,9 @@ def _distances(place: Path, dataset: DistilledDataset, config: dict) -> list[str
     # The costs belong to the solver's masses, before these are tempered.
     text = (
         f"W2² between the real {where} of a class and its atoms, with the weights of the solver: "
-        f"{last.mean():#.4g} on average, from {last.min():#.4g} to {last.max():#.4g}."
+        f"{_four(last.mean())} on average, from {_four(last.min())} to {_four(last.max())}."
     )
-    rows = _first((name, [cost], f"{cost:#.4g}") for name, cost in zip(names_of(dataset), last))
+    rows = _first((name, [cost], _four(cost)) for name, cost in zip(names_of(dataset), last))
     blocks = [html.heading("Distances"), html.paragraph(text), html.bars(rows, "W2²"), *_only(rows, dataset)]
     if costs.shape[1] > 1:
         lines = {"mean of the classes": costs.mean(0), "largest": costs.max(0), "smallest": costs.min(0)}
@@ -187,6 +187,11 @@ def _distances(place: Path, dataset: DistilledDataset, config: dict) -> list[str
             html.curve(np.arange(costs.shape[1]), lines, "round", "W2²"),
         ]
     return blocks
+
+
+def _four(value: float) -> str:
+    """A number with four digits."""
+    return f"{value:#.4g}".removesuffix(".")
 
 
 def names_of(dataset: DistilledDataset) -> list[str]:

@@ -144,6 +144,7 @@ FILES = {
     "teacher",
     "atoms.npz",
     "metrics.jsonl",
+    "real.npz",
     "distilled",
     "preview.png",
     "report.html",
