@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -181,7 +182,7 @@ def test_real_images_stand_beside_the_distilled_ones(run):
     text = run_page.run_page(run)
     parsed = Parsed(text)
     images = parsed.all("img")
-    assert len(images) == 12 + 12 + 12 and "by the teacher's features" in text and "<script" not in text
+    assert len(images) == 12 + 12 + 12 and "features, with the distance" in text and "<script" not in text
     shown = [picture(image["src"]) for image in images]
     for c in range(3):
         row = shown[12 * c : 12 * (c + 1)]
@@ -216,6 +217,7 @@ def test_classes_of_imagenet_have_names_for_readers():
 def test_the_page_says_which_jaxdd_made_it(run, tmp_path):
     dataset = distilled.load(run)
     known = dataset.provenance | {"jaxdd": "0.1.0, commit 1234567"}
+    shutil.rmtree(run / "distilled")
     distilled.save(replace(dataset, provenance=known), run / "distilled")
     assert "0.1.0, commit 1234567" in Parsed(run_page.run_page(run)).texts["dd"]
     assert version.describe().startswith(jaxdd.__version__) and version.commit(tmp_path) == ""
