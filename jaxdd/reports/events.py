@@ -41,14 +41,12 @@ class Events:
         """Write numbers by their tags."""
         for tag, value in self._new(run, step, values):
             self._writers[run].add_scalar(tag, value, step)
-        self._flush(run)
 
     def images(self, run: str, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Write pictures, uint8 [H, W, ch], by their tags; small ones are magnified without smoothing."""
         for tag, pixels in self._new(run, step, pictures):
             zoom = max(1, _MAGNIFIED // len(pixels))
             self._writers[run].add_image(tag, pixels.repeat(zoom, 0).repeat(zoom, 1), step, dataformats="HWC")
-        self._flush(run)
 
     def _new(self, run: str, step: int, values: Mapping[str, Any]) -> list[tuple[str, Any]]:
         """The values whose tags have not come as far as this step."""
@@ -67,10 +65,10 @@ class Events:
         last |= {tag: step for tag, _ in fresh}
         return fresh
 
-    def _flush(self, run: str) -> None:
-        """A process that is killed loses nothing that was seen before."""
-        if run in self._writers:
-            self._writers[run].flush()
+    def flush(self) -> None:
+        """Write what is kept back; a process that is killed later does not lose it."""
+        for writer in self._writers.values():
+            writer.flush()
 
 
 def clean(tag: str) -> str:

@@ -133,8 +133,10 @@ def _grown(events: Events, class_names: Sequence[str]) -> OnSnapshot:
     def hook(snapshot: Snapshot) -> None:
         ends = sorted({int(snapshot.classes.min()), int(snapshot.classes.max())})
         run = f"recover, class {' to '.join(map(str, ends))}"
-        means = {f"loss/{name}": float(values.mean()) for name, values in snapshot.losses.items()}
-        events.scalars(run, snapshot.step, means)
+        means = {f"loss/{name}": values.mean(1) for name, values in snapshot.losses.items()}
+        count = max(map(len, means.values()), default=0)
+        for k in range(count):
+            events.scalars(run, snapshot.step - count + k, {tag: float(values[k]) for tag, values in means.items()})
         strips = {}
         for c, first, pixels in zip(snapshot.classes, snapshot.first, snapshot.pixels()):
             if c < CLASSES:
@@ -142,6 +144,7 @@ def _grown(events: Events, class_names: Sequence[str]) -> OnSnapshot:
                 name = one_line(readable(class_names[c]), 60)
                 strips[f"images/{c:02d} {name}{slice_}"] = np.concatenate(pixels[:_IMAGES], 1)
         events.images(run, snapshot.step, strips)
+        events.flush()
 
     return hook
 
@@ -149,6 +152,7 @@ def _grown(events: Events, class_names: Sequence[str]) -> OnSnapshot:
 def _learnt(events: Events) -> OnTraining:
     def hook(step: int, values: Mapping[str, float]) -> None:
         events.scalars("teacher", step, {f"teacher/{name}": value for name, value in values.items()})
+        events.flush()
 
     return hook
 
