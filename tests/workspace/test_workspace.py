@@ -145,7 +145,7 @@ def trained(monkeypatch, source, root):
     """What teachers were trained since: of these only the record, with the variables of the one that is there."""
     teacher, trained = open_workspace(CONFIG, root, source=source).teacher, []
 
-    def train_teacher(config, real, scratch):
+    def train_teacher(config, real, scratch, on_training):
         trained.append(real.name)
         return teacher._replace(info=teachers.describe(config, real) | {"accuracy": 0.5})
 
