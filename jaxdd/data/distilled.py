@@ -150,6 +150,12 @@ class DistilledDataset:
         return (tempered / tempered.mean()).astype(np.float32)
 
 
+def heaviest(dataset: DistilledDataset, label: int, most: int) -> np.ndarray:
+    """The indices of at most ``most`` images of a class, by falling weight."""
+    rows = np.flatnonzero(dataset.labels == label)
+    return rows[np.argsort(-dataset.weights[rows], kind="stable")][:most]
+
+
 def _shares(weights: np.ndarray, order: np.ndarray, classes: int) -> np.ndarray:
     """Weights of any sum as float32 [classes, ipc] with sum one in each class; ``order`` sorts them by class."""
     weights = as_array(weights, f"weights of {_PLACE}")

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     [
         "arrays",
         "checkpoint",
+        "course",
         "dry",
         "errors",
         "files",
@@ -30,6 +31,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "settings",
         "stop",
         "tracing",
+        "version",
         "watch",
     ],
 )

@@ -72,7 +72,7 @@ def run(
         state = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), kept["state"], state)
         launched = curve.parted(kept["losses"], counts[: int(np.searchsorted(np.cumsum(counts), taken)) + 1])
     with stop.deferred(), watch.checkpoints:
-        for k in progress(range(len(launched), len(counts)), bar):
+        for k in progress(range(len(launched), len(counts)), bar._replace(done=len(launched))):
             state, losses = launch(state, k)
             # Queue at most one launch behind the running one: batches do not pile up, and the bar is accurate.
             jax.block_until_ready(launched[-1:])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jaxdd.ground import parallel
+from jaxdd.ground import dry, parallel
 from jaxdd.ground.programs import Program
 from jaxdd.ground.tracing import equations_of
 
@@ -92,7 +92,12 @@ ENDLESS = 2**62
 
 
 def needed_bytes(lowered: jax.stages.Lowered) -> int:
-    """`compiled_bytes` of a program; `ENDLESS` if the compiler refuses it, as it needs more memory than there is."""
+    """`compiled_bytes` of a program; `ENDLESS` if the compiler refuses it, as it needs more memory than there is.
+
+    For a rough plan any program fits, as compiling takes longer than many a run.
+    """
+    if dry.is_rough():
+        return 1
     try:
         return compiled_bytes(lowered.compile())
     except jax.errors.JaxRuntimeError as error:

@@ -53,6 +53,7 @@ class Work(NamedTuple):
       busy: the share of an accelerator's peak that the program reaches, roughly; see docs/results/tpu.md.
       host_bytes: what the host holds of its result.
       reading_seconds: in which the host here reads the images of the stage, while the program runs.
+      bar: how the titles of its progress bars begin, where that is not ``title``.
     """
 
     title: str
@@ -70,6 +71,11 @@ class Work(NamedTuple):
     least: int = 1
     host_bytes: int = 0
     reading_seconds: float = 0.0
+    bar: str = ""
+
+    def titled(self, title: str) -> "Work":
+        """The same work, which a plan calls by another title than its progress bars."""
+        return self._replace(title=title, bar=self.bar or self.title)
 
     @property
     def launches(self) -> int:

@@ -1,4 +1,4 @@
-"""A progress bar for loops that take longer than two seconds, and log lines."""
+"""A progress bar, or lines, for loops that take longer than two seconds, and log lines."""
 
 import contextlib
 import os
@@ -11,6 +11,7 @@ from typing import NamedTuple, TextIO
 from tqdm import tqdm
 
 from jaxdd.ground import hosts
+from jaxdd.ground.course import TRIED, Course, Loop, current
 
 
 class Bar(NamedTuple):
@@ -20,16 +21,18 @@ class Bar(NamedTuple):
       title: of the progress bar.
       shorter: what to do for a shorter loop, such as "a lower `imager.steps`"; if empty, no time is announced.
       loops: the number of such loops, this one included, that are yet to come.
+      done: the number of items that an earlier run has done.
     """
 
     title: str
     shorter: str = ""
     loops: int = 1
+    done: int = 0
 
 
 LONG = 60.0
-"""Seconds from which on the duration of a loop is announced."""
-_TRIED = 3.0
+"""Seconds from which on the duration of a loop is announced, and between two lines about a program."""
+_DELAY = 2.0
 
 wording: ContextVar[Callable[[str], str]] = ContextVar("wording", default=lambda line: line)
 """How a program words the lines of `log`, which name parameters in backticks."""
@@ -48,8 +51,10 @@ def worded(words: Callable[[str], str]) -> Iterator[None]:
 def progress(iterable: Iterable, bar: Bar | str, total: int | None = None) -> Iterable:
     """``iterable`` with a progress bar on stderr, which appears after two seconds and is erased at the end.
 
-    Of several processes only the first shows it. Outside a terminal every refresh is a new line, so the bar refreshes
-    every thirty seconds there. If all loops together will take more than a minute, this is said after a few seconds.
+    Of several processes only the first shows it. Outside a terminal there is no bar, but a line every minute, and one
+    at the end of each stage of a program that is `followed` and takes longer than two seconds. Both say how long the
+    loop still takes, and all the stages that are left, once that is known. If all loops together will take more than a
+    minute, this is said after a few seconds.
 
     Args:
       bar: its title, or that and what makes the loop shorter.
@@ -58,38 +63,68 @@ def progress(iterable: Iterable, bar: Bar | str, total: int | None = None) -> It
     bar = Bar(bar) if isinstance(bar, str) else bar
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    if bar.shorter and total:
-        iterable = _announced(iterable, bar, total)
-    interval = 0.2 if sys.stderr is not None and sys.stderr.isatty() else 30.0
-    return tqdm(
-        iterable,
-        bar.title,
-        total,
-        delay=2,
-        leave=False,
-        mininterval=interval,
-        maxinterval=max(10, interval),
-        disable=sys.stderr is None or not hosts.is_first(),
-    )
+    if sys.stderr is None or not hosts.is_first():
+        return iterable
+    return _shown(iterable, bar, total)
 
 
-def _announced(iterable: Iterable, bar: Bar, total: int) -> Iterator:
-    """The items; the time that all take is logged once it is known. The first item, which compiles, is not timed."""
-    begun, timed, waiting = None, 0, True
-    for item in iterable:
-        yield item
-        now = time.perf_counter()
-        if begun is None:
-            begun = now
-            continue
-        timed += 1
-        if waiting and timed >= 2 and now - begun > _TRIED:
-            waiting = False
-            seconds = (now - begun) / timed * total * bar.loops
-            if seconds > LONG:
-                shorter = hint(bar.shorter)
-                words = f"; {shorter}" if shorter else ""
-                log(f"{bar.title}: this takes about {duration(seconds)} in all{words}")
+def _shown(iterable: Iterable, bar: Bar, total: int | None) -> Iterator:
+    """The items, with what is said and shown about them."""
+    course = current() or Course()
+    loop, announced = course.begin(bar.title, total), not (bar.shorter and total)
+    with _drawn(bar, total) as drawn:
+        for item in iterable:
+            yield item
+            loop.tick()
+            announced = announced or _announced(loop, bar)
+            course.look_ahead(loop)
+            if drawn is None:
+                _report(course, loop, bar)
+            elif drawn.update():
+                drawn.set_description_str(f"{course.place}{bar.title}", refresh=False)
+                drawn.set_postfix_str(_ahead(course, loop), refresh=False)
+    stage = course.end(loop)
+    if stage is not None and drawn is None and current() is not None and stage.seconds > _DELAY:
+        say(f"{stage.title}: {stage.amount}{' in ' if stage.amount else ''}{duration(stage.seconds)}")
+        course.said = time.perf_counter()
+
+
+def _drawn(bar: Bar, total: int | None) -> contextlib.AbstractContextManager:
+    """The bar on a terminal, otherwise nothing."""
+    if not sys.stderr.isatty():
+        return contextlib.nullcontext()
+    count = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}" if total else "{n_fmt}"
+    whole = None if total is None else total + bar.done
+    form = f"{{desc}}: {count} [{{elapsed}}{{postfix}}]"
+    return tqdm(None, bar.title, whole, delay=_DELAY, leave=False, mininterval=0.2, initial=bar.done, bar_format=form)
+
+
+def _ahead(course: Course, loop: Loop) -> str:
+    """How long the loop takes, and all that is left; nothing while that is not known."""
+    here, whole = loop.seconds_left, course.seconds_left()
+    words = [] if here is None else [f"about {duration(here)} left"]
+    return ", ".join([*words, *([] if whole is None else [f"about {duration(whole)} to the end"])])
+
+
+def _report(course: Course, loop: Loop, bar: Bar) -> None:
+    """Print how far a loop is, if the last line about the program is a minute old."""
+    if time.perf_counter() - course.said < LONG or loop.items == loop.total:
+        return
+    course.said = time.perf_counter()
+    ahead, whole = _ahead(course, loop), "" if loop.total is None else f" of {loop.total + bar.done:,}"
+    say(f"{course.place}{bar.title}: {loop.items + bar.done:,}{whole}{', ' if ahead else ''}{ahead}")
+
+
+def _announced(loop: Loop, bar: Bar) -> bool:
+    """Whether it is known how long all loops take; that is logged if it is long. The first item is not timed."""
+    if loop.items < 3 or loop.timed <= TRIED:
+        return False
+    seconds = loop.timed / (loop.items - 1) * (loop.total or 0) * bar.loops
+    if seconds > LONG:
+        shorter = hint(bar.shorter)
+        words = f"; {shorter}" if shorter else ""
+        log(f"{bar.title}: this takes about {duration(seconds)} in all{words}")
+    return True
 
 
 def hint(shorter: str) -> str:

@@ -1,5 +1,6 @@
 """Plans of runs before anything is computed: stages, images, launches, memory, operations, time and what decides it."""
 
+from jaxdd.planning.following import followed
 from jaxdd.planning.plan import Plan, made, text
 from jaxdd.planning.requests import comparison, distillation, grid, relabelling, summaries, table, training
 
@@ -7,6 +8,7 @@ __all__ = [
     "Plan",
     "comparison",
     "distillation",
+    "followed",
     "grid",
     "made",
     "relabelling",

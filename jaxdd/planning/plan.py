@@ -12,8 +12,8 @@ from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.progress import duration, hint, log
 from jaxdd.planning.clock import timed
 
-# Rounds of a loop that ends when it has converged.
-_ROUNDS = 50
+ROUNDS = 50
+"""Rounds that are taken for a loop that ends when it has converged."""
 # Seconds to start a launch, and to compile a program for an accelerator.
 _LAUNCH, _COMPILE = 2e-4, 60.0
 _FUSED = 20
@@ -93,7 +93,7 @@ def _here(work: Work, known: dict) -> Row:
         known[key] = timed(program)
     timing = known[key]
     running, compiling = work.launches * timing.launch_seconds, timing.compile_seconds if compiles else 0.0
-    flops = program.flops(_ROUNDS) * work.launches
+    flops = program.flops(ROUNDS) * work.launches
     parts = {"computation": running, "compilation": compiling, "reading images": work.reading_seconds}
     seconds, decides = sum(parts.values()), max(parts, key=lambda name: parts[name])
     return Row(work, work.chunks, work.launches, timing.memory_bytes, flops, seconds, decides)
@@ -105,7 +105,7 @@ def _on(work: Work, machine: Machine, known: dict) -> Row:
     chips, together = _shares(work, machine)
     compiling = 0.0 if _key(program) in known else _COMPILE
     known[_key(program)] = True
-    flops = program.flops(_ROUNDS) * work.launches
+    flops = program.flops(ROUNDS) * work.launches
     while (needed := _memory(work, together)) > room and together > work.least and work.fused:
         together = max(work.least, -(-together // 2))
     chunks = max(1, -(-work.units // (together * chips)))

@@ -45,7 +45,8 @@ def training(workspace: Workspace, what: str = "teacher", pretrained: bool = Fal
         settings = teachers.with_flip(config.teacher_train, real.flip)
         variables = teachers.shapes(model, real.source.image_shape)
         tested = _tested(workspace, Teacher(model.apply, variables, real.norm), 1)
-        return [tested] if pretrained else [_fitted(workspace, model, settings, "train the teacher"), tested]
+        fitted = _fitted(workspace, model, settings, teachers.TITLE).titled("train the teacher")
+        return [tested] if pretrained else [fitted, tested]
     if what == "dit" and workspace.latent.place is not None:
         return _denoiser(workspace, _found(workspace, False))[1]
     whole, works = _autoencoder(workspace)
@@ -86,7 +87,7 @@ def summaries(workspace: Workspace, space: str, counts: Sequence[int]) -> list[W
             work = recipe.summarizer.work(context, m)
             if work is not None:
                 title = f"{m} atom{'s' if m > 1 else ''}, {what} weights"
-                works.append(work._replace(title=title, shorter="fewer `counts`"))
+                works.append(work.titled(title)._replace(shorter="fewer `counts`"))
     return works
 
 
@@ -126,7 +127,7 @@ def grid(
         for recipe in some:
             works += _own(workspace, recipe, ipc, models[_kind(recipe)])
         works += _all_students(setting, methods, ipc)
-        own += [work._replace(title=f"{work.title}, IPC {ipc}") for work in works]
+        own += [work.titled(f"{work.title}, IPC {ipc}") for work in works]
     own += [work for student in full for work in _full(sizes[0][1], student)]
     return [*shared, *own] if own else []
 
@@ -252,7 +253,7 @@ def _encoding(workspace: Workspace, encoder: encoding.Encoder, shape: tuple[int,
         if place is not None and place.is_file():
             return []
     work = encoding.work(encoder, source._replace(image_shape=shape))
-    return [_reading(workspace, work._replace(title=title), work.units)]
+    return [_reading(workspace, work.titled(title), work.units)]
 
 
 def _has_shapes(tree: Any) -> bool:
@@ -328,8 +329,9 @@ def _full(setting: Comparison, student: str) -> list[Work]:
         return []
     own = workspace.config.teacher_train if works else teachers.training_of(teacher)
     settings = setting.full_train or own
-    title = f"{setting.label(student)} on all real images"
-    work = _fitted(workspace, model, teachers.with_flip(settings, workspace.real.flip), title)
+    training = teachers.with_flip(settings, workspace.real.flip)
+    work = _fitted(workspace, model, training, f"{student}, full")
+    work = work.titled(f"{setting.label(student)} on all real images")
     seconds = count * work.reading_seconds
     return [work._replace(steps=work.steps * count, shorter="a lower `full`", reading_seconds=seconds)]
 
@@ -341,7 +343,9 @@ def _fitted(workspace: Workspace, model: Classifier, settings: TrainSettings, ti
 
 
 def _reading(workspace: Workspace, work: Work, count: int, split: str = "train") -> Work:
-    """The work with the time in which ``count`` real images are read for it."""
+    """The work with the time in which ``count`` real images are read for it, which a rough plan leaves out."""
+    if dry.is_rough():
+        return work
     return work._replace(reading_seconds=reading_seconds(workspace.real.source, split, count))
 
 
@@ -354,5 +358,5 @@ def _tested(workspace: Workspace, model: Teacher, count: int, title: str = "test
         variables = shapes_of(nn.fold, variables)
     form = count, images, min(pass_size(), images)
     work = evaluation.testing(model.apply, variables, source.image_shape, form, local)
-    work = work._replace(title=title, shorter=work.shorter if count > 1 else "")
+    work = work.titled(title)._replace(shorter=work.shorter if count > 1 else "")
     return _reading(workspace, work, images, "test")

@@ -17,18 +17,8 @@ from jaxdd.ground.programs import Work
 from jaxdd.methods import RECIPES, Recipe
 from jaxdd.reports import preview, run_page, tables
 from jaxdd.students.protocol import named
-from jaxdd.workspace import (
-    Comparison,
-    TeacherConfig,
-    Workspace,
-    compare,
-    config_of,
-    distillation,
-    makers_for,
-    open_workspace,
-    runs,
-    teachers,
-)
+from jaxdd.workspace import TeacherConfig, Workspace, comparison, distillation, open_workspace, runs, teachers
+from jaxdd.workspace.comparison import Comparison
 
 BASELINES = ("random", "medoid")
 
@@ -45,12 +35,10 @@ class DemoConfig:
 
 
 def distil(name: str, config: DemoConfig, workspace: Workspace) -> distilled.DistilledDataset:
-    """Distil one image per class with a method, and write its run folder and page."""
-    run = config_of(name, **teachers.fields_of(config.teacher), out=config.out / name)
-    run = replace(run, recipe=recipes(replace(config, methods=(name,)))[0])
-    distillation.distill_in(workspace, run)
-    run_page.write(run.out)
-    return distilled.load(run.out)
+    """Distil one image per class with a method, and write its run folder."""
+    fields = teachers.fields_of(config.teacher) | {"recipe": recipes(replace(config, methods=(name,)))[0]}
+    distillation.distill_in(workspace, replace(distillation.config_of(name, out=config.out / name), **fields))
+    return distilled.load(config.out / name)
 
 
 def compared(config: DemoConfig, workspace: Workspace) -> Comparison:
@@ -73,8 +61,11 @@ def is_finished(config: DemoConfig) -> bool:
 
 
 def plan(config: DemoConfig) -> list[Work]:
+    return planned(config, open_workspace(config.teacher, config.out / (runs.PARTS if is_finished(config) else "")))
+
+
+def planned(config: DemoConfig, workspace: Workspace) -> list[Work]:
     every = [*recipes(config), *map(RECIPES.find, BASELINES)]
-    workspace = open_workspace(config.teacher, config.out / (runs.PARTS if is_finished(config) else ""))
     for name, recipe in zip(config.methods, every):
         methods.check(recipe, workspace.problem(name, 1))
     sizes = [(1, compared(config, workspace), lambda *_: len(every))]
@@ -87,13 +78,18 @@ def main(config: DemoConfig) -> None:
         remove_at_once(config.out)
     with runs.run_folder(config.out, runs.without_place(settings.record(config))) as out:
         workspace = open_workspace(config.teacher, out)
-        datasets = {name: distil(name, config, workspace) for name in config.methods}
-        preview.preview(datasets[config.methods[-1]], out / "preview.png")
-        keep = lambda rows: write_json(out / "evaluation.json", rows)
-        rows = compare(makers_for(datasets, BASELINES, 1, workspace), compared(config, workspace), keep)
+        with planning.followed(lambda: planned(config, workspace)):
+            datasets = {name: distil(name, config, workspace) for name in config.methods}
+            preview.preview(datasets[config.methods[-1]], out / "preview.png")
+            keep = lambda rows: write_json(out / "evaluation.json", rows)
+            makers = comparison.makers_for(datasets, BASELINES, 1, workspace)
+            rows = comparison.compare(makers, compared(config, workspace), keep)
+        for run in map(out.joinpath, datasets):
+            write_json(run / "evaluation.json", rows)
+            run_page.write(run)
         runs.finish(out, ("evaluation.json", "preview.png"))
     print(tables.table(rows))
-    print(f"\nthe ten images of {config.methods[-1]}: {config.out / 'preview.png'}")
+    print(f"\nthe ten images of {config.methods[-1]}: {config.out / 'preview.png'}; pages: report.html in its folders")
 
 
 def cli(arguments: list[str] | None = None) -> None:

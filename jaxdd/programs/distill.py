@@ -11,21 +11,22 @@ ImageNette, 41.8 % on Tiny-ImageNet and 38.2 % on ImageNet-1K; on ImageNet-1K, D
 and 53.0 % with DiT-XL/2.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import tyro
 
-from jaxdd import commands, planning, workspace
+from jaxdd import commands, planning
 from jaxdd.ground.programs import Work
 from jaxdd.methods import RECIPES, Recipe
-from jaxdd.reports import run_page
-from jaxdd.workspace import DistillConfig, distillation
+from jaxdd.reports import run_page, watching
+from jaxdd.workspace import DistillConfig, Workspace, distillation, open_workspace
 
 
 @dataclass(frozen=True)
 class DistillFlags(DistillConfig):
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
+    watch: watching.WatchSettings = field(default_factory=watching.WatchSettings)
 
 
 def default(arguments: list[str]) -> DistillFlags:
@@ -36,13 +37,22 @@ def default(arguments: list[str]) -> DistillFlags:
 
 
 def plan(config: DistillConfig) -> list[Work]:
-    opened = workspace.open_workspace(config, config.out.parent, config.teacher, config.latent)
-    is_done = distillation.is_done(opened, config)
-    return [] if is_done else planning.distillation(opened, config.recipe, config.ipc)
+    workspace = opened(config)
+    is_done = distillation.is_done(workspace, config)
+    return [] if is_done else planning.distillation(workspace, config.recipe, config.ipc)
 
 
-def main(config: DistillConfig) -> None:
-    dataset = workspace.distill(config)
+def opened(config: DistillConfig) -> Workspace:
+    return open_workspace(config, config.out.parent, config.teacher, config.latent)
+
+
+def main(config: DistillFlags) -> None:
+    watching.check(config.watch)
+    workspace = opened(config)
+    with watching.watched(config.watch, config.out, workspace.real.class_names, config.ipc) as seen:
+        workspace = replace(workspace, on_training=seen.on_training)
+        with planning.followed(lambda: planning.distillation(workspace, config.recipe, config.ipc)):
+            dataset = distillation.distill_in(workspace, config, seen.on_snapshot)
     if dataset is None:
         return
     run_page.write(config.out)

@@ -77,17 +77,18 @@ def opened(config: EvaluateConfig) -> tuple[Comparison, dict[str, DistilledDatas
     return setting, datasets, out
 
 
-def plan(config: EvaluateConfig) -> list[Work]:
-    setting, datasets, _ = opened(config)
+def plan(config: EvaluateConfig, known: tuple | None = None) -> list[Work]:
+    setting, datasets, _ = known or opened(config)
     baselines = [RECIPES.find(name) for name in config.baselines if name not in datasets]
     count, ipc = len(datasets) + len(baselines), next(iter(datasets.values())).ipc
     return planning.comparison(setting, lambda *_: count, ipc, baselines)
 
 
 def main(config: EvaluateConfig) -> None:
-    setting, datasets, out = opened(config)
+    setting, datasets, out = known = opened(config)
+    place = out.with_name(f"{out.name}.parts")
     makers = makers_for(datasets, config.baselines, next(iter(datasets.values())).ipc, setting.workspace)
-    with finished.scratch(out.with_name(f"{out.name}.parts")) as scratch:
+    with planning.followed(lambda: plan(config, known)), finished.scratch(place) as scratch:
         setting = replace(setting, scratch=scratch)
         rows = compare(makers, setting, lambda rows: write_json(out, rows) if hosts.is_first() else None)
         if hosts.is_first() and config.out is None and judging.is_run(config.runs[0]):

@@ -49,7 +49,10 @@ class RelabelConfig(ProtocolConfig):
     """The folder of the labels; default: labels in the run folder."""
 
 
-def opened(config: RelabelConfig) -> tuple[DistilledDataset, Workspace, Protocol, LabelSettings, Path]:
+Opened = tuple[DistilledDataset, Workspace, Protocol, LabelSettings, Path]
+
+
+def opened(config: RelabelConfig) -> Opened:
     """The images, what they were made from, the protocol, the form of the labels, and their folder."""
     protocol = config.protocol(config.protocol_name)
     if not protocol.labels.asks_teacher:
@@ -64,17 +67,20 @@ def opened(config: RelabelConfig) -> tuple[DistilledDataset, Workspace, Protocol
     return dataset, workspace, protocol, LabelSettings(config.form, config.top, epochs), out
 
 
-def plan(config: RelabelConfig) -> list[Work]:
-    dataset, workspace, protocol, form, out = opened(config)
+def plan(config: RelabelConfig, known: Opened | None = None) -> list[Work]:
+    dataset, workspace, protocol, form, out = known or opened(config)
     stream = protocol.stream(len(dataset.labels))
     steps = storing.steps_left(out, dataset, stream, workspace.teacher, form, config.seed)
     return planning.relabelling(workspace, stream, form, steps) if steps else []
 
 
 def main(config: RelabelConfig) -> None:
-    dataset, workspace, protocol, form, out = opened(config)
+    dataset, workspace, protocol, form, out = known = opened(config)
     stream = protocol.stream(len(dataset.labels))
-    with locked(out.with_name(f".{out.name}{LOCK}"), f"the folder of labels {out}"):
+    with (
+        planning.followed(lambda: plan(config, known)),
+        locked(out.with_name(f".{out.name}{LOCK}"), f"the folder of labels {out}"),
+    ):
         labels = storing.materialise(out, dataset, stream, workspace.teacher, form, config.seed)
     print(label_sizes(labels, config.run))
 

@@ -70,7 +70,8 @@ def write(grid: grid_file.Grid, config: grid_file.GridConfig, command: str) -> N
     work = grid_runner.opened(grid, config)
     out = work.config.out / grid.name
     out.mkdir(exist_ok=True)
-    rows = grid_runner.run(work, lambda rows: write_text(out / "table.txt", grid_tables.text(grid, rows) + "\n"))
+    with planning.followed(lambda: planning.table(work)):
+        rows = grid_runner.run(work, lambda rows: write_text(out / "table.txt", grid_tables.text(grid, rows) + "\n"))
     device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}, {date.today()}"
     for name, text in (
         ("table.txt", grid_tables.text(grid, rows) + "\n"),

@@ -16,7 +16,9 @@ from jaxdd.ground import manifest, settings
 from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.programs import Work
-from jaxdd.workspace import LatentConfig, TeacherConfig, latent_models, open_data, open_workspace, runs, teachers
+from jaxdd.stages.context import Teacher
+from jaxdd.workspace import LatentConfig, TeacherConfig, Workspace, latent_models, open_workspace, runs, teachers
+from jaxdd.workspace.real_data import RealData, open_data
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,12 @@ class TrainConfig(TeacherConfig):
     latent: LatentConfig = field(default_factory=LatentConfig)
 
 
-def train_teacher(config: TrainConfig, out: Path) -> str:
-    """Write a teacher, and return a line about it."""
-    if config.pretrained:
-        teacher = teachers.published(config, config.pretrained)
-    else:
-        teacher = teachers.train_teacher(config, open_data(config), Scratch(out / runs.PARTS))
+def train_teacher(config: TrainConfig, real: RealData, out: Path) -> str:
+    """Train and write a teacher, and return a line about it."""
+    return _saved(config, teachers.train_teacher(config, real, Scratch(out / runs.PARTS)), out)
+
+
+def _saved(config: TrainConfig, teacher: Teacher, out: Path) -> str:
     teachers.save_teacher(out, teacher)
     info = teacher.info
     return f"{config.model} on {info['dataset']}: test accuracy {100 * info['accuracy']:.1f} %"
@@ -44,8 +46,8 @@ def train_teacher(config: TrainConfig, out: Path) -> str:
 
 TRAINED = {
     "teacher": train_teacher,
-    "vae": lambda config, out: latent_models.train_autoencoder(config.latent, config, open_data(config), out),
-    "dit": lambda config, out: latent_models.train_denoiser(config.latent, config, open_data(config), out),
+    "vae": lambda config, real, out: latent_models.train_autoencoder(config.latent, config, real, out),
+    "dit": lambda config, real, out: latent_models.train_denoiser(config.latent, config, real, out),
 }
 
 
@@ -63,13 +65,22 @@ def plan(config: TrainConfig) -> list[Work]:
     return planning.training(workspace, config.what, config.pretrained is not None)
 
 
+def trained(config: TrainConfig, out: Path) -> str:
+    """Write the model, and return a line about it."""
+    if config.pretrained and config.what == "teacher":
+        return _saved(config, teachers.published(config, config.pretrained), out)
+    workspace = Workspace(config.out.parent, config, config.latent, open_data(config))
+    with planning.followed(lambda: planning.training(workspace, config.what)):
+        return TRAINED[config.what](config, workspace.real, out)
+
+
 def main(config: TrainConfig) -> None:
     with runs.run_folder(config.out, request(config)) as out:
         if runs.is_finished(out):
             manifest.verify(out, content=False)
             print(f"{config.out} is finished already")
             return
-        text = TRAINED[config.what](config, out)
+        text = trained(config, out)
         runs.finish(out, (*teachers.TEACHER, *latent_models.PARTS_OF_MODELS))
     print(f"{text}, in {config.out}")
 

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxdd.ground.errors import InputError, one_line
+from jaxdd.reports.names import readable
 from jaxdd.stages.context import Snapshot
 
 _SMALL, _LARGE = 64, 128
@@ -52,7 +53,7 @@ class Film:
 
     def picture(self) -> Image.Image:
         """The images of all classes, one column per step; small images are magnified, and large ones are reduced."""
-        steps, names = self.steps(), [one_line(name, 40) for name in self.class_names]
+        steps, names = self.steps(), [one_line(readable(name), 40) for name in self.class_names]
         height, width = next((image.shape[:2] for frame in self.frames.values() for image in frame.values()), (8, 8))
         largest = max(height, width)
         zoom = max(1, _SMALL // largest) if largest <= _LARGE else _LARGE / largest

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdd.ground import manifest
 from jaxdd.ground.files import write_text
-from jaxdd.reports import grid_tables, html, plots
+from jaxdd.reports import gallery, grid_tables, html, plots
 from jaxdd.reports.run_page import arrays
 from jaxdd.workspace.grid_file import Grid
 from jaxdd.workspace.grid_runner import Work, datasets, folder
@@ -38,7 +38,7 @@ def write(out: Path, work: Work, rows: list[dict], command: str) -> Path:
         *(html.figure(path.read_bytes(), caption, caption) for path, caption in drawn),
         *_differences(grid, rows),
         html.heading("Images"),
-        *(html.details(f"{name}, IPC {ipc}", [html.grid(dataset)]) for name, dataset in distilled.items()),
+        *(html.details(f"{name}, IPC {ipc}", [gallery.grid(dataset)]) for name, dataset in distilled.items()),
         *_distances(work, ipc),
         html.heading("How to make it again"),
         *(html.paragraph(part) for part in grid.head.split("\n\n") if not part.startswith("Command:")),

@@ -4,21 +4,15 @@ The file is self-contained: it includes style and pictures, loads nothing and ru
 """
 
 import base64
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape as escape_markup
-from math import ceil, floor, isqrt, log10
+from math import ceil, floor, log10
 
 import numpy as np
-from PIL import Image
 
-from jaxdd.data.distilled import DistilledDataset
-from jaxdd.ground.normalise import denormalise
-from jaxdd.reports.preview import heaviest
-
-# The largest number of classes and of pixels on a page.
-CLASSES, PIXELS = 50, 2_560_000
+CLASSES = 50
+"""The largest number of classes on a page."""
 
 # Of larger numbers, and on a logarithmic axis of smaller ones than the inverse, the ends of an axis might overflow.
 _FAR = 1e270
@@ -80,10 +74,26 @@ strong { font-weight: 700; color: var(--accent); }
 .grid ul { display: flex; flex-wrap: wrap; gap: 8px; margin: 0; padding: 0; list-style: none; }
 .grid li { font-size: 0.7rem; line-height: 1.3; color: var(--quiet); font-variant-numeric: tabular-nums; }
 .grid img { display: block; background: var(--panel); border-radius: 2px; max-width: 100%; height: auto; }
-.grid .pixels { image-rendering: pixelated; }
+.pixels:not(.large), .zoom input:checked ~ .large { image-rendering: pixelated; }
 .grid i { display: block; height: 4px; margin: 3px 0 1px; background: var(--accent); border-radius: 1px; }
 .grid.single { display: flex; flex-wrap: wrap; gap: 1.1rem 0.9rem; }
 .grid.single > div { display: flex; flex-direction: column-reverse; justify-content: flex-end; gap: 0.25rem; }
+.grid.real > div + div > * { border-top: 1px solid var(--rule); padding-top: 0.9rem; }
+.grid .near { margin-top: 4px; }
+.grid.pairs li { display: flex; gap: 8px; }
+.grid.pairs .near { margin: 0; }
+.grid .some { display: grid; grid-template-columns: repeat(2, max-content); gap: 4px; align-content: start; }
+.grid li.some { margin-left: 12px; }
+.grid.pairs li.some { grid-template-columns: repeat(4, max-content); gap: 8px; }
+.zoom { display: block; cursor: zoom-in; }
+.zoom:has(input:checked) { width: var(--w); height: var(--h); }
+.zoom input { position: absolute; opacity: 0; pointer-events: none; }
+.zoom input:focus-visible ~ img { outline: 2px solid var(--accent); outline-offset: 2px; }
+.zoom input:checked ~ span { position: fixed; inset: 0; z-index: 1; background: rgb(0 0 0 / 0.8); cursor: zoom-out; }
+.zoom input:checked ~ img {
+  position: fixed; inset: 0; z-index: 2; margin: auto; cursor: zoom-out;
+  width: min(90vw, 90vh); height: min(90vw, 90vh); max-width: none; object-fit: contain;
+}
 
 .bars, .plot { max-width: 54rem; }
 .bars { display: grid; grid-template-columns: fit-content(9rem) 1fr max-content; gap: 0.45rem 1rem; }
@@ -130,6 +140,8 @@ summary { cursor: pointer; color: var(--accent); margin-bottom: 0.8rem; }
   img.wide { max-width: max(100%, 44rem); }
   .grid:not(.single) { grid-template-columns: 1fr; gap: 0.3rem; }
   .grid:not(.single) ul { margin-bottom: 0.6rem; }
+  .grid.real > div + div > ul { border: none; padding: 0; }
+  .grid li.some { margin-left: 0; grid-template-columns: repeat(4, max-content); }
   .bars { grid-template-columns: fit-content(6rem) 1fr max-content; gap: 0.45rem 0.6rem; }
   .area { height: 13rem; margin-left: 2.8rem; }
   th, td { padding-right: 1rem; }
@@ -212,69 +224,14 @@ def figure(picture: bytes, caption: str, alt: str) -> str:
     """A PNG or SVG, as wide as the page allows; on a narrow screen it scrolls in its own box."""
     kind = "png" if picture.startswith(b"\x89PNG") else "svg+xml"
     return (
-        f'<figure><div class="scroll" tabindex="0"><img class="wide" src="{_data(picture, kind)}" alt="{escape(alt)}">'
+        f'<figure><div class="scroll" tabindex="0"><img class="wide" src="{data(picture, kind)}" alt="{escape(alt)}">'
         f"</div><figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
-def _data(picture: bytes, kind: str = "png") -> str:
+def data(picture: bytes, kind: str = "png") -> str:
+    """A picture as an address, which holds all of it."""
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
-
-
-def grid(dataset: DistilledDataset, most: int = 20) -> str:
-    """The images of a dataset: one row per class with its name, the heaviest images first, weights below the images.
-
-    Shows at most ``most`` images per class and fifty classes. Small images are magnified without smoothing. Large ones
-    are shrunk if all of them together exceed 2.56 million pixels. A note says what is left out or shrunk.
-    """
-    shown = dataset.class_names[:CLASSES]
-    height, width = dataset.images.shape[1:3]
-    count = min(most, dataset.ipc)
-    scale = min(1.0, 160 / max(height, width), isqrt(PIXELS // (len(shown) * count)) / max(height, width))
-    size = max(1, round(scale * width)), max(1, round(scale * height))
-    zoom = max(1, (96 if dataset.ipc == 1 else 64) // max(size))
-    side, single = zoom * size[0], dataset.ipc == 1
-    box = f'width="{side}" height="{zoom * size[1]}"{" class=pixels" if max(size) < 64 else ""}'
-    weighted, largest = uneven(dataset), float(dataset.weights.max())
-    rows = []
-    for c, name in enumerate(shown):
-        chosen = heaviest(dataset, c, count)
-        tiles = []
-        for i, pixels in zip(chosen, np.asarray(denormalise(dataset.norm, dataset.images[chosen]))):
-            picture = _data(_png(pixels, size))
-            percent = f"{100 * dataset.weights[i]:.1f}"
-            alt = f"class {name}" + (f", weight {percent} %" if weighted else "")
-            bar = f'<i style="width:{100 * dataset.weights[i] / largest:.0f}%"></i>{percent}' if weighted else ""
-            tiles.append(f'<li><img src="{picture}" {box} alt="{escape(alt)}">{bar}</li>')
-        widths = (f' style="width:{side}px"', "") if single else ("", f' style="max-width:{10 * side + 73}px"')
-        rows.append(
-            f'<div{widths[0]}><span class="name">{escape(name)}</span><ul{widths[1]}>{"".join(tiles)}</ul></div>'
-        )
-    notes = []
-    if weighted:
-        notes.append("The heaviest image of each class comes first; below each is its share of the class in percent.")
-    if len(shown) < len(dataset.class_names):
-        notes.append(f"The first {len(shown)} of {len(dataset.class_names)} classes.")
-    if count < dataset.ipc:
-        notes.append(f"{count} of the {dataset.ipc} images of each class.")
-    if scale < 1:
-        notes.append(f"Shown at {size[0]} × {size[1]} pixels; the images have {width} × {height}.")
-    # A few classes with one image each are laid out five to a row.
-    few = f' style="max-width:{5 * side + 80}px"' if single and len(shown) <= 10 else ""
-    below = paragraph(" ".join(notes), note=True) if notes else ""
-    return f'<div class="grid{" single" if single else ""}"{few}>\n' + "\n".join(rows) + f"\n</div>{below}"
-
-
-def uneven(dataset: DistilledDataset) -> bool:
-    """Whether the weights within some class differ."""
-    return not np.allclose(dataset.weights, 1 / dataset.ipc, rtol=1e-4)
-
-
-def _png(pixels: np.ndarray, size: tuple[int, int]) -> bytes:
-    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-    file = io.BytesIO()
-    (image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)).save(file, "PNG", optimize=True)
-    return file.getvalue()
 
 
 def bars(rows: Iterable[tuple[str, Sequence[float], str]], what: str) -> str:

@@ -16,11 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxdd.data.distilled import DistilledDataset
+from jaxdd.data.distilled import DistilledDataset, heaviest
 from jaxdd.ground.errors import InputError, one_line
 from jaxdd.ground.files import atomic
 from jaxdd.ground.normalise import denormalise
-from jaxdd.reports.preview import heaviest
 from jaxdd.students.protocol import named
 from jaxdd.students.rows import caption
 

@@ -1,5 +1,6 @@
 """A distilled dataset as a picture, and which of its images to show."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground.errors import one_line
 from jaxdd.ground.files import atomic
+from jaxdd.reports.names import readable
 
-
-def heaviest(dataset: DistilledDataset, label: int, most: int) -> np.ndarray:
-    """The indices of at most ``most`` images of a class, by falling weight."""
-    rows = np.flatnonzero(dataset.labels == label)
-    return rows[np.argsort(-dataset.weights[rows], kind="stable")][:most]
+CLASSES = 50
+"""The largest number of classes in a picture."""
 
 
 def preview(dataset: DistilledDataset, path: Path | str, most: int = 20) -> None:
@@ -22,45 +21,46 @@ def preview(dataset: DistilledDataset, path: Path | str, most: int = 20) -> None
 
     At most fifty classes are shown. With one image per class, five classes share a row.
     """
-    pixels = dataset.pixels()
-    if pixels.shape[-1] == 1:
-        pixels = np.repeat(pixels, 3, -1)
-    side = pixels.shape[1]
-    zoom = max(1, 96 // side) if dataset.ipc == 1 else max(1, 64 // side)
+    pixels, names = dataset.pixels(), dataset.class_names[:CLASSES]
+    picture = sheet([pixels[np.flatnonzero(dataset.labels == c)[:most]] for c in range(len(names))], names)
+    with atomic(Path(path)) as place:
+        picture.save(place, "PNG")
+
+
+def sheet(images: Sequence[np.ndarray], names: Sequence[str]) -> Image.Image:
+    """The picture of a `preview`.
+
+    Args:
+      images: those of each class, uint8 [m, H, W, ch].
+      names: of these classes.
+    """
+    count, side = len(images[0]), images[0].shape[1]
+    zoom = max(1, 96 // side) if count == 1 else max(1, 64 // side)
     cell_side, pad = side * zoom, 4
     text_size = max(13, cell_side // 9)
     font = ImageFont.load_default(text_size)
-    shown = [one_line(name, 100) for name in dataset.class_names[:50]]
-    if dataset.ipc == 1:
-        columns, label = min(5, len(shown)), text_size + 5
-        cells = [(i // columns, i % columns, i) for i in range(len(shown))]
-        width, height = cell_side + pad, cell_side + label + pad
+    shown = [one_line(readable(name), 100) for name in names]
+    width = cell_side + pad
+    if count == 1:
+        columns, label, left = min(5, len(shown)), text_size + 5, 0
+        height = cell_side + label + pad
         size = (columns * width + pad, -(-len(shown) // columns) * height + pad)
     else:
-        columns, label = min(most, dataset.ipc), 0
-        left = max(int(font.getlength(name)) for name in shown) + 2 * pad
-        cells = []
-        width, height = cell_side + pad, cell_side + pad
-        size = (left + columns * width + pad, len(shown) * height + pad)
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-
-    def paste(image, x, y):
-        tile = Image.fromarray(image).resize((cell_side, cell_side), Image.Resampling.NEAREST)
-        sheet.paste(tile, (x, y))
-
-    for row, column, c in cells:
-        x, y = pad + column * width, pad + row * height
-        draw.text((x, y), _fitted(shown[c], font, cell_side), fill="black", font=font)
-        paste(pixels[np.flatnonzero(dataset.labels == c)[0]], x, y + label)
-    if not cells:
-        for c, name in enumerate(shown):
-            y = pad + c * height
+        columns, label, left = 1, 0, max(int(font.getlength(name)) for name in shown) + 2 * pad
+        height = cell_side + pad
+        size = (left + count * width + pad, len(shown) * height + pad)
+    picture = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(picture)
+    for c, (name, some) in enumerate(zip(shown, images)):
+        x, y = (pad if count == 1 else left) + c % columns * width, pad + c // columns * height
+        if count == 1:
+            draw.text((x, y), _fitted(name, font, cell_side), fill="black", font=font)
+        else:
             draw.text((pad, y + (cell_side - text_size) // 2 - 2), name, fill="black", font=font)
-            for column, i in enumerate(np.flatnonzero(dataset.labels == c)[:columns]):
-                paste(pixels[i], left + column * width, y)
-    with atomic(Path(path)) as place:
-        sheet.save(place, "PNG")
+        for k, one in enumerate(some):
+            colour = Image.fromarray(np.repeat(one, 3, -1) if one.shape[-1] == 1 else one)
+            picture.paste(colour.resize((cell_side, cell_side), Image.Resampling.NEAREST), (x + k * width, y + label))
+    return picture
 
 
 def _fitted(name: str, font: Any, width: int) -> str:

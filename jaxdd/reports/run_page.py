@@ -18,10 +18,11 @@ from jaxdd.ground import manifest, settings
 from jaxdd.ground.errors import InputError, shown
 from jaxdd.ground.files import read_arrays, write_text
 from jaxdd.ground.reading import parse_json, read_text
-from jaxdd.reports import html, tables
+from jaxdd.reports import gallery, html, tables
+from jaxdd.reports.names import readable
 from jaxdd.reports.preview import preview
 from jaxdd.students.rows import caption, cell, read
-from jaxdd.workspace import config_of, records
+from jaxdd.workspace import beside, config_of, records
 
 _AGAIN = "make the run again"
 # More steps than any run has.
@@ -39,11 +40,11 @@ def run_page(folder: Path) -> str:
     """
     config = records.run(folder, ("method", "dataset", "recipe"))
     dataset = distilled.load(folder)
-    manifest.verify(folder, "atoms.npz", "metrics.jsonl")
+    manifest.verify(folder, "atoms.npz", "metrics.jsonl", beside.FILE)
     blocks = [
         html.facts(_facts(dataset)),
         html.heading("Images"),
-        html.grid(dataset),
+        *_images(folder / beside.FILE, dataset),
         *_accuracies(folder / "evaluation.json"),
         *_weights(dataset),
         *_distances(folder / "atoms.npz", dataset, config),
@@ -77,10 +78,33 @@ def _facts(dataset: DistilledDataset) -> dict[str, str]:
         known["Teacher"] = f"{teacher.get('model')}, accuracy {_percent(teacher.get('accuracy'))}{held_out}"
     if "recognised" in provenance:
         known["Recognised by the teacher"] = _percent(provenance["recognised"])
-    for name, label in (("latents", "Latent model"), ("seed", "Seed"), ("device", "Device"), ("jax", "JAX")):
+    for name, label in (
+        ("latents", "Latent model"),
+        ("seed", "Seed"),
+        ("device", "Device"),
+        ("jaxdd", "jaxdd"),
+        ("jax", "JAX"),
+    ):
         if name in provenance:
             known[label] = str(provenance[name])
     return known
+
+
+def _images(place: Path, dataset: DistilledDataset) -> list[str]:
+    """The distilled images, beside real ones if the folder has such."""
+    if not place.exists():
+        return [gallery.grid(dataset)]
+    real = beside.load(place, dataset)
+    where = "Beside" if dataset.ipc == 1 else "Below"
+    unit = {
+        "teacher": "by the teacher's features, with the distance in standard deviations of the features",
+        "pixels": "by its pixels, among at most 200, with the root mean square difference of the grey levels",
+    }[real.by]
+    text = (
+        f"{where} each distilled image is the nearest real train image of its class {unit}. Each class ends with "
+        f"{real.random.shape[1]} random real images. A click enlarges an image."
+    )
+    return [html.paragraph(text), gallery.grid(dataset, real=real)]
 
 
 def _percent(share: Any) -> str:
@@ -129,7 +153,7 @@ def _accuracies(place: Path) -> list[str]:
 def _weights(dataset: DistilledDataset) -> list[str]:
     if dataset.ipc == 1:
         return []
-    if not html.uneven(dataset):
+    if not gallery.uneven(dataset):
         return [html.heading("Weights"), html.paragraph("All images have the same weight.")]
     shares = [np.sort(dataset.weights[dataset.labels == c])[::-1] for c in range(len(dataset.class_names))]
     counts = np.array([share.sum() ** 2 / (share**2).sum() for share in shares])
@@ -137,7 +161,7 @@ def _weights(dataset: DistilledDataset) -> list[str]:
         "The weights of the images of each class, heaviest first, and the effective number of images, 1/Σw²: "
         f"{counts.mean():.1f} of {dataset.ipc} on average, from {counts.min():.1f} to {counts.max():.1f}."
     )
-    rows = _first((name, share, f"{count:.1f}") for name, share, count in zip(dataset.class_names, shares, counts))
+    rows = _first((name, share, f"{count:.1f}") for name, share, count in zip(names_of(dataset), shares, counts))
     return [html.heading("Weights"), html.paragraph(text), html.bars(rows, "weights"), *_only(rows, dataset)]
 
 
@@ -152,9 +176,9 @@ def _distances(place: Path, dataset: DistilledDataset, config: dict) -> list[str
     # The costs belong to the solver's masses, before these are tempered.
     text = (
         f"W2² between the real {where} of a class and its atoms, with the weights of the solver: "
-        f"{last.mean():#.4g} on average, from {last.min():#.4g} to {last.max():#.4g}."
+        f"{_four(last.mean())} on average, from {_four(last.min())} to {_four(last.max())}."
     )
-    rows = _first((name, [cost], f"{cost:#.4g}") for name, cost in zip(dataset.class_names, last))
+    rows = _first((name, [cost], _four(cost)) for name, cost in zip(names_of(dataset), last))
     blocks = [html.heading("Distances"), html.paragraph(text), html.bars(rows, "W2²"), *_only(rows, dataset)]
     if costs.shape[1] > 1:
         lines = {"mean of the classes": costs.mean(0), "largest": costs.max(0), "smallest": costs.min(0)}
@@ -163,6 +187,16 @@ def _distances(place: Path, dataset: DistilledDataset, config: dict) -> list[str
             html.curve(np.arange(costs.shape[1]), lines, "round", "W2²"),
         ]
     return blocks
+
+
+def _four(value: float) -> str:
+    """A number with four digits."""
+    return f"{value:#.4g}".removesuffix(".")
+
+
+def names_of(dataset: DistilledDataset) -> list[str]:
+    """What to call the classes."""
+    return [readable(name) for name in dataset.class_names]
 
 
 def _first(rows: Iterable[tuple]) -> list[tuple]:

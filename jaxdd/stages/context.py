@@ -82,6 +82,8 @@ class Snapshot(NamedTuple):
       step: the number of steps taken.
       steps: the number of all steps; a run that may stop early takes at most as many.
       norm: the normalisation of ``images``.
+      losses: the terms of the loss at each of the last s steps, name -> [s, k]: of all since the snapshot before, or
+        of all so far if the run went on from a checkpoint. Those of a step are of the images before it.
     """
 
     classes: np.ndarray
@@ -90,6 +92,7 @@ class Snapshot(NamedTuple):
     step: int
     steps: int
     norm: Normalisation
+    losses: Mapping[str, np.ndarray] = {}
 
     def pixels(self) -> np.ndarray:
         """The images as uint8 [k, j, H, W, ch]."""

@@ -213,7 +213,7 @@ def fit(
         log(f"{watch.stage}: goes on from step {done} of {steps}")
     stream = iter(batches(done) if callable(batches) else batches)
     with stop.deferred(), watch.checkpoints:
-        for taken in progress(range(done + 1, steps + 1), Bar(watch.stage, watch.shorter)):
+        for taken in progress(range(done + 1, steps + 1), Bar(watch.stage, watch.shorter, done=done)):
             state, loss = step(state, key, *next(stream), context)
             curve.append(loss)
             if watch.is_due(taken):

@@ -190,7 +190,8 @@ def full_accuracies(comparison: Comparison, student: str) -> list[float]:
         key = f"{known.common}, full, seed {seed}"
         if key not in known.known:
             title = f"{student}, full, seed {seed}"
-            variables, _ = teachers.fit_full(real, model, trainer, training, seed, title, comparison.scratch)
+            followed = teachers.Followed(title, comparison.scratch)
+            variables, _ = teachers.fit_full(real, model, trainer, training, seed, followed)
             known.add(key, accuracy(model.apply, variables, teacher.norm, test_batches(real.source)))
         return repr(known.known[key])
 

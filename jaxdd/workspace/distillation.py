@@ -14,7 +14,7 @@ import numpy as np
 from jaxdd import data, methods
 from jaxdd.data import Source, distilled
 from jaxdd.data.distilled import DistilledDataset
-from jaxdd.ground import hosts, manifest, parallel, settings
+from jaxdd.ground import hosts, manifest, parallel, settings, version
 from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.files import atomic, remove_at_once, write_json, write_text
 from jaxdd.ground.progress import log
@@ -22,7 +22,7 @@ from jaxdd.ground.reading import read_json
 from jaxdd.methods import RECIPES, Recipe, Result
 from jaxdd.stages.context import OnSnapshot
 from jaxdd.students.evaluation import recognised
-from jaxdd.workspace import runs, teachers
+from jaxdd.workspace import beside, runs, teachers
 from jaxdd.workspace.latent_models import LatentConfig
 from jaxdd.workspace.runs import PARTS
 from jaxdd.workspace.teachers import TeacherConfig
@@ -52,8 +52,9 @@ def config_of(method: str, **changes: Any) -> DistillConfig:
 
 
 def record(config: DistillConfig) -> dict:
-    """A config as plain values for JSON."""
-    return {"config": DistillConfig.__name__, **settings.record(config)}
+    """A config as plain values for JSON; how a program watches the run is no part of it."""
+    plain = DistillConfig(**{item.name: getattr(config, item.name) for item in dataclasses.fields(DistillConfig)})
+    return {"config": DistillConfig.__name__, **settings.record(plain)}
 
 
 def distill(
@@ -132,12 +133,15 @@ def fill(config: DistillConfig, workspace: Workspace, on_snapshot: OnSnapshot | 
         remove_at_once(config.out / name)
     if skipped := workspace.real.source.skipped:
         write_text(config.out / "skipped.txt", "".join(f"{damage.line}\n" for damage in skipped))
+    if hosts.count() == 1:  # otherwise no process has seen the images of all classes
+        images = beside.beside(workspace, recipe.summarizer.space, dataset, seed)
+        beside.save(config.out / beside.FILE, images)
     save_run(config, workspace.teacher_folder, dataset, result)
     runs.finish(config.out, RESULTS)
     return dataset
 
 
-RESULTS = ("config.json", "teacher", "atoms.npz", "metrics.jsonl", "skipped.txt", "distilled")
+RESULTS = ("config.json", "teacher", "atoms.npz", "metrics.jsonl", "skipped.txt", beside.FILE, "distilled")
 """What `save_run` writes."""
 
 
@@ -227,6 +231,7 @@ def _dataset(method: str, recipe: Recipe, seed: int, workspace: Workspace, resul
         "teacher": {name: teacher.info[name] for name in ("model", "width", "stem", "accuracy", "holdout", "seed")},
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
+        "jaxdd": version.describe(),
     }
     if real.source.skipped:
         provenance["skipped"] = len(real.source.skipped)

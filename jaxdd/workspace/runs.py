@@ -210,7 +210,7 @@ _LAST = (manifest.MANIFEST, "distilled", "teacher.json", "latents.json")
 
 def missing_classes(parts: Path, classes: np.ndarray, together: int) -> np.ndarray:
     """The classes that are not finished, and those that must be made together with them."""
-    undone = {c // together for c in classes if not _part(parts, c).is_file()}
+    undone = {c // together for c in classes if not part(parts, c).is_file()}
     missing = np.array([c for c in classes if c // together in undone], int)
     if len(missing) < len(classes):
         say(f"{len(classes) - len(missing)} of {len(classes)} classes are done")
@@ -223,18 +223,18 @@ def keep_classes(parts: Path, result: Result) -> None:
         arrays: dict[str, Any] = {"images": result.images[k], "costs": result.costs[k]}
         arrays |= {"points": result.atoms.points[k], "weights": result.atoms.weights[k]}
         arrays |= {f"curve_{name}": values[:, k] for name, values in result.curve.items()}
-        with atomic(_part(parts, c)) as place, open(place, "wb") as file:
+        with atomic(part(parts, c)) as place, open(place, "wb") as file:
             np.savez(file, **arrays)
 
 
 def kept_class(parts: Path, c: int) -> Result:
     """The result of a class that `keep_classes` wrote."""
-    file = read_arrays(_part(parts, c), ("images", "points", "weights", "costs"))
+    file = read_arrays(part(parts, c), ("images", "points", "weights", "costs"))
     row = lambda name: file[name][None]
     curve = {name.removeprefix("curve_"): file[name][:, None] for name in file if name.startswith("curve_")}
     atoms = Measure(row("points"), row("weights"))
     return Result(row("images"), atoms, row("costs"), curve, np.array([c]))
 
 
-def _part(parts: Path, c: int) -> Path:
+def part(parts: Path, c: int) -> Path:
     return parts / f"{c:05d}.npz"

@@ -4,9 +4,10 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +15,15 @@ import numpy as np
 
 from jaxdd import data, nn, pretrained
 from jaxdd.data.augment import Augment
-from jaxdd.ground import checkpoint, hosts, manifest, parallel, settings
+from jaxdd.ground import checkpoint, course, hosts, manifest, parallel, settings
 from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_json
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.programs import Work
 from jaxdd.ground.progress import log
-from jaxdd.ground.watch import Watch
-from jaxdd.nn import Classifier, Variables
+from jaxdd.ground.watch import EVERY, Hook, Watch
+from jaxdd.nn import Apply, Classifier, Variables
 from jaxdd.stages.context import Teacher
 from jaxdd.stages.relabel.labelling import HardLabels
 from jaxdd.students import train
@@ -130,6 +131,8 @@ def full_trainer(real: RealData, model: Classifier, training: train.TrainSetting
 
 
 SHORTER = "a lower `teacher_train.epochs`"
+TITLE = "train on all images"
+"""The title of the training of a teacher in progress bars and error messages."""
 
 
 def work(real: RealData, model: Classifier, training: train.TrainSettings, title: str) -> Work:
@@ -139,25 +142,34 @@ def work(real: RealData, model: Classifier, training: train.TrainSettings, title
     return train.work(title, full_trainer(real, model, training), real.source.image_shape, form, SHORTER)
 
 
+class Followed(NamedTuple):
+    """What is seen and kept of a training.
+
+    Attributes:
+      title: of the progress bar and of error messages.
+      scratch: for checkpoints, from which an interrupted training goes on.
+      also: see `Watch`.
+    """
+
+    title: str = TITLE
+    scratch: Scratch = Scratch()
+    also: tuple[Hook, ...] = ()
+
+
 def fit_full(
     real: RealData,
     model: Classifier,
     trainer: train.Trainer,
     training: train.TrainSettings,
     seed: int,
-    title: str = "train on all images",
-    scratch: Scratch = Scratch(),  # noqa: B008
+    followed: Followed = Followed(),  # noqa: B008
 ) -> tuple[Variables, np.ndarray]:
     """Train on all real images with a `full_trainer`; returns (variables, losses [steps]).
-
-    Args:
-      title: of the progress bar and of error messages.
-      scratch: for checkpoints, from which an interrupted training goes on.
 
     Raises:
       DivergenceError: the run diverged, or the features of all images became equal.
     """
-    source, labels = real.source, real.source.labels["train"]
+    source, labels, title = real.source, real.source.labels["train"], followed.title
     steps = training.steps(len(labels))
     batch_size = min(training.batch_size, len(labels))
     key = jax.random.fold_in(jax.random.key(seed), 1)
@@ -170,7 +182,8 @@ def fit_full(
     remedy = "use a lower `teacher_train.learning_rate`"
     probe = source.read("train", np.linspace(0, len(labels) - 1, min(64, len(labels))).astype(int))
     alive = train.not_dead(model.apply, real.norm, probe, len(source.class_names), title, remedy)
-    watch = Watch(title, remedy=remedy, also=[alive]).keeping(scratch.checkpoints(f"{title}, seed {seed}"))
+    watch = Watch(title, remedy=remedy, also=[alive, *followed.also])
+    watch.keeping(followed.scratch.checkpoints(f"{title}, seed {seed}"))
     watch.shortened_by(SHORTER)
     state, batches = train.spread(state, stream, batch_size)
     state, losses = train.fit(trainer.step, state, key, batches, steps, watch=watch)
@@ -178,7 +191,35 @@ def fit_full(
     return jax.tree.map(jnp.asarray, jax.device_get(state.variables)), losses
 
 
-def train_teacher(config: TeacherConfig, real: RealData, scratch: Scratch = Scratch()) -> Teacher:  # noqa: B008
+OnTraining = Callable[[int, Mapping[str, float]], None]
+"""Called with the number of steps taken, and the "loss" or the "accuracy" on the test images."""
+# How often the accuracy of a teacher is measured while it is trained.
+_TESTS = 20
+
+
+def told(on_training: OnTraining, apply: Apply, real: RealData, steps: int) -> Hook:
+    """A hook that tells the loss at every look, the mean since the last one, and twenty times the test accuracy."""
+    seen, tested = 0, 0
+
+    def hook(step: int, state: train.TrainState, losses: Sequence) -> None:
+        nonlocal seen, tested
+        on_training(step, {"loss": float(np.mean(jax.device_get(losses[max(seen, len(losses) - EVERY) :])))})
+        seen = len(losses)
+        if step * _TESTS // steps > tested:
+            tested = step * _TESTS // steps
+            with course.unfollowed():
+                score = accuracy(apply, state.variables, real.norm, test_batches(real.source))
+            on_training(step, {"accuracy": score})
+
+    return hook
+
+
+def train_teacher(
+    config: TeacherConfig,
+    real: RealData,
+    scratch: Scratch = Scratch(),  # noqa: B008
+    on_training: OnTraining | None = None,
+) -> Teacher:
     """Train the teacher of a config on all real images; an interrupted training goes on from what ``scratch`` keeps."""
     started = time.perf_counter()
     info = describe(config, real)
@@ -186,7 +227,10 @@ def train_teacher(config: TeacherConfig, real: RealData, scratch: Scratch = Scra
     training = with_flip(config.teacher_train, real.flip)
     log(f"training {config.model} on {len(real.source.labels['train'])} images, {training.epochs} epochs")
     trainer = full_trainer(real, model, training)
-    variables, losses = fit_full(real, model, trainer, training, config.seed, scratch=scratch)
+    steps = training.steps(len(real.source.labels["train"]))
+    also = () if on_training is None else (told(on_training, model.apply, real, steps),)
+    followed = Followed(scratch=scratch, also=also)
+    variables, losses = fit_full(real, model, trainer, training, config.seed, followed)
     score = accuracy(model.apply, variables, real.norm, test_batches(real.source))
     info |= {"accuracy": score, "train": dataclasses.asdict(training), "jax": jax.__version__}
     info["loss"] = [float(chunk.mean()) for chunk in np.array_split(losses, min(50, len(losses)))]
@@ -293,7 +337,9 @@ def _short(values: list) -> str:
     return " ".join(map(str, values[:4])) + (" ..." if len(values) > 4 else "")
 
 
-def find_or_train(config: TeacherConfig, real: RealData, cache: Path) -> tuple[Teacher, Path]:
+def find_or_train(
+    config: TeacherConfig, real: RealData, cache: Path, on_training: OnTraining | None = None
+) -> tuple[Teacher, Path]:
     """The teacher that this config describes, and its folder in ``cache``; it is trained if it does not exist yet.
 
     In a run of several processes the first trains it, and the others wait and load it.
@@ -304,7 +350,7 @@ def find_or_train(config: TeacherConfig, real: RealData, cache: Path) -> tuple[T
         in_memory = real
         if hosts.count() > 1:
             in_memory = real._replace(source=data.in_memory(real.source, config.memory_bytes))
-        teacher, place = _find_or_train(config, in_memory, cache)
+        teacher, place = _find_or_train(config, in_memory, cache, on_training)
         trained.append(teacher)
         return str(place)
 
@@ -320,14 +366,16 @@ def place_of(config: TeacherConfig, real: RealData, cache: Path) -> tuple[Path, 
     return cache / f"{real.name}-{config.model.replace(':', '-')}-{digest}", identity
 
 
-def _find_or_train(config: TeacherConfig, real: RealData, cache: Path) -> tuple[Teacher, Path]:
+def _find_or_train(
+    config: TeacherConfig, real: RealData, cache: Path, on_training: OnTraining | None
+) -> tuple[Teacher, Path]:
     place, identity = place_of(config, real, cache)
     request = {"identity": identity, **machine(config)}
     with runs.cached(place, request):
         if runs.is_finished(place):
             log(f"teacher: {place}")
             return load_teacher(place, config.compute), place
-        teacher = train_teacher(config, real, Scratch(place / runs.PARTS))
+        teacher = train_teacher(config, real, Scratch(place / runs.PARTS), on_training)
         save_teacher(place, teacher)
         runs.finish(place, TEACHER)
     return teacher, place

@@ -35,6 +35,7 @@ class Workspace:
       latent: the settings of the latent model.
       real: the real images.
       given_teacher: a teacher and its folder, if the user named one.
+      on_training: is told how the training of the teacher goes, if there is one.
     """
 
     root: Path
@@ -42,10 +43,12 @@ class Workspace:
     latent: LatentConfig
     real: RealData
     given_teacher: tuple[Teacher, Path] | None = None
+    on_training: teachers.OnTraining | None = None
 
     @cached_property
     def _teacher(self) -> tuple[Teacher, Path]:
-        return self.given_teacher or teachers.find_or_train(self.config, self.real, self.root / "teachers")
+        cache = self.root / "teachers"
+        return self.given_teacher or teachers.find_or_train(self.config, self.real, cache, self.on_training)
 
     @cached_property
     def _memory(self) -> dict:

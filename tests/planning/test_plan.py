@@ -13,12 +13,13 @@ from jaxdd import data, planning
 from jaxdd.data import tfds
 from jaxdd.data.augment import Augment
 from jaxdd.data.source import make_source
-from jaxdd.ground import dry, files, launching, progress
+from jaxdd.ground import course, dry, files, launching, memory, progress
 from jaxdd.ground.files import write_json
 from jaxdd.ground.machines import CHIPS, machine
 from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.tracing import struct
 from jaxdd.methods import RECIPES, Recipe
+from jaxdd.planning import following, requests
 from jaxdd.planning import plan as plans
 from jaxdd.planning.clock import drawn, reading_seconds, timed
 from jaxdd.stages.images import Crops, Nearest, Recover, crops
@@ -307,3 +308,35 @@ def test_a_table_is_planned_for_what_is_missing(workspace, tmp_path):
     rows = [row(name, "x", 2, "convnet3", "hard", [0.5, 0.5], key=key) for name, key in keys.items()]
     write_json(tmp_path / "rows.json", rows)
     assert "convnet3, hard, IPC 2" not in by_title(planning.table(work)) and "convnet3, hard, IPC 1" in works
+
+
+def test_a_rough_plan_compiles_and_reads_nothing(workspace, monkeypatch):
+    monkeypatch.setattr(memory, "compiled_bytes", lambda _: pytest.fail("compiled"))
+    monkeypatch.setattr(requests, "reading_seconds", lambda *_: pytest.fail("read"))
+    with dry.run(rough=True):
+        stages = [following.stage(work) for work in planning.distillation(workspace, RECIPE, 2)]
+    assert [stage.title for stage in stages][-2:] == ["summarize", "recover"]
+    recover = stages[-1]
+    assert (recover.amount, recover.items % RECIPE.imager.steps) == ("7 steps", 0) and recover.operations > 0
+
+
+def test_every_loop_of_a_distillation_is_a_stage_of_its_plan(workspace, tmp_path, monkeypatch, capfd):
+    for name in ("TRIED", "_SURE", "_LONG"):
+        monkeypatch.setattr(course, name, 0.0)
+    monkeypatch.setattr(progress, "_DELAY", 0.0)
+    new = replace(workspace, root=tmp_path)
+    with planning.followed(lambda: planning.distillation(new, RECIPE, 2)):
+        make("wmdd", RECIPE, 2, 0, new)
+        followed = course.current()
+    assert followed.is_planned and not followed.left
+    assert [stage.title for stage in followed.over][:3] == ["train the teacher", "test the teacher", "encode: features"]
+    lines = capfd.readouterr().err.splitlines()
+    assert any(line.startswith("train the teacher: 6 steps in ") for line in lines)
+    assert any(line.startswith("encode: features: 60 images in ") for line in lines)
+    assert any(line.startswith("recover: 7 steps in ") for line in lines)
+
+
+def test_a_run_does_not_fail_for_a_plan_that_does(monkeypatch):
+    with planning.followed(lambda: 1 / 0):
+        followed = course.current()
+        assert followed._plan() == [] and not dry.is_on()

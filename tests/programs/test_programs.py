@@ -131,7 +131,7 @@ def test_parents_of_the_output_folder_are_not_left_behind(refused, tmp_path):
 @pytest.mark.slow
 def test_a_process_of_its_own_ends_with_the_same_line_and_status(tmp_path):
     command = [sys.executable, "-m", "experiments.distill", "--method", "wmmd", "--out", str(tmp_path / "x")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(distill.__file__).parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(distill.__file__).parents[2])
     assert done.returncode == 2 and done.stdout == "" and os.listdir(tmp_path) == []
     assert done.stderr.startswith("error: unknown method 'wmmd'") and done.stderr.count("\n") == 1
 
@@ -144,6 +144,7 @@ FILES = {
     "teacher",
     "atoms.npz",
     "metrics.jsonl",
+    "real.npz",
     "distilled",
     "preview.png",
     "report.html",

@@ -5,28 +5,33 @@ import io
 import json
 import re
 import shlex
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from helpers import message
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import jaxdd
 from jaxdd.commands import flags
 from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
+from jaxdd.ground import version
 from jaxdd.ground.files import write_json, write_text
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.methods import RECIPES
 from jaxdd.programs import distill
+from jaxdd.reports import gallery, names, run_page
 from jaxdd.reports import html as page
-from jaxdd.reports import run_page
 from jaxdd.stages.images import Vae
 from jaxdd.stages.summarize import Barycenter, Clvq, Quantization
 from jaxdd.students.rows import row
-from jaxdd.workspace import config_of, distillation
+from jaxdd.workspace import beside, config_of, distillation
 
 AWKWARD = "<b>&\"'"
 VOID = {"meta", "img", "br", "link", "input"}
@@ -143,7 +148,7 @@ def test_the_page_holds_what_the_folder_holds(run):
     weights = made().weights.reshape(3, 4).astype(float)
     ends = [f"{1 / (share**2).sum():.1f}" for share in weights] + ["1.235", "4.000", "7.000"]
     spans = zip(parsed.all("span"), parsed.texts["span"])
-    assert [text for attributes, text in spans if attributes["class"] == "end"] == ends
+    assert [text for attributes, text in spans if attributes.get("class") == "end"] == ends
     assert any("99.4 %" in text for text in parsed.texts["dd"]) and "75.0 %" in parsed.texts["dd"]
     # Nothing of a term that is zero throughout can be drawn on a logarithmic axis.
     assert {"feature", "moment"} <= set(parsed.texts["li"]) and not any("cross" in text for text in parsed.texts["li"])
@@ -158,6 +163,75 @@ def test_what_the_folder_lacks_has_no_section(run):
     assert Parsed(run_page.run_page(run)).texts["h2"] == ["Images", "Weights", "How to make it again"]
     (run / "atoms.npz").unlink()
     assert Parsed(run_page.run_page(run)).texts["h2"] == ["Images", "Weights", "How to make it again"]
+
+
+def with_real_images(run, **changes):
+    """Write real images beside those of the run, each of one grey level, and return them."""
+    dataset = distilled.load(run)
+    levels = np.arange(12, dtype=np.uint8)
+    nearest = np.broadcast_to(20 * levels[:, None, None, None], (12, 8, 8, 1))
+    random = np.broadcast_to(levels.reshape(3, 4, 1, 1, 1) + 100, (3, 4, 8, 8, 1))
+    places = np.concatenate([distilled.heaviest(dataset, c, 4) for c in range(3)])
+    real = beside.Beside(places, nearest, np.float32(levels / 8), random, "teacher")._replace(**changes)
+    beside.save(run / beside.FILE, real)
+    return real
+
+
+def test_real_images_stand_beside_the_distilled_ones(run):
+    real = with_real_images(run)
+    text = run_page.run_page(run)
+    parsed = Parsed(text)
+    images = parsed.all("img")
+    assert len(images) == 12 + 12 + 12 and "features, with the distance" in text and "<script" not in text
+    shown = [picture(image["src"]) for image in images]
+    for c in range(3):
+        row = shown[12 * c : 12 * (c + 1)]
+        np.testing.assert_array_equal(row[1:8:2], real.nearest[4 * c : 4 * c + 4, ..., 0])
+        np.testing.assert_array_equal(row[8:], real.random[c, ..., 0])
+    assert images[3]["alt"] == "the nearest real image, distance 0.12" and "real 0.12" in parsed.texts["div"]
+    # Every image is a label of a switch, which makes it large without a script.
+    assert [tag for tag, _ in parsed.attributes].count("input") == len(images)
+    assert ".zoom input:checked ~ img" in parsed.texts["style"][0]
+
+
+def test_distances_of_pixels_are_called_so(run):
+    with_real_images(run, by="pixels")
+    text = run_page.run_page(run)
+    assert "by its pixels" in text and "features, with the distance" not in text
+
+
+def test_real_images_that_do_not_fit_are_refused(run):
+    with_real_images(run, places=np.arange(12) + 1)
+    assert beside.FILE in message(lambda: run_page.run_page(run))
+    (run / beside.FILE).write_bytes(b"no archive")
+    assert beside.FILE in message(lambda: run_page.run_page(run))
+
+
+def test_classes_of_imagenet_have_names_for_readers():
+    text = gallery.grid(made(names=["n01440764", "n02115641", "n9"]))
+    assert [name for name in Parsed(text).texts["span"] if name] == ["tench", "dingo", "n9"]
+    assert 'title="n01440764"' in text and 'title="n9"' not in text
+    assert len(set(names._WORDNET.values())) == len(names._WORDNET) == 20
+
+
+def test_the_page_says_which_jaxdd_made_it(run, tmp_path):
+    dataset = distilled.load(run)
+    known = dataset.provenance | {"jaxdd": "0.1.0, commit 1234567"}
+    shutil.rmtree(run / "distilled")
+    distilled.save(replace(dataset, provenance=known), run / "distilled")
+    assert "0.1.0, commit 1234567" in Parsed(run_page.run_page(run)).texts["dd"]
+    assert version.describe().startswith(jaxdd.__version__) and version.commit(tmp_path) == ""
+    command = ["git", "-C", tmp_path]
+    git = lambda *words: subprocess.run([*command, *words], check=True, capture_output=True, text=True).stdout
+    git("init")
+    assert version.commit(tmp_path) == ""  # without a commit
+    (tmp_path / "jaxdd").mkdir()
+    (tmp_path / "jaxdd" / "a.py").write_text("")
+    git("add", "jaxdd")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "a")
+    assert version.commit(tmp_path) == git("rev-parse", "--short", "HEAD").strip()
+    (tmp_path / "jaxdd" / "a.py").write_text("1")
+    assert version.commit(tmp_path).endswith(" (changed)")
 
 
 def test_a_setting_of_another_version_is_named(run):
@@ -269,7 +343,7 @@ def test_a_table_gives_its_texts_back(rows):
 
 def test_the_grid_holds_each_image_as_it_is():
     dataset = made(channels=3)
-    images = Parsed(page.grid(dataset)).all("img")
+    images = Parsed(gallery.grid(dataset)).all("img")
     pixels = dataset.pixels()
     for c in range(3):
         rows = 4 * c + np.argsort(-dataset.weights[4 * c : 4 * c + 4])
@@ -281,16 +355,16 @@ def test_the_grid_holds_each_image_as_it_is():
 
 def test_the_grid_of_much_is_short_and_says_so():
     dataset = made(classes=53, ipc=3, side=16)
-    text = page.grid(dataset, most=2)
+    text = gallery.grid(dataset, most=2)
     assert len(Parsed(text).all("img")) == 100
     assert "first 50 of 53 classes" in text and "2 of the 3 images" in text
-    large = Parsed(page.grid(made(classes=1, ipc=2, side=400))).all("img")
+    large = Parsed(gallery.grid(made(classes=1, ipc=2, side=400))).all("img")
     assert all(picture(image["src"]).shape == (160, 160) for image in large)
 
 
 def test_equal_weights_are_not_drawn():
     dataset = replace(made(), weights=np.full(12, 0.25, np.float32))
-    assert "weight" not in page.grid(dataset) and "heaviest" not in page.grid(dataset)
+    assert "weight" not in gallery.grid(dataset) and "heaviest" not in gallery.grid(dataset)
 
 
 def lines_of(text):

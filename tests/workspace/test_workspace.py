@@ -145,7 +145,7 @@ def trained(monkeypatch, source, root):
     """What teachers were trained since: of these only the record, with the variables of the one that is there."""
     teacher, trained = open_workspace(CONFIG, root, source=source).teacher, []
 
-    def train_teacher(config, real, scratch):
+    def train_teacher(config, real, scratch, on_training):
         trained.append(real.name)
         return teacher._replace(info=teachers.describe(config, real) | {"accuracy": 0.5})
 
@@ -356,7 +356,7 @@ def test_an_interrupted_run_is_resumed(source, request_of, interrupted, capfd, m
     dataset = distill(replace(config, memory_gib=2.0), source)
     np.testing.assert_array_equal(dataset.images[4:], marked["images"])
     np.testing.assert_array_equal(dataset.images[2:4], untouched)
-    files = ["atoms.npz", "config.json", "distilled", "manifest.json", "request.json", "teacher"]
+    files = ["atoms.npz", "config.json", "distilled", "manifest.json", "real.npz", "request.json", "teacher"]
     assert sorted(path.name for path in config.out.iterdir()) == files
     np.testing.assert_array_equal(distilled.load(config.out).images, dataset.images)
 

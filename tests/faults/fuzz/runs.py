@@ -11,7 +11,7 @@ from faults.fuzz.rules import Target, packed, placed, unpacked
 
 from jaxdd.ground import manifest
 from jaxdd.ground.errors import InputError
-from jaxdd.reports import html, run_page, tables
+from jaxdd.reports import gallery, run_page, tables
 from jaxdd.students.rows import read as read_rows
 from jaxdd.students.rows import row
 from jaxdd.students.train import TrainSettings
@@ -24,6 +24,8 @@ ROWS = [
 ]
 PART = {"images": np.zeros((2, 2, 2, 1)), "points": np.zeros((2, 3)), "weights": np.full(2, 0.5), "costs": np.zeros(3),
         "curve_feature": np.zeros(4)}  # fmt: skip
+REAL = {"places": np.arange(2), "nearest": np.zeros((2, 2, 2, 1), np.uint8), "distances": np.ones(2, np.float32),
+        "random": np.zeros((2, 1, 2, 2, 1), np.uint8), "by": np.array("teacher")}  # fmt: skip
 TEACHER = {
     "dataset": "digits", "model": "convnet3", "stem": "auto", "width": 8, "image_shape": [2, 2, 1],
     "class_names": ["cat", "dog"], "mean": [0.5], "std": [0.25], "holdout": 0.0, "seed": 0, "accuracy": 0.5,
@@ -49,6 +51,7 @@ def files(method="wmdd"):
         "evaluation.json": as_json(ROWS),
         "metrics.jsonl": lines(3).encode(),
         "atoms.npz": distilled.npz(costs=np.array([[2.0, 1.0], [3.0, 2.0]]), weights=np.full((2, 2), 0.5)),
+        "real.npz": distilled.npz(**REAL),
         "manifest.json": as_json({"files": {"parts/request.json": ENTRY, "other/a.png": ENTRY}}),
         "teacher/teacher.json": as_json(TEACHER),
         "parts/request.json": as_json({"method": method}),
@@ -78,7 +81,7 @@ def read(folder, data):
 
 def page(folder):
     # Pictures need a device; what they show is checked before.
-    with mock.patch.object(html, "grid", lambda dataset: "<div></div>"):
+    with mock.patch.object(gallery, "grid", lambda dataset, **_: "<div></div>"):
         run_page.run_page(folder).encode()
 
 
@@ -92,7 +95,7 @@ def teacher(folder):
 
 
 READERS = (
-    ({"config.json", "evaluation.json", "metrics.jsonl", "atoms.npz", "distilled.npz"}, page),
+    ({"config.json", "evaluation.json", "metrics.jsonl", "atoms.npz", "real.npz", "distilled.npz"}, page),
     ({"evaluation.json"}, rows),
     ({"teacher/teacher.json"}, teacher),
     ({"manifest.json"}, lambda folder: manifest.verify(folder, "parts", "distilled")),

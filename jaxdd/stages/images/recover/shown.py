@@ -29,6 +29,8 @@ class Shown:
         norm: Normalisation,
     ):
         self.on_snapshot, self.steps = on_snapshot, settings.steps
+        self.seen = 0
+        self.terms = [name for name in Terms._fields if name != "mean" or settings.mean_weight]
         self.norm = Normalisation(np.asarray(norm.mean), np.asarray(norm.std))
         self.kept = (places >= 0) & (np.asarray(goal.atoms.weights)[places] > 0).any(-1)
         rows = places[self.kept]
@@ -39,7 +41,10 @@ class Shown:
         """Show the images of a state; waits until they are computed."""
         images = np.asarray(state.images)[self.kept]  # a copy: the next step overwrites the arrays of the state
         first = self.slices * images.shape[1]
-        self.on_snapshot(Snapshot(self.classes, images, first, step, self.steps, self.norm))
+        new, self.seen = launched[self.seen :], len(launched)
+        joined = lambda name: np.concatenate([np.asarray(getattr(part, name)) for part in new])[:, self.kept]
+        losses = {name: joined(name) for name in self.terms if len(new)}
+        self.on_snapshot(Snapshot(self.classes, images, first, step, self.steps, self.norm, losses))
 
     def from_start(self, launch: Launch) -> Launch:
         """The same launches, the first of which also shows the state that it starts from, new or from a checkpoint."""
