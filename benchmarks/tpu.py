@@ -17,6 +17,9 @@ import json
 import os
 import re
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +88,34 @@ def compiled(hot: Hot, chip: Chip, place: int, texts: Path | None) -> dict[str, 
     }  # fmt: skip
 
 
-def rows_of(hot: Hot, chip: Chip, texts: Path | None) -> list[dict[str, Any]]:
+def rows_of(hot: Hot, chip: Chip, quick: bool, texts: Path | None) -> list[dict[str, Any]]:
     """The rows of a program on a chip: for one chip, and for those of a host if it is compiled for `many`."""
     rows = []
     for place in (0, 1, 2) if hot.many else (0,):
-        try:
-            rows.append(compiled(hot, chip, place, texts))
-        except (InputError, jax.errors.JaxRuntimeError) as error:
-            row = {"benchmark": "tpu", "program": hot.name, "chip": chip.name, "slice": SLICES[chip.name][place]}
-            rows.append(row | {"note": refused(error)} | harness.versions())
-        print(line(rows[-1]), flush=True)
+        # In a process of its own, as the compiler may crash.
+        with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+            try:
+                row = alone.submit(row_of, hot.name, quick, chip.name, place, texts).result()
+            except BrokenProcessPool:
+                row = noted(hot, chip, place, "the compiler crashed; its stack is on stderr")
+        rows.append(row)
+        print(line(row), flush=True)
     return rows
+
+
+def row_of(name: str, quick: bool, chip: str, place: int, texts: Path | None) -> dict[str, Any]:
+    """The row of the program of a name; if it does not fit or is refused, with a note in place of figures."""
+    (hot,) = (hot for hot in selected([], quick) if hot.name == name)
+    try:
+        return compiled(hot, CHIPS[chip], place, texts)
+    except (InputError, jax.errors.JaxRuntimeError) as error:
+        return noted(hot, CHIPS[chip], place, refused(error))
+
+
+def noted(hot: Hot, chip: Chip, place: int, note: str) -> dict[str, Any]:
+    """The row of a program that was not compiled."""
+    row = {"benchmark": "tpu", "program": hot.name, "chip": chip.name, "slice": SLICES[chip.name][place]}
+    return row | {"note": note} | harness.versions()
 
 
 HEAD = (
@@ -133,9 +153,8 @@ def main() -> None:
     for name in chosen.chips[:1] if chosen.quick else chosen.chips:
         for hot in selected(chosen.only, chosen.quick):
             if (hot.name, name) not in done:
-                rows += rows_of(hot, CHIPS[name], chosen.texts)
+                rows += rows_of(hot, CHIPS[name], chosen.quick, chosen.texts)
                 harness.write(chosen.json, rows)
-                jax.clear_caches()
     if rows:
         harness.stamp(rows[-1])
 
