@@ -26,6 +26,7 @@ from benchmarks.harness import Case, Side, Timing
 from jaxdd.data import distilled
 from jaxdd.data.augment import Augment
 from jaxdd.data.distilled import DistilledDataset
+from jaxdd.exchange import views
 from jaxdd.nn import Classifier, Variables
 from jaxdd.stages.context import Teacher
 from jaxdd.stages.relabel.stored import Labels, LabelSettings, open_labels, record
@@ -111,7 +112,9 @@ def worth(flags, place: Path) -> tuple[list[dict], Question]:
         rows.append({
             "benchmark": "labels", "labels": name, "dataset": real.name, "ipc": dataset.ipc,
             "epochs": soft.train.epochs, "epochs_stored": stored and stored.settings.epochs,
-            "bytes": stored.nbytes if stored else 0, "png_bytes": pictures, "float32_bytes": dataset.images.nbytes,
+            "bytes": stored.nbytes if stored else 0,
+            "drawn_bytes": views.drawn_bytes(stored, dataset) if stored else 0,
+            "png_bytes": pictures, "float32_bytes": dataset.images.nbytes,
             "accuracies": scores, "mean": float(np.mean(scores)),
             "std": float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0, **harness.versions(),
         })  # fmt: skip
@@ -197,7 +200,9 @@ def show_worth(rows: list[dict]) -> None:
         size = row["bytes"]
         print(f"{row['labels']:24} {size:13,d} {size / row['png_bytes']:8.2f} {size / row['float32_bytes']:9.2f}  "
               f"{cell(row['accuracies'])}")  # fmt: skip
-    print(f"images: {rows[0]['png_bytes']:,d} bytes as PNG, {rows[0]['float32_bytes']:,d} as float32\n", flush=True)
+    drawn = next(row["drawn_bytes"] for row in rows if row["drawn_bytes"])
+    print(f"images: {rows[0]['png_bytes']:,d} bytes as PNG, {rows[0]['float32_bytes']:,d} as float32")
+    print(f"crops, flips and mixes of all epochs, which only an export holds: {drawn:,d} bytes\n", flush=True)
 
 
 def show_times(rows: list[dict]) -> None:

@@ -69,6 +69,12 @@ def write(folder: Path, labels: Labels, dataset: DistilledDataset, weights: str 
     write_json(folder / "stream.json", _about(labels, dataset))
 
 
+def drawn_bytes(labels: Labels, dataset: DistilledDataset) -> int:
+    """The bytes of `DRAWN` for all steps: what an export holds besides labels and images."""
+    _, parts = next(chunks(labels, dataset))
+    return labels.steps * sum(part[0].nbytes for name, part in parts.items() if name in DRAWN)
+
+
 def chunks(labels: Labels, dataset: DistilledDataset) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Some steps [k] at a time with all arrays of them, [k, ...] each: rows, views and logits.
 

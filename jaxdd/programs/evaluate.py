@@ -70,8 +70,7 @@ def opened(config: EvaluateConfig) -> tuple[Comparison, dict[str, DistilledDatas
     workspace, datasets, paths = judging.opened(config)
     out = judging.output_file(config.runs[0], config.out)
     students = config.students or (workspace.config.model,)
-    folders = paths if config.stored else {}
-    stored = comparison.stored_labels(folders, datasets, protocols, workspace.real.flip) if folders else None
+    stored = comparison.stored_labels(paths, datasets, protocols, workspace.real.flip) if config.stored else None
     setting = Comparison(workspace, protocols, students, config.seeds, config.full, stored=stored, width=config.width)
     list(map(setting.network, setting.students))  # raises for a network that does not take these images
     return setting, datasets, out

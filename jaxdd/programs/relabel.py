@@ -17,6 +17,7 @@ import tyro
 from jaxdd import commands, planning
 from jaxdd.data import distilled
 from jaxdd.data.distilled import DistilledDataset
+from jaxdd.exchange import views
 from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.locks import LOCK, locked
@@ -82,7 +83,7 @@ def main(config: RelabelConfig) -> None:
         locked(out.with_name(f".{out.name}{LOCK}"), f"the folder of labels {out}"),
     ):
         labels = storing.materialise(out, dataset, stream, workspace.teacher, form, config.seed)
-    print(label_sizes(labels, config.run))
+    print(label_sizes(labels, config.run, views.drawn_bytes(labels, dataset)))
 
 
 def cli(arguments: list[str] | None = None) -> None:

@@ -58,12 +58,16 @@ def columns(head: list[str], body: list[list[str]], left: int = 0) -> str:
     return "\n".join([text(head), "  ".join("-" * w for w in widths), *map(text, body)])
 
 
-def label_sizes(labels: Labels, run: Path) -> str:
-    """The sizes on disk of stored labels and of the images of a run folder, as a table."""
+def label_sizes(labels: Labels, run: Path, drawn: int) -> str:
+    """The sizes on disk of stored labels and of the images of a run folder, as a table.
+
+    Args:
+      drawn: the bytes of boxes, flips and mixes, which only an export holds.
+    """
     folder = run / "distilled" if (run / "distilled").is_dir() else run
     pictures = sum(place.stat().st_size for place in folder.glob("train/*/*.png"))
     exact, kept = (folder / "distilled.npz").stat().st_size, labels.settings
     form = f"top {kept.top}" if kept.form == "topk" else kept.form
     rows = [(f"labels, {form}, {kept.epochs} epochs", labels.nbytes), ("images, PNG", pictures)]
-    rows.append(("images, exact (npz)", exact))
+    rows += [("images, exact (npz)", exact), ("crops and mixes, in an export", drawn)]
     return "\n".join(f"{name:32} {size:14,d} bytes {size / max(1, pictures):9.2f} x PNG" for name, size in rows)

@@ -98,6 +98,7 @@ def cropped(image, box, beyond):
 def test_numpy_makes_the_same_views(settings, names, dataset, teacher, tmp_path):
     labels, arrays, about = written(tmp_path, dataset, teacher, settings)
     assert set(arrays) == {"images", "labels", "weights", "rows", "logits"} | names
+    assert views.drawn_bytes(labels, dataset) == sum(arrays[name].nbytes for name in {"rows"} | names)
     assert all(len(arrays[name]) == labels.steps for name in {"rows", "logits"} | names)
     assert np.bincount(arrays["rows"].ravel(), minlength=9).min() >= 2  # each image in each epoch
     run = jax.jit(augment.pipeline(settings))
