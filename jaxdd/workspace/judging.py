@@ -153,7 +153,8 @@ def _check_alike(paths: Sequence[Path], datasets: Sequence[DistilledDataset]) ->
 
 
 def _names(paths: Sequence[Path], datasets: Sequence[DistilledDataset], strangers: set[Path]) -> list[str]:
-    """The names of methods and files; those that are equal, or that a baseline has, with the names of the paths."""
+    """The names of methods and files: with those of the paths if two are equal, or if a file has that of a method."""
     names = [dataset.provenance["method"] for dataset in datasets]
-    return [f"{name} ({path.name})" if names.count(name) > 1 or path in strangers and name in RECIPES else name
+    equal = len(set(names)) < len(names)
+    return [f"{name} ({path.name})" if equal or path in strangers and name in RECIPES else name
             for name, path in zip(names, paths)]  # fmt: skip

@@ -17,7 +17,7 @@ from jaxdd.commands import failures
 from jaxdd.ground import checkpoint, progress
 from jaxdd.programs import report
 
-ROOT = Path(report.__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def refusal(error, capsys):
