@@ -27,6 +27,7 @@ EXTENSIONS = (
     ".ppm",
     ".pgm",
 )
+_ALONE = "or train/<class>/* alone with a `holdout` of train images"
 _LAYOUT = "train/<class>/* and val/<class>/* or test/<class>/*"
 _ANNOTATIONS = "_annotations.txt"
 
@@ -67,7 +68,7 @@ def load_folder(
     if not os.path.isdir(root):
         raise InputError(f"folder {printable(root)} does not exist: give a folder with {_LAYOUT}")
     if not os.path.isdir(os.path.join(root, "train")):
-        raise InputError(f"folder {printable(root)} has no train folder: it must hold {_LAYOUT}")
+        raise InputError(f"folder {printable(root)} has no train folder: it must hold {_LAYOUT}, {_ALONE}")
     left_out: Counter[str] = Counter()
     splits = {"train": _train_split(os.path.join(root, "train"), left_out)}
     class_names = tuple(splits["train"].files)

@@ -85,7 +85,7 @@ def _what(dataset: DistilledDataset, form: Form) -> str:
         f"A distilled dataset{of}: {len(dataset.labels)} images of {width} x {height} x {channels} pixels, "
         f"{dataset.ipc} for each of {len(dataset.class_names)} classes ({names}), as {form.title}. A model that is "
         "trained on them alone is meant to be nearly as good as one trained on all real images. `weight` is the share "
-        "of its class that an image stands for: multiply its loss by it."
+        f"of its class that an image stands for: multiply its loss by {dataset.ipc} times its weight, of mean one."
     )
 
 

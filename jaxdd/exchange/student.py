@@ -2,8 +2,9 @@
 
     python student.py [test.npz]
 
-test.npz holds real images to test on: x_test, uint8 [n, H, W, C], and y_test [n]. The student is a ConvNet-3; any
-module of [N, C, H, W] will do in its place. Each step sees a batch of images as the teacher saw them (FKD).
+test.npz holds real images to test on: x_test, uint8 [n, H, W, C] of the size of the distilled ones, and y_test [n], the
+numbers of class_names in soft/stream.json. The student is a ConvNet-3; any module of [N, C, H, W] will do in its place.
+Each step sees a batch of images as the teacher saw them (FKD). The weights are written to student.pt.
 """
 
 import json
@@ -54,6 +55,9 @@ def answers(t):
 
 
 if __name__ == "__main__":
+    test = np.load(sys.argv[1]) if len(sys.argv) > 1 else None
+    if test is not None and test["x_test"].shape[1:] != stream["images"].shape[1:]:
+        sys.exit(f"x_test is {test['x_test'].shape}; give images of the distilled size, {stream['images'].shape[1:]}")
     blocks = [[nn.LazyConv2d(128, 3, padding=1), nn.LazyBatchNorm2d(), nn.ReLU(), nn.AvgPool2d(2)] for _ in range(3)]
     student = nn.Sequential(*sum(blocks, []), nn.Flatten(), nn.LazyLinear(about["num_classes"]))
     student(views(0))  # gives the layers their sizes
@@ -66,9 +70,11 @@ if __name__ == "__main__":
         (at("weights", stream["rows"][t]) * losses).mean().backward()
         optimizer.step()
         schedule.step()
+        print(f"\rstep {t + 1} of {about['steps']}, loss {losses.mean():.3f} ", end="", flush=True)
+    print("\nwritten: student.pt")
     torch.save(student.eval().state_dict(), "student.pt")
-    if len(sys.argv) > 1:
-        test, right = np.load(sys.argv[1]), 0
+    if test is not None:
+        right = 0
         for images, labels in zip(np.array_split(test["x_test"], 20), np.array_split(test["y_test"].ravel(), 20)):
             right += (student(normalised(images)).argmax(1).cpu().numpy() == labels).sum()
         print(f"test accuracy {100 * right / len(test['y_test']):.2f} %")

@@ -16,6 +16,7 @@ from jaxdd import commands
 from jaxdd.exchange import FORMS, ExportSettings, export
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.programs import Work
+from jaxdd.ground.progress import log
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def main(config: ExportConfig) -> None:
     for form, out in places(config).items():
         export(config.run, form, out, settings)
         print(f"{FORMS.find(form).title}: {out}")
+    if config.labels and not (config.run / "labels").is_dir():
+        log(f"without soft labels, as {config.run} stores none; jaxdd relabel {config.run} stores them")
 
 
 def cli(arguments: list[str] | None = None) -> None:

@@ -180,6 +180,14 @@ def test_the_card_has_provenance_scores_licence_and_picture(finished, tmp_path):
     assert str(finished) not in card and os.path.expanduser("~") not in card
 
 
+def test_an_export_without_stored_labels_says_so(program, finished, tmp_path):
+    run = Path(shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("labels")))
+    (run / "manifest.json").unlink()
+    status, _, err = program("export", run, "--to", "npz")
+    assert status == 0 and f"jaxdd relabel {run}" in err
+    assert program("export", run, "--to", "npz", "--no-labels", "--out", tmp_path / "x")[2] == ""
+
+
 def test_a_card_before_there_are_scores_and_labels_says_so(finished, tmp_path):
     run = Path(shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("labels", "evaluation.json")))
     (run / "manifest.json").unlink()

@@ -157,7 +157,7 @@ def test_the_student_needs_numpy_and_torch_alone():
     prose = {line for text in texts for line in range(text.lineno, text.end_lineno + 1)}
     lines = [line for number, line in enumerate(STUDENT.read_text().splitlines(), 1)
              if line.strip() and number not in prose and not line.startswith(("import", "from"))]  # fmt: skip
-    assert len(lines) < 50
+    assert len(lines) < 56
 
 
 def test_the_student_in_torch_sees_the_same_views(dataset, teacher, tmp_path):
