@@ -15,16 +15,22 @@ from jaxdd.commands.flags import flags_of
 from jaxdd.programs import cli, distill
 from jaxdd.programs.demo import DemoConfig
 from jaxdd.programs.evaluate import EvaluateConfig
+from jaxdd.programs.export import ExportConfig
 from jaxdd.programs.relabel import RelabelConfig
 from jaxdd.programs.train import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
-# Programs that are added by others than cli.PROGRAMS, and flags that every program takes.
-MORE = {"export", "doctor"}
+# Flags that every program takes.
 EVERYWHERE = {"help", "plugin", "dry-run", "on", "no-skip-corrupt"}
-CONFIGS = {"evaluate": EvaluateConfig, "relabel": RelabelConfig, "train": TrainConfig, "demo": DemoConfig}
+CONFIGS = {
+    "evaluate": EvaluateConfig,
+    "relabel": RelabelConfig,
+    "train": TrainConfig,
+    "demo": DemoConfig,
+    "export": ExportConfig,
+}
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\]\([^)]*\))*\]\(([^)\s]+)\)")
 
@@ -173,7 +179,7 @@ def value_of(arguments, flag):
 def test_every_command_names_a_program():
     found = list(commands())
     assert len(found) > 60
-    unknown = {(page, name) for page, name, _ in found if name not in {*cli.PROGRAMS, *MORE}}
+    unknown = {(page, name) for page, name, _ in found if name not in cli.PROGRAMS}
     assert not unknown
 
 

@@ -145,3 +145,11 @@ def test_the_version_is_the_same_wherever_it_is_written():
     }
     for pattern, place in places.items():
         assert re.search(pattern, (ROOT / place).read_text()).group(1) == jaxdd.__version__, place
+
+
+def test_the_package_imports_nothing_of_other_frameworks_and_loads_no_code():
+    for path in PACKAGE.rglob("*.py"):
+        tree = parsed(path)
+        assert not {name.split(".")[0] for name in imported_modules(tree)} & {"torch", "diffusers", "pickle"}, path
+        calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        assert not {"torch.load", "torch.save", "pickle.load", "pickle.loads", "eval", "exec"} & set(calls), path

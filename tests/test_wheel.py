@@ -40,7 +40,7 @@ def test_it_holds_the_whole_package_and_nothing_beside_it(wheel):
     here = {str(path.relative_to(ROOT)) for path in (ROOT / "jaxdd").rglob("*") if path.is_file()}
     here = {name for name in here if not name.endswith(".pyc")}
     assert here == {name for name in wheel if name.startswith("jaxdd/")}
-    assert {"jaxdd/py.typed", "jaxdd/__init__.pyi", "jaxdd/exchange/student.py"} <= here
+    assert {"jaxdd/py.typed", "jaxdd/__init__.pyi", "jaxdd/exchange/student.py.txt"} <= here
     assert sum(name.endswith(".toml") for name in here) > 20
     assert sum(map(len, wheel.values())) < 2 * 2**20
 

@@ -58,7 +58,7 @@ def export(run: Path, form: str, out: Path, settings: ExportSettings = ExportSet
         stream = None
         if labels is not None:
             views.write(folder / "soft", labels, dataset)
-            shutil.copyfile(Path(__file__).with_name("student.py"), folder / "student.py")
+            shutil.copyfile(Path(__file__).with_name("student.py.txt"), folder / "student.py")
             stream = read_json(folder / "soft" / "stream.json")
         preview.preview(dataset, folder / "preview.png")
         title = settings.title or _title(dataset, config)

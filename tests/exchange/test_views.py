@@ -22,7 +22,7 @@ from jaxdd.stages.relabel.storing import materialise
 
 SIDE, CHANNELS, BATCH, CLASSES = 8, 3, 4, 3
 NORM = Normalisation(np.float32([0.4, 0.5, 0.6]), np.float32([0.2, 0.3, 0.25]))
-STUDENT = Path(jaxdd.__file__).parent / "exchange" / "student.py"
+STUDENT = Path(jaxdd.__file__).parent / "exchange" / "student.py.txt"
 
 
 @pytest.fixture(scope="module")
