@@ -8,9 +8,9 @@ from PIL import Image
 
 from jaxdd.data.distilled import DistilledDataset, heaviest
 from jaxdd.ground.normalise import denormalise
-from jaxdd.reports.html import CLASSES, data, escape, paragraph
+from jaxdd.reports.html import data, escape, paragraph
 from jaxdd.reports.names import readable
-from jaxdd.workspace.beside import Beside, shrunk
+from jaxdd.workspace.beside import CLASSES, Beside, shrunk
 
 # The largest number of pixels of all distilled images on a page.
 _PIXELS = 2_560_000

@@ -11,9 +11,6 @@ from math import ceil, floor, log10
 
 import numpy as np
 
-CLASSES = 50
-"""The largest number of classes on a page."""
-
 # Of larger numbers, and on a logarithmic axis of smaller ones than the inverse, the ends of an axis might overflow.
 _FAR = 1e270
 

@@ -11,9 +11,7 @@ from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground.errors import one_line
 from jaxdd.ground.files import atomic
 from jaxdd.reports.names import readable
-
-CLASSES = 50
-"""The largest number of classes in a picture."""
+from jaxdd.workspace.beside import CLASSES
 
 
 def preview(dataset: DistilledDataset, path: Path | str, most: int = 20) -> None:

@@ -200,7 +200,7 @@ def names_of(dataset: DistilledDataset) -> list[str]:
 
 
 def _first(rows: Iterable[tuple]) -> list[tuple]:
-    return list(rows)[: html.CLASSES]
+    return list(rows)[: beside.CLASSES]
 
 
 def _only(rows: list, dataset: DistilledDataset) -> list[str]:

@@ -19,15 +19,14 @@ from jaxdd.ground.files import atomic, read_arrays
 from jaxdd.ground.normalise import denormalise
 from jaxdd.reports.events import Events
 from jaxdd.reports.names import readable
-from jaxdd.reports.preview import CLASSES, sheet
+from jaxdd.reports.preview import sheet
 from jaxdd.stages.context import OnSnapshot, Snapshot
 from jaxdd.workspace import runs
+from jaxdd.workspace.beside import CLASSES, IMAGES
 from jaxdd.workspace.teachers import OnTraining
 
 EVENTS = "events"
 """The folder of the event files, inside that of the run."""
-# The largest number of images of a class in a picture.
-_IMAGES = 20
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Preview:
     """
 
     def __init__(self, out: Path, class_names: Sequence[str], ipc: int, seconds: float):
-        self.out, self.names, self.count = out, class_names[:CLASSES], min(ipc, _IMAGES)
+        self.out, self.names, self.count = out, class_names[:CLASSES], min(ipc, IMAGES)
         self.seconds, self.written = seconds, -np.inf
         self.images: list[np.ndarray] = []
 
@@ -142,7 +141,7 @@ def _grown(events: Events, class_names: Sequence[str]) -> OnSnapshot:
             if c < CLASSES:
                 slice_ = f", from {first}" if first else ""
                 name = one_line(readable(class_names[c]), 60)
-                strips[f"images/{c:02d} {name}{slice_}"] = np.concatenate(pixels[:_IMAGES], 1)
+                strips[f"images/{c:02d} {name}{slice_}"] = np.concatenate(pixels[:IMAGES], 1)
         events.images(run, snapshot.step, strips)
         events.flush()
 

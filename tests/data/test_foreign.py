@@ -36,11 +36,7 @@ GOLDEN = HERE / "foreign"
 MNIST = Normalisation(*(np.array(part, np.float32) for part in foreign.NORMS["mnist"]))
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")

@@ -43,12 +43,7 @@ FORMATS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    """The library `datasets` keeps what it converts in a folder of this test."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def everything(source):
