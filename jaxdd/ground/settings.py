@@ -43,6 +43,7 @@ _LARGEST_INT, _LARGEST_FLOAT = 10**6, float.fromhex("0x1.fffffep+127")
 # What JAX and NumPy take as a seed.
 SEED = Bounds(0, 2**32 - 1)
 EPOCHS = Bounds(0, 10**5)
+MIN_BATCHES = Bounds(1, 10**5)
 # Images per class: no class of a known dataset has more than a few thousand.
 IPC = Bounds(0, 10**5)
 STUDENTS = Bounds(0, 10**4)

@@ -298,7 +298,7 @@ def _students(
     if chosen.labels.asks_teacher:
         variables = teacher.variables
         context = shapes_of(nn.fold, variables) if nn.foldable(teacher.apply, variables, shape) else variables
-    batch = min(chosen.train.batch_size, n)
+    batch = chosen.train.batch(n)
     work = Lanes([0] * count, [0] * count, batch, chosen.train.steps(n))
     title = f"{setting.label(student)}, {kind}"
     datasets = -(-count // setting.seeds)

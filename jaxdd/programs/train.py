@@ -41,7 +41,7 @@ def train_teacher(config: TrainConfig, real: RealData, out: Path) -> str:
 def _saved(config: TrainConfig, teacher: Teacher, out: Path) -> str:
     teachers.save_teacher(out, teacher)
     info = teacher.info
-    return f"{config.model} on {info['dataset']}: test accuracy {100 * info['accuracy']:.1f} %"
+    return f"{config.model} on {info['dataset']}: {teachers.judged(info['accuracy'], info)}"
 
 
 TRAINED = {

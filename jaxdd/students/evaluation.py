@@ -59,7 +59,7 @@ def student_trainer(
       labels: stored labels of the same form and length as those that the students will learn from.
     """
     n = len(dataset.labels)
-    settings = replace(protocol.train, batch_size=min(protocol.train.batch_size, n))
+    settings = replace(protocol.train, batch_size=protocol.train.batch(n), min_batches=1)
     needs_teacher = protocol.labels.asks_teacher and labels is None
     norm = tuple(tuple(np.asarray(part, np.float32).tolist()) for part in dataset.norm)
     stored = None if labels is None else (labels.num_classes, labels.steps)
@@ -135,7 +135,7 @@ def side_by_side(
         [dataset.loss_weights(protocol.weights) for dataset in datasets],
         labels or None,
     )
-    batch_size, steps = min(protocol.train.batch_size, n), protocol.train.steps(n)
+    batch_size, steps = protocol.train.batch(n), protocol.train.steps(n)
     names = [lane.name or f"student {s}, seed {lane.seed}" for s, lane in enumerate(students)]
     work = lanes.Lanes(which, [lane.seed for lane in students], batch_size, steps, names)
     return lanes.run(trainer, pool, work, trainer.prepare(context), limits)

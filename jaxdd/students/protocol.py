@@ -41,7 +41,7 @@ class Protocol:
             name = LABELLINGS.name_of(self.labels)
             raise InputError(f"the protocol has {name} labels, which need no teacher; stored labels are soft ones")
         temperature = getattr(self.labels, "temperature", None)
-        return Stream(self.train.augment, min(self.train.batch_size, images), temperature)
+        return Stream(self.train.augment, self.train.batch(images), temperature)
 
 
 SOFT = Protocol()

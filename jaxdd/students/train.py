@@ -24,7 +24,7 @@ from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.progress import Bar, log, progress
 from jaxdd.ground.promotion import standard_optimizer
 from jaxdd.ground.registry import Registry
-from jaxdd.ground.settings import EPOCHS, SHARE, bounded
+from jaxdd.ground.settings import EPOCHS, MIN_BATCHES, SHARE, bounded
 from jaxdd.ground.tracing import struct
 from jaxdd.ground.watch import EVERY, Hook, Watch
 from jaxdd.nn.classifier import Apply, Classifier, Variables
@@ -39,14 +39,20 @@ class TrainSettings:
 
     epochs: int = bounded(300, EPOCHS)
     batch_size: int = 100
-    """Images per batch, but at most as many as there are."""
+    """Images per batch; fewer if there would be fewer than `min_batches`."""
     optimizer: str = "adamw"
     """One of `OPTIMIZERS`: "adamw", or "sgd" with Nesterov momentum 0.9 and weight decay added to the gradient."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup: float = bounded(0.0, SHARE)
     """The share of the steps in which the rate rises linearly, before it falls to zero along a cosine."""
+    min_batches: int = bounded(1, MIN_BATCHES)
+    """Batches of an epoch, at least. On few images, smaller batches give more steps at the same cost."""
     augment: augmentation.Augment = field(default_factory=augmentation.Augment)
+
+    def batch(self, images: int) -> int:
+        """The number of images of a batch, if there are ``images`` images: min(B, max(1, images // min_batches))."""
+        return min(self.batch_size, max(1, images // self.min_batches))
 
     def steps(self, images: int) -> int:
         """The number of steps in which each of ``images`` images is seen ``epochs`` times, up to a last partial batch.
@@ -58,7 +64,7 @@ class TrainSettings:
             raise InputError(
                 f"`train.epochs` {self.epochs} and `train.batch_size` {self.batch_size}: use 1 or more of both"
             )
-        return -(-self.epochs * images // min(self.batch_size, images))
+        return -(-self.epochs * images // self.batch(images))
 
 
 class TrainState(NamedTuple):

@@ -50,6 +50,7 @@ class TeacherConfig(DataConfig):
         default_factory=lambda: train.TrainSettings(
             epochs=30,
             batch_size=128,
+            min_batches=8,
             optimizer="sgd",
             learning_rate=0.1,
             weight_decay=5e-4,
@@ -138,7 +139,7 @@ TITLE = "train on all images"
 def work(real: RealData, model: Classifier, training: train.TrainSettings, title: str) -> Work:
     """The work of `fit_full`."""
     count = len(real.source.labels["train"])
-    form = min(training.batch_size, count), len(real.class_names), training.steps(count)
+    form = training.batch(count), len(real.class_names), training.steps(count)
     return train.work(title, full_trainer(real, model, training), real.source.image_shape, form, SHORTER)
 
 
@@ -171,7 +172,7 @@ def fit_full(
     """
     source, labels, title = real.source, real.source.labels["train"], followed.title
     steps = training.steps(len(labels))
-    batch_size = min(training.batch_size, len(labels))
+    batch_size = training.batch(len(labels))
     key = jax.random.fold_in(jax.random.key(seed), 1)
     state = trainer.init(jax.random.key(seed), source.image_shape)
     ones = np.ones(batch_size, np.float32)
@@ -221,8 +222,7 @@ def train_teacher(
     on_training: OnTraining | None = None,
 ) -> Teacher:
     """Train the teacher of a config on all real images; an interrupted training goes on from what ``scratch`` keeps."""
-    started = time.perf_counter()
-    info = describe(config, real)
+    started, info = time.perf_counter(), describe(config, real)
     model = build(info, config.compute)
     training = with_flip(config.teacher_train, real.flip)
     log(f"training {config.model} on {len(real.source.labels['train'])} images, {training.epochs} epochs")
@@ -234,8 +234,21 @@ def train_teacher(
     score = accuracy(model.apply, variables, real.norm, test_batches(real.source))
     info |= {"accuracy": score, "train": dataclasses.asdict(training), "jax": jax.__version__}
     info["loss"] = [float(chunk.mean()) for chunk in np.array_split(losses, min(50, len(losses)))]
-    log(f"teacher: test accuracy {100 * score:.1f} %, {time.perf_counter() - started:.0f} s")
+    log(f"teacher: {judged(score, info)}, {time.perf_counter() - started:.0f} s")
+    if _is_weak(score, info):
+        log("teacher: images are no better than their teacher; train it longer (--teacher-train.epochs)")
     return Teacher(model.apply, variables, real.norm, info)
+
+
+def judged(score: float, info: dict) -> str:
+    """An accuracy of a teacher in words, with that of chance."""
+    which = "held-out" if info["holdout"] else "test"
+    return f"{which} accuracy {100 * score:.1f} % (chance is {100 / len(info['class_names']):.3g} %)"
+
+
+def _is_weak(score: float, info: dict) -> bool:
+    # Nearer to chance than to no error.
+    return score < 0.5 + 0.5 / len(info["class_names"])
 
 
 def published(config: TeacherConfig, place: str) -> Teacher:
@@ -257,7 +270,7 @@ def published(config: TeacherConfig, place: str) -> Teacher:
     info = describe(config, real)
     model = build(info, config.compute)
     score = accuracy(model.apply, net.variables, real.norm, test_batches(real.source))
-    log(f"teacher: test accuracy {100 * score:.1f} %")
+    log(f"teacher: {judged(score, info)}")
     info |= {"accuracy": score, "pretrained": place, "train": dataclasses.asdict(config.teacher_train)}
     return Teacher(model.apply, net.variables, real.norm, info | {"jax": jax.__version__})
 

@@ -67,6 +67,12 @@ def test_steps_show_each_image_once_an_epoch():
             nothing.steps(5)
 
 
+def test_few_images_are_seen_in_smaller_batches_if_an_epoch_has_a_least_number_of_them():
+    run = TrainSettings(epochs=3, batch_size=10, min_batches=4)
+    assert [run.batch(n) for n in (1, 7, 10, 36, 400)] == [1, 1, 2, 9, 10]
+    assert all(run.steps(n) * run.batch(n) >= 3 * n for n in range(1, 50))
+
+
 # A model that is no Linen module
 
 
