@@ -44,17 +44,26 @@ class Progress:
       left: items that are yet to come.
       operations: of an item; 0 if unknown.
       seconds: in its loops, compilation included.
+      first_seconds: of its first item, which compiles; None before it is done.
     """
 
     def __init__(self, title: str, bar: str, left: float = 0, amount: str = "", operations: float = 0.0):
         self.title, self.bar, self.left, self.amount, self.operations = title, bar, left, amount, operations
         self.seconds = 0.0
+        self.first_seconds: float | None = None
         self.timed_items, self.timed_seconds = 0, 0.0
 
     @property
     def pace(self) -> float | None:
         """Seconds an item; None before it was measured for a second."""
         return self.timed_seconds / self.timed_items if self.timed_seconds >= _SURE else None
+
+    @property
+    def compile_seconds(self) -> float | None:
+        """What the first item took more than another; None if either is not known."""
+        if self.first_seconds is None or self.pace is None:
+            return None
+        return max(0.0, self.first_seconds - self.pace)
 
     def is_named(self, title: str) -> bool:
         """Whether a loop of this title belongs to the stage."""
@@ -82,6 +91,8 @@ class Loop:
         self.items += 1
         self.stage.seconds += passed
         self.stage.left = max(0.0, self.stage.left - 1)
+        if self.stage.first_seconds is None:
+            self.stage.first_seconds = passed
         if self.items > 1:
             self.timed += passed
             self.stage.timed_items += 1
@@ -160,14 +171,20 @@ class Course:
         loop.skip()
 
     def seconds_left(self) -> float | None:
-        """Of all that is left, without compilation; None if that is not planned or has no pace yet."""
+        """Of all that is left; None if that is not planned or has no pace yet.
+
+        A stage that has not begun compiles for as long as those did on average that have.
+        """
         every = [*self.over, *self.left]
         known = [stage for stage in every if stage.pace is not None and stage.operations]
         seconds = sum(stage.timed_seconds for stage in known)
         counted = sum(stage.operations * stage.timed_items for stage in known)
         if not self.is_planned or not counted:
             return None
-        return sum(
+        compiled = [stage.compile_seconds for stage in every if stage.compile_seconds is not None]
+        waiting = sum(stage.first_seconds is None for stage in self.left)
+        compiling = waiting * sum(compiled) / max(1, len(compiled))
+        return compiling + sum(
             stage.left * (stage.operations * seconds / counted if stage.pace is None else stage.pace)
             for stage in self.left
         )
