@@ -18,7 +18,7 @@ from jaxdd.latent.diffusion import Sampling, Schedule
 from jaxdd.stages import encode
 from jaxdd.stages.images import crops
 from jaxdd.stages.images.recover import Goal, RecoverSettings, descent
-from jaxdd.stages.relabel import stored
+from jaxdd.stages.relabel import forms
 from jaxdd.stages.relabel.labelling import HardLabels, SoftLabels
 from jaxdd.students import train
 
@@ -110,9 +110,9 @@ def variables_of(model):
 
 @pytest.mark.parametrize("form", ["float32", "float16", "int8", "topk"])
 def test_stored_labels(form):
-    settings = stored.LabelSettings(form=form, top=3)
-    kept = traced(lambda logits: stored.encode(settings, logits, 2.0), shape(4, 10))
-    traced(lambda kept: stored.decode(kept, 10), kept)
+    settings = forms.LabelForm(form, 3)
+    kept = traced(lambda logits: forms.encode(settings, logits, 2.0), shape(4, 10))
+    traced(lambda kept: forms.decode(kept, 10), kept)
 
 
 def test_crops():

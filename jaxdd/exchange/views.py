@@ -13,7 +13,7 @@ Here all of this lies in .npy files, whose first axis is the step, and stream.js
 | partners.npy | the place in the batch of the image that is mixed in, integers [steps, B] |
 | pastes.npy | CutMix: the box that comes from the partner, [steps, 4]: top, bottom, left, right in pixels |
 | shares.npy | the share of the image itself, float32 [steps] |
-| codes.npy and scale.npy, logits.npy, or above.npy and classes.npy | the logits, see `stages.relabel.stored.encode` |
+| codes.npy and scale.npy, logits.npy, or above.npy and classes.npy | the logits, see `stages.relabel.forms.encode` |
 
 Crops are resized bilinearly to H x W, without antialiasing; samples lie at the centres of pixels. Beyond the image lie
 its outermost pixels (border), or zeros after normalisation, as stream.json says.
@@ -33,7 +33,7 @@ from jaxdd.data.augment import Augment, Draws, draws
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_json
-from jaxdd.stages.relabel.stored import Labels, Stream, check_fits
+from jaxdd.stages.relabel.stored import Labels, check_fits
 
 _CHUNK = 256  # steps at a time
 DRAWN = ("rows", "boxes", "flips", "partners", "pastes", "shares")
@@ -49,7 +49,7 @@ def write(folder: Path, labels: Labels, dataset: DistilledDataset, weights: str 
     Raises:
       InputError: labels of other images, or a crop or mix of a plug-in, whose draws have no place here.
     """
-    check_fits(labels, dataset, Stream(labels.augment, labels.batch_size, labels.temperature))
+    check_fits(labels, dataset, labels.stream)
     folder.mkdir()
     arrays: dict[str, np.memmap] = {}
     for steps, parts in chunks(labels, dataset):

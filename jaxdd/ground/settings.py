@@ -60,6 +60,10 @@ LATENT_SIDE = Bounds(1, 2**8)
 DRAWS = Bounds(0, 10**10)
 CLASSES = Bounds(0, 0, longest=10**5)
 SHARE = Bounds(0.0, 1.0)
+# Of a rate: how much longer than the run its decay may last.
+HORIZON = Bounds(1.0, 1e6)
+# Below one: a mean of this decay would never move, a label of this share would hold nothing else.
+PART = Bounds(0.0, 0.9999)
 # Of a crop, as a share of the image: none at all would have no pixels.
 AREA = Bounds(1e-6, 1.0)
 ANY = Bounds(-_LARGEST_FLOAT, _LARGEST_FLOAT)

@@ -293,7 +293,8 @@ def _students(
     workspace, model, real = setting.workspace, setting.network(student), setting.workspace.real
     chosen, shape = with_flip(chosen, real.flip), real.source.image_shape
     n, classes = ipc * len(real.class_names), len(real.class_names)
-    trainer = evaluation.student_trainer(model, chosen, teacher.apply, _distilled(n, shape, classes, teacher.norm))
+    data = _distilled(n, shape, classes, teacher.norm)
+    trainer = evaluation.student_trainer(model, chosen, chosen.labels.answering(teacher), data)
     context = None
     if chosen.labels.asks_teacher:
         variables = teacher.variables

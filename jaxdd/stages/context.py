@@ -23,12 +23,14 @@ class Teacher(NamedTuple):
       variables: its parameters and statistics.
       norm: the normalisation of its training images.
       info: the record of its training; empty for a model from elsewhere.
+      apply_train: as of a `Classifier`; None if it cannot be trained.
     """
 
     apply: Apply
     variables: Variables
     norm: Normalisation
     info: Mapping[str, Any] = {}
+    apply_train: Callable[[Variables, Any], tuple[Any, Variables]] | None = None
 
 
 class Classes(NamedTuple):

@@ -19,8 +19,9 @@ from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.progress import progress
 from jaxdd.ground.tracing import struct
 from jaxdd.nn.classifier import Apply, Classifier, Variables
+from jaxdd.stages.relabel.forms import decode
 from jaxdd.stages.relabel.labelling import Labelling
-from jaxdd.stages.relabel.stored import Labels, check_fits, decode
+from jaxdd.stages.relabel.stored import Labels, check_fits
 from jaxdd.students import lanes, train
 from jaxdd.students.lanes import Limits, Pool, Trained
 from jaxdd.students.protocol import Protocol
@@ -34,6 +35,7 @@ class Lane(NamedTuple):
       dataset: the images to train on.
       seed: the seed of the initial weights, the batches and the augmentation.
       labels: stored soft labels of these images; None for labels from the teacher, or hard labels.
+      targets: one soft label an image, float32 [n, K]; default: the classes.
       name: what error messages call it; default: its place and its seed.
     """
 
@@ -41,6 +43,7 @@ class Lane(NamedTuple):
     seed: int
     labels: Labels | None = None
     name: str | None = None
+    targets: np.ndarray | None = None
 
 
 def student_trainer(
@@ -78,11 +81,14 @@ def _trainer(
     stored: tuple[int, int] | None,
 ) -> Trainer:
     """`student_trainer` for images [n, H, W, C]; ``stored``: the numbers of classes and steps of stored labels."""
+    cycle: int | None = None
     if stored:
         num_classes, cycle = stored
         criterion = labelling.stored_criterion(partial(decode, num_classes=num_classes))
     else:
-        cycle, criterion = None, labelling.criterion(teacher_apply)
+        epochs, criterion = labelling.repeats_after, labelling.criterion(teacher_apply)
+        if epochs:
+            cycle = replace(settings, epochs=epochs).steps(shape[0])
     normalisation = Normalisation(*(np.array(part, np.float32) for part in norm))
     trainer = train.trainer(model, settings, settings.steps(shape[0]), criterion, normalisation, cycle)
 
@@ -115,11 +121,13 @@ def side_by_side(
     """
     _check_shapes(students)
     stored = [lane.labels for lane in students if lane.labels is not None]
-    if len(stored) not in (0, len(students)) or bool(stored) != (trainer.cycle is not None):
+    repeated = trainer.cycle is not None and not protocol.labels.repeats_after
+    if len(stored) not in (0, len(students)) or repeated and not stored or stored and trainer.cycle is None:
         raise InputError("stored labels and the trainer do not match; give `labels` to student_trainer and to all of "
                          "its students, or to none of them")  # fmt: skip
-    distinct = {(id(lane.dataset), id(lane.labels)): lane for lane in students}
-    which = [list(distinct).index((id(lane.dataset), id(lane.labels))) for lane in students]
+    identity = lambda lane: (id(lane.dataset), id(lane.labels), id(lane.targets))
+    distinct = {identity(lane): lane for lane in students}
+    which = [list(distinct).index(identity(lane)) for lane in students]
     n = len(students[0].dataset.labels)
     datasets = [lane.dataset for lane in distinct.values()]
     labels = [lane.labels for lane in distinct.values() if lane.labels is not None]
@@ -131,7 +139,7 @@ def side_by_side(
                              "students separately")  # fmt: skip
     pool = Pool(
         [dataset.images for dataset in datasets],
-        [train.one_hot(dataset.labels, len(dataset.class_names)) for dataset in datasets],
+        [_targets(lane) for lane in distinct.values()],
         [dataset.loss_weights(protocol.weights) for dataset in datasets],
         labels or None,
     )
@@ -139,6 +147,12 @@ def side_by_side(
     names = [lane.name or f"student {s}, seed {lane.seed}" for s, lane in enumerate(students)]
     work = lanes.Lanes(which, [lane.seed for lane in students], batch_size, steps, names)
     return lanes.run(trainer, pool, work, trainer.prepare(context), limits)
+
+
+def _targets(lane: Lane) -> np.ndarray:
+    """What each image of a lane's dataset is called, [n, K]."""
+    dataset = lane.dataset
+    return train.one_hot(dataset.labels, len(dataset.class_names)) if lane.targets is None else lane.targets
 
 
 def _check_shapes(students: Sequence[Lane]) -> None:

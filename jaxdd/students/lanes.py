@@ -131,7 +131,7 @@ def run(
         bar = Bar(title, "" if i else limits.shorter, len(chunks))
         state, curve = launching.run(launch, state, feed.launches, watch, losses, bar)
         real = partial(np.compress, places >= 0, axis=0)
-        variables = jax.device_get(state.variables)
+        variables = jax.device_get(state.result)
         del state
         yield Trained(real(places), jax.tree.map(real, variables), real(curve))
         watch.checkpoints.clear()
@@ -193,9 +193,8 @@ class _Feed:
         self.seeds, self.stored = list(lanes.seeds), _stored(pool)
         shape: tuple[int, ...] = pool.images[0].shape
         self.images, self.image_shape = shape[0], shape[1:]
-        # The number of different steps: with stored labels they repeat after a cycle.
-        cycle = lanes.steps if self.stored is None or trainer.cycle is None else trainer.cycle
-        self.distinct = min(lanes.steps, cycle)
+        # The number of different steps: they may repeat after a cycle, for example of stored labels.
+        self.distinct = min(lanes.steps, trainer.cycle or lanes.steps)
         self.streams = self.seeds if self.stored is None else [self.stored[d].seed for d in self.which]
         size = sum(x.nbytes for part in pool[:3] for x in part) + len(self.seeds) * self.distinct * lanes.batch_size * 4
         self.resident = size <= limits.resident_bytes

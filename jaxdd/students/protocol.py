@@ -41,7 +41,8 @@ class Protocol:
             name = LABELLINGS.name_of(self.labels)
             raise InputError(f"the protocol has {name} labels, which need no teacher; stored labels are soft ones")
         temperature = getattr(self.labels, "temperature", None)
-        return Stream(self.train.augment, self.train.batch(images), temperature)
+        in_batch_mode = getattr(self.labels, "batch_statistics", False)
+        return Stream(self.train.augment, self.train.batch(images), temperature, in_batch_mode)
 
 
 SOFT = Protocol()

@@ -24,7 +24,7 @@ from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.progress import Bar, log, progress
 from jaxdd.ground.promotion import standard_optimizer
 from jaxdd.ground.registry import Registry
-from jaxdd.ground.settings import EPOCHS, MIN_BATCHES, SHARE, bounded
+from jaxdd.ground.settings import EPOCHS, HORIZON, MIN_BATCHES, PART, SHARE, bounded
 from jaxdd.ground.tracing import struct
 from jaxdd.ground.watch import EVERY, Hook, Watch
 from jaxdd.nn.classifier import Apply, Classifier, Variables
@@ -45,7 +45,11 @@ class TrainSettings:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup: float = bounded(0.0, SHARE)
-    """The share of the steps in which the rate rises linearly, before it falls to zero along a cosine."""
+    """The share of the steps in which the rate rises linearly, before it falls along a cosine."""
+    horizon: float = bounded(1.0, HORIZON)
+    """Where the cosine ends, in lengths of the run: 1 falls to zero, 2 ends at half the rate (RDED, EDC, FADRM)."""
+    average: float = bounded(0.0, PART)
+    """The decay of a running mean of all variables, which is then the result (EDC uses 0.99); 0: the last ones."""
     min_batches: int = bounded(1, MIN_BATCHES)
     """Batches of an epoch, at least. On few images, smaller batches give more steps at the same cost."""
     augment: augmentation.Augment = field(default_factory=augmentation.Augment)
@@ -73,6 +77,12 @@ class TrainState(NamedTuple):
     variables: Variables
     opt_state: optax.OptState
     step: jax.Array  # int32
+    mean: Variables = ()  # the running mean of the variables, if there is one
+
+    @property
+    def result(self) -> Variables:
+        """The variables of the trained model."""
+        return self.variables if isinstance(self.mean, tuple) else self.mean
 
 
 class Trainer(NamedTuple):
@@ -98,7 +108,7 @@ OPTIMIZERS.register(
 
 
 def optimizer(settings: TrainSettings, steps: int) -> optax.GradientTransformation:
-    """The named optimizer, with a rate that falls to zero along a cosine over ``steps``.
+    """The named optimizer, with a rate that falls along a cosine over ``steps``, to zero if the horizon is 1.
 
     Raises:
       InputError: an unknown optimizer.
@@ -109,7 +119,7 @@ def optimizer(settings: TrainSettings, steps: int) -> optax.GradientTransformati
         settings.learning_rate / 10 if warmup else settings.learning_rate,
         settings.learning_rate,
         warmup,
-        steps,
+        warmup + round(settings.horizon * (steps - warmup)),
     )
     return standard_optimizer(OPTIMIZERS.find(settings.optimizer)(rate, settings.weight_decay))
 
@@ -132,7 +142,8 @@ def trainer(
 
     def init(key, image_shape):
         variables = model.init(key, image_shape)
-        return TrainState(variables, tx.init(variables["params"]), jnp.zeros((), jnp.int32))
+        mean = jax.tree.map(jnp.copy, variables) if settings.average else ()
+        return TrainState(variables, tx.init(variables["params"]), jnp.zeros((), jnp.int32), mean)
 
     def step(state, key, images, targets, weights, context):
         drawn = state.step if cycle is None else state.step % cycle
@@ -145,9 +156,17 @@ def trainer(
         (value, variables), grads = jax.value_and_grad(loss, has_aux=True)(state.variables["params"])
         updates, opt_state = tx.update(grads, state.opt_state, state.variables["params"])
         params = optax.apply_updates(state.variables["params"], updates)
-        return TrainState({**variables, "params": params}, opt_state, state.step + 1), value
+        variables = {**variables, "params": params}
+        mean = _averaged(state.mean, variables, state.step, settings.average) if settings.average else ()
+        return TrainState(variables, opt_state, state.step + 1, mean), value
 
     return Trainer(init, jax.jit(step, donate_argnums=0), cycle=cycle)
+
+
+def _averaged(mean: Variables, new: Variables, step: jax.Array, decay: float) -> Variables:
+    """The running mean after a step. The first steps count more, so that the initial variables are soon forgotten."""
+    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, value: (kept * old + (1 - kept) * value).astype(value.dtype), mean, new)
 
 
 def work(

@@ -166,7 +166,7 @@ def _trained(
     lanes: list[Lane], model: Classifier, protocol: Protocol, teacher: Teacher, limits: Limits
 ) -> Iterator[Trained]:
     """Train students in parallel, some at a time; none has stored labels, or all have."""
-    trainer = student_trainer(model, protocol, teacher.apply, lanes[0].dataset, lanes[0].labels)
+    trainer = student_trainer(model, protocol, protocol.labels.answering(teacher), lanes[0].dataset, lanes[0].labels)
     context = None if lanes[0].labels else teacher.variables
     return side_by_side(trainer, protocol, lanes, context, limits)
 

@@ -189,7 +189,7 @@ def fit_full(
     state, batches = train.spread(state, stream, batch_size)
     state, losses = train.fit(trainer.step, state, key, batches, steps, watch=watch)
     # Not bound to the devices that shared the batches.
-    return jax.tree.map(jnp.asarray, jax.device_get(state.variables)), losses
+    return jax.tree.map(jnp.asarray, jax.device_get(state.result)), losses
 
 
 OnTraining = Callable[[int, Mapping[str, float]], None]
@@ -209,7 +209,7 @@ def told(on_training: OnTraining, apply: Apply, real: RealData, steps: int) -> H
         if step * _TESTS // steps > tested:
             tested = step * _TESTS // steps
             with course.unfollowed():
-                score = accuracy(apply, state.variables, real.norm, test_batches(real.source))
+                score = accuracy(apply, state.result, real.norm, test_batches(real.source))
             on_training(step, {"accuracy": score})
 
     return hook
@@ -237,16 +237,16 @@ def train_teacher(
     log(f"teacher: {judged(score, info)}, {time.perf_counter() - started:.0f} s")
     if _is_weak(score, info):
         log("teacher: images are no better than their teacher; train it longer (--teacher-train.epochs)")
-    return Teacher(model.apply, variables, real.norm, info)
+    return Teacher(model.apply, variables, real.norm, info, model.apply_train)
 
 
-def judged(score: float, info: dict) -> str:
+def judged(score: float, info: Mapping) -> str:
     """An accuracy of a teacher in words, with that of chance."""
     which = "held-out" if info["holdout"] else "test"
     return f"{which} accuracy {100 * score:.1f} % (chance is {100 / len(info['class_names']):.3g} %)"
 
 
-def _is_weak(score: float, info: dict) -> bool:
+def _is_weak(score: float, info: Mapping) -> bool:
     # Nearer to chance than to no error.
     return score < 0.5 + 0.5 / len(info["class_names"])
 
@@ -272,7 +272,7 @@ def published(config: TeacherConfig, place: str) -> Teacher:
     score = accuracy(model.apply, net.variables, real.norm, test_batches(real.source))
     log(f"teacher: {judged(score, info)}")
     info |= {"accuracy": score, "pretrained": place, "train": dataclasses.asdict(config.teacher_train)}
-    return Teacher(model.apply, net.variables, real.norm, info | {"jax": jax.__version__})
+    return Teacher(model.apply, net.variables, real.norm, info | {"jax": jax.__version__}, model.apply_train)
 
 
 def save_teacher(path: Path, teacher: Teacher) -> None:
@@ -301,7 +301,7 @@ def load_teacher(path: Path, compute: str = "auto") -> Teacher:
     model = build(info, compute)
     variables = checkpoint.load(path / "variables", shapes(model, tuple(info["image_shape"])))
     norm = Normalisation(*(np.array(info[name], np.float32) for name in ("mean", "std")))
-    return Teacher(model.apply, variables, norm, info)
+    return Teacher(model.apply, variables, norm, info, model.apply_train)
 
 
 def config_like(config: _Config, teacher: Teacher) -> _Config:

@@ -8,6 +8,7 @@ from helpers import message
 from jaxdd.data.augment import Augment
 from jaxdd.ground import settings
 from jaxdd.stages.relabel.labelling import HardLabels, SoftLabels
+from jaxdd.stages.relabel.stored import Stream
 from jaxdd.students import protocol
 from jaxdd.students.protocol import PROTOCOLS, Protocol, named
 
@@ -69,6 +70,6 @@ def test_a_record_names_the_labels_and_unknown_ones_are_refused():
 
 def test_a_stream_is_what_decides_the_answers_of_a_teacher():
     wmdd = PROTOCOLS["wmdd"]
-    assert wmdd.stream(500) == (wmdd.train.augment, 100, 20.0)
+    assert wmdd.stream(500) == Stream(wmdd.train.augment, 100, 20.0)
     assert wmdd.stream(30).batch_size == 30
     assert "hard labels" in message(lambda: PROTOCOLS["hard"].stream(30))

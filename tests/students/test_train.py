@@ -261,7 +261,7 @@ def test_smoothing_mixes_the_target_with_the_uniform():
 
 @pytest.mark.slow
 def test_a_narrow_teacher_learns_digits_and_is_scored_by_counting(digits, teacher):
-    apply, variables, norm, _ = teacher
+    apply, variables, norm = teacher[:3]
     images = digits.read("test", np.arange(len(digits.labels["test"])))
     hits = np.asarray(apply(variables, normalise(norm, images)).logits).argmax(1) == digits.labels["test"]
     for size in (100, len(images)):
@@ -272,7 +272,7 @@ def test_a_narrow_teacher_learns_digits_and_is_scored_by_counting(digits, teache
 
 @pytest.mark.slow
 def test_recognised_images_are_counted_once_whatever_the_batch(digits, teacher):
-    apply, variables, norm, _ = teacher
+    apply, variables, norm = teacher[:3]
     pixels, labels = digits.read("train", np.arange(23)), digits.labels["train"][:23].copy()
     answers = np.asarray(apply(variables, normalise(norm, pixels)).logits.argmax(-1))
     labels[::3] = (answers[::3] + 1) % 10

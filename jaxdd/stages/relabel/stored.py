@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.data.augment import Augment
@@ -25,9 +24,9 @@ from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import map_array
 from jaxdd.ground.reading import check_regular, read_json
 from jaxdd.ground.settings import EPOCHS, REQUIRED, SEED, Bounds, bounded
+from jaxdd.stages.relabel.forms import LabelForm, record
 
 _AGAIN = "make them with: jaxdd relabel"
-FORMS = ("float32", "float16", "topk", "int8")
 
 
 class Stream(NamedTuple):
@@ -37,100 +36,33 @@ class Stream(NamedTuple):
       augment: the augmentation of the images before the teacher sees them.
       batch_size: B, at most the number of images.
       temperature: T of the KL divergence, which only the form "topk" needs; None if the labels have none.
+      batch_statistics: whether BatchNorm of the teacher uses the moments of the batch.
     """
 
     augment: Augment
     batch_size: int
     temperature: float | None
+    batch_statistics: bool = False
 
 
 @dataclass(frozen=True)
-class LabelSettings:
-    """The form in which soft labels are stored, see `encode`, and for how many epochs."""
+class LabelSettings(LabelForm):
+    """The form in which soft labels are stored, and for how many epochs."""
 
     form: str = "int8"
     """float32, float16, topk or int8: 4 K, 2 K, 3 or 4 times ``top``, or K + 2 bytes per image and epoch."""
-    top: int = 10
-    """For topk: the number of classes whose probabilities are stored."""
     epochs: int = bounded(300, EPOCHS)
     """The number of epochs to store. A student that is trained for longer sees them again from the first."""
 
     def steps(self, images: int, batch_size: int) -> int:
-        """The number of steps to store: each image ``epochs`` times, up to the last partial batch."""
+        """The number of steps to store: each image ``epochs`` times, up to the last partial batch.
+
+        Raises:
+          InputError: no epoch.
+        """
+        if self.epochs < 1:
+            raise InputError(f"labels for {self.epochs} epochs cannot be stored; use 1 epoch or more")
         return -(-self.epochs * images // min(batch_size, images))
-
-
-def record(settings: LabelSettings, num_classes: int) -> np.dtype:
-    """The structured dtype of an image's label, with the fields of `encode`.
-
-    Raises:
-      InputError: an unknown form, no epoch, or ``top`` not in 1 .. K.
-    """
-    if settings.form not in FORMS or settings.epochs < 1:
-        raise InputError(f"labels of `form` {settings.form!r} for {settings.epochs} epochs cannot be stored; use "
-                         f"{', '.join(FORMS)}, and 1 epoch or more")  # fmt: skip
-    if settings.form == "topk":
-        if not 1 <= settings.top <= num_classes:
-            raise InputError(f"`top` {settings.top} of {num_classes} classes cannot be stored; use 1 to {num_classes}")
-        place = np.min_scalar_type(num_classes - 1).newbyteorder("<")
-        return np.dtype([("above", "<f2", (settings.top,)), ("classes", place, (settings.top,))])
-    if settings.form == "int8":
-        return np.dtype([("codes", "u1", (num_classes,)), ("scale", "<f2")])
-    return np.dtype([("logits", {"float32": "<f4", "float16": "<f2"}[settings.form], (num_classes,))])
-
-
-def encode(settings: LabelSettings, logits: jax.Array, temperature: float) -> dict[str, jax.Array]:
-    r"""Encode logits z for storage. Adding a constant to z does not change the softmax, so constants are dropped.
-
-    - float32: z itself.
-    - float16: :math:`z_k - \bar z`, rounded with a relative error of at most 2^-11.
-    - int8: :math:`q_k = \mathrm{round}((z_k - \min z) / s)` with
-      :math:`s = \max((\max z - \min z) / 255, 2^{-14})` in float16 for each image; the error is at most s / 2 per
-      logit.
-    - topk: for the k = ``top`` largest logits, their distance above the level r of the other K - k, called the tail:
-
-      .. math:: d_k = z_k - r, \quad e^{r / T} = \frac1{K - k} \sum_{j \text{ in the tail}} e^{z_j / T},
-
-      in float16. With the logit 0 for the whole tail, every stored class has its exact probability at temperature T,
-      and the remaining mass is spread evenly over the tail. If there is no tail, r is taken over all classes.
-
-    Args:
-      logits: [N, K].
-      temperature: T, which only topk needs.
-
-    Returns:
-      The fields of `record`, [N] or [N, ...] each.
-    """
-    logits = logits.astype(jnp.float32)
-    if settings.form == "float32":
-        return {"logits": logits}
-    if settings.form == "float16":
-        return {"logits": (logits - logits.mean(-1, keepdims=True)).astype(jnp.float16)}
-    if settings.form == "int8":
-        low = logits.min(-1, keepdims=True)
-        # 2^-14 is the smallest normal float16. A smaller scale could be rounded down so far that the codes overflow.
-        scale = jnp.maximum((logits.max(-1, keepdims=True) - low) / 255, 2.0**-14).astype(jnp.float16)
-        codes = jnp.round((logits - low) / scale.astype(jnp.float32)).astype(jnp.uint8)
-        return {"codes": codes, "scale": scale[..., 0]}
-    num_classes = logits.shape[-1]
-    largest, classes = jax.lax.top_k(logits, settings.top)
-    kept = jnp.put_along_axis(jnp.zeros(logits.shape, bool), classes, True, -1, inplace=False)
-    tail = (~kept | (settings.top == num_classes)).astype(jnp.float32)
-    count = num_classes - settings.top or num_classes
-    level = temperature * jax.nn.logsumexp(logits / temperature, -1, b=tail / count, keepdims=True)
-    index_type = record(settings, num_classes)["classes"].base
-    return {"above": (largest - level).astype(jnp.float16), "classes": classes.astype(index_type)}
-
-
-def decode(kept: dict[str, jax.Array], num_classes: int) -> jax.Array:
-    """The logits that `encode` stored, float32 [N, K], up to a constant per image; the fields determine the form."""
-    if "codes" in kept:
-        return kept["codes"].astype(jnp.float32) * kept["scale"].astype(jnp.float32)[..., None]
-    if "classes" in kept:
-        above, classes = kept["above"].astype(jnp.float32), kept["classes"].astype(jnp.int32)
-        tail = jnp.zeros((*above.shape[:-1], num_classes), jnp.float32)
-        return jnp.put_along_axis(tail, classes, above, -1, inplace=False)
-    return kept["logits"].astype(jnp.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +78,7 @@ class Labels:
       temperature: T of topk; None for the other forms, which do not depend on it.
       augment: the augmentation of the images before the teacher saw them.
       images: `fingerprint` of the images and their normalisation.
+      batch_statistics: as of a `Stream`.
       shards: memory-mapped records, [at most S, B] each; all but the last hold the same number S of steps.
     """
 
@@ -157,7 +90,13 @@ class Labels:
     temperature: float | None
     augment: Augment
     images: str
+    batch_statistics: bool
     shards: tuple[np.ndarray, ...]
+
+    @property
+    def stream(self) -> Stream:
+        """The stream that the labels belong to."""
+        return Stream(self.augment, self.batch_size, self.temperature, self.batch_statistics)
 
     @property
     def nbytes(self) -> int:
@@ -220,6 +159,7 @@ class _Header:
     steps: int = bounded(REQUIRED, Bounds(1, 10**9))
     num_classes: int = bounded(REQUIRED, Bounds(1, 10**5))
     steps_a_shard: int = bounded(REQUIRED, Bounds(1, 10**9))
+    batch_statistics: bool = False
 
 
 def _opened(place: Path, shape: tuple[int, int], kind: np.dtype) -> np.ndarray:
@@ -239,7 +179,8 @@ def check_fits(labels: Labels, dataset: DistilledDataset, stream: Stream) -> Non
     """Raise InputError unless the labels are those of this dataset's images in this stream."""
     if labels.images != fingerprint_images(dataset):
         raise InputError(f"stored labels belong to other images; {_AGAIN}")
-    pairs = {"augment": (stream.augment, labels.augment), "batch size": (stream.batch_size, labels.batch_size)}
+    names = ("augment", "batch_size", "batch_statistics")
+    pairs = {name.replace("_", " "): (getattr(stream, name), getattr(labels, name)) for name in names}
     if labels.settings.form == "topk":
         pairs["temperature"] = stream.temperature, labels.temperature
     for name, (wanted, stored) in pairs.items():

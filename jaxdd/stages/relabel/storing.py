@@ -28,16 +28,16 @@ from jaxdd.ground.tracing import shapes_of, struct
 from jaxdd.ground.watch import EVERY
 from jaxdd.nn.classifier import Apply
 from jaxdd.stages.context import Teacher
+from jaxdd.stages.relabel.forms import encode, record
+from jaxdd.stages.relabel.labelling import answering
 from jaxdd.stages.relabel.stored import (
     Labels,
     LabelSettings,
     Stream,
-    encode,
     fields_of,
     fingerprint,
     fingerprint_images,
     open_labels,
-    record,
     shard_place,
 )
 
@@ -122,6 +122,7 @@ def _task(
         "num_classes": len(dataset.class_names),
         "temperature": stream.temperature if settings.form == "topk" else None,
         "augment": dataclasses.asdict(stream.augment), "images": fingerprint_images(dataset),
+        **({"batch_statistics": True} if stream.batch_statistics else {}),
         "teacher": fingerprint(teacher.variables), "device": jax.devices()[0].device_kind, "steps_a_shard": each,
     }  # fmt: skip
     begun = _begun(folder, header)
@@ -138,8 +139,9 @@ def _answers(
     Each device of this process answers a step of its own.
     """
     local = parallel.mesh(jax.local_devices())
-    variables = nn.folded(teacher.apply, teacher.variables, dataset.images.shape[1:])
-    answer = _answering(teacher.apply, stream.augment, settings, stream.temperature, local)
+    apply = answering(teacher, stream.batch_statistics)
+    variables = nn.folded(apply, teacher.variables, dataset.images.shape[1:])
+    answer = _answering(apply, stream.augment, settings, stream.temperature, local)
     key = jax.random.fold_in(jax.random.key(seed), 1)
     shared = parallel.put((variables, dataset.norm, key), local, parallel.SAME)
     order = _order(len(dataset.labels), stream.batch_size, seed, steps)
@@ -203,8 +205,8 @@ def program(
     teacher: Teacher, stream: Stream, settings: LabelSettings, image_shape: tuple[int, int, int], local: Mesh
 ) -> Program:
     """The program that labels a batch of images on each device; ``teacher`` may hold shapes in place of variables."""
-    variables = teacher.variables
-    if nn.foldable(teacher.apply, variables, image_shape):
+    variables, apply = teacher.variables, answering(teacher, stream.batch_statistics)
+    if nn.foldable(apply, variables, image_shape):
         variables = shapes_of(nn.fold, variables)
     key = jax.eval_shape(lambda: jax.random.key(0))
     norm = Normalisation(*[struct(image_shape[2])] * 2)
@@ -212,7 +214,8 @@ def program(
     batch = struct(devices, stream.batch_size, *image_shape), struct(devices, dtype=np.int32)
     same = parallel.shapes((variables, norm, key), NamedSharding(local, parallel.SAME))
     each = parallel.shapes(batch, NamedSharding(local, parallel.EACH))
-    return Program(_answering(teacher.apply, stream.augment, settings, stream.temperature, local), (*same, *each))
+    answer = _answering(apply, stream.augment, settings, stream.temperature, local)
+    return Program(answer, (*same, *each))
 
 
 def work(teacher: Teacher, stream: Stream, settings: LabelSettings, image_shape: tuple, steps: int) -> Work:

@@ -7,7 +7,7 @@ import numpy as np
 from faults.fuzz import mutate
 from faults.fuzz.rules import Target, packed, placed, unpacked
 
-from jaxdd.stages.relabel import stored
+from jaxdd.stages.relabel import forms, stored
 
 HEADER = {
     "settings": {"form": "int8", "top": 10, "epochs": 2}, "seed": 0, "batch_size": 4, "steps": 3, "num_classes": 5,
@@ -15,7 +15,7 @@ HEADER = {
     "steps_a_shard": 2,
 }  # fmt: skip
 # All forms: each has an input with its own records.
-FORMS = {form: stored.LabelSettings(form, 3, 2) for form in stored.FORMS}
+FORMS = {form: stored.LabelSettings(form, 3, 2) for form in forms.FORMS}
 
 
 def npy(array):
@@ -27,7 +27,7 @@ def npy(array):
 
 def files(form):
     """A folder of labels of a form."""
-    kind = stored.record(FORMS[form], 5)
+    kind = forms.record(FORMS[form], 5)
     settings = {"form": form, "top": 3, "epochs": 2}
     return {
         "labels.json": json.dumps(HEADER | {"settings": settings, "temperature": 4.0}).encode(),

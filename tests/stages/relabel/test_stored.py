@@ -24,9 +24,10 @@ from jaxdd.data.augment import Augment
 from jaxdd.ground import losses
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.stages.context import Teacher
-from jaxdd.stages.relabel import stored
+from jaxdd.stages.relabel import forms, stored
+from jaxdd.stages.relabel.forms import decode, encode
 from jaxdd.stages.relabel.labelling import HardLabels, SoftLabels
-from jaxdd.stages.relabel.stored import LabelSettings, decode, encode, open_labels
+from jaxdd.stages.relabel.stored import LabelSettings, open_labels
 from jaxdd.stages.relabel.storing import materialise
 from jaxdd.students import evaluation, lanes, protocol, train
 from jaxdd.students.evaluation import Lane
@@ -55,7 +56,7 @@ KEEP, TELL = jax.jit(encode, static_argnums=(0, 2)), jax.jit(decode, static_argn
 
 def round_trip(form, z):
     kept = KEEP(form, z, T)
-    kind = stored.record(form, CLASSES)
+    kind = forms.record(form, CLASSES)
     assert {name: (x.dtype, x.shape[1:]) for name, x in kept.items()} == {
         name: (kind[name].base, kind[name].shape) for name in kind.names
     }
@@ -107,10 +108,12 @@ def test_with_all_classes_kept_nothing_is_spread(z):
 
 
 def test_a_record_takes_what_is_said_of_it():
-    size = lambda *fields, classes=1000: stored.record(LabelSettings(*fields), classes).itemsize
+    size = lambda *fields, classes=1000: forms.record(LabelSettings(*fields), classes).itemsize
     assert [size(form) for form in ("float32", "float16", "int8")] == [4000, 2000, 1002]
     assert size("topk", 50) == 200 and size("topk", 50, classes=256) == 150
-    assert "'int4'" in message(lambda: size("int4")) and "0 epochs" in message(lambda: size("int8", 1, 0))
+    assert "'int4'" in message(lambda: size("int4")) and "0 epochs" in message(
+        lambda: LabelSettings("int8", 1, 0).steps(9, 3)
+    )
     assert "`top` 11 of 10" in message(lambda: size("topk", 11, classes=10))
 
 
@@ -157,7 +160,7 @@ def replayed():
 
 @pytest.mark.slow
 def test_all_forms_tell_the_same_of_the_same_images(kept):
-    answers = {form: kept(A, 1, form).read(np.arange(9)) for form in stored.FORMS}
+    answers = {form: kept(A, 1, form).read(np.arange(9)) for form in forms.FORMS}
     p = {form: softmax(TELL(part, 3) / SOFT.labels.temperature) for form, part in answers.items()}
     assert p["float32"].shape == (9, 4, 3) and np.ptp(p["float32"]) > 0.2
     for form, tolerance in {"float16": 1e-3, "topk": 1e-3, "int8": 1e-2}.items():
