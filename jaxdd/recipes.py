@@ -71,7 +71,7 @@ _NAMED = {
     # DDOQ uses D4M's scripts and adds tempered masses.
     "ddoq-paper": Recipe(_LATENT_CLVQ, Diffusion(strength=0.7, guidance=8.0)),
     # RDED's scripts: 300 images per class, 5 crops of each; one crop per image up to 64 pixels, four above.
-    "rded-paper": Recipe(NoAtoms(weights="uniform"), Crops(pool=300, crops=5, small=64)),
+    "rded-paper": Recipe(NoAtoms(weights="uniform"), Crops(pool=300, crops=5)),
 }
 for _name, _recipe in _NAMED.items():
     RECIPES.register(_name, _recipe)

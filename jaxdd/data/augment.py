@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdd.ground.errors import InputError
 from jaxdd.ground.registry import Registry
 from jaxdd.ground.settings import AREA, SHARE, Bounds, bounded
 
@@ -20,7 +21,7 @@ Draws = dict[str, jax.Array]
 
 @dataclass(frozen=True)
 class Augment:
-    """The augmentations, applied in the order of the fields: crop, flip, mix."""
+    """The augmentations, in the order in which they are applied: shuffle, crop, flip, mix."""
 
     crop: str = "resized"  # "resized" (random-resized-crop), "pad" (pad and crop) or "none"
     min_scale: float = bounded(0.08, AREA)  # least area of a random-resized-crop, as a share of the image
@@ -28,6 +29,7 @@ class Augment:
     flip: bool = True
     mix: str = "none"  # "cutmix", "mixup" or "none"
     alpha: float = bounded(1.0, Bounds(1e-6, 1e6))  # the mixing coefficient is drawn from Beta(alpha, alpha)
+    shuffle: int = bounded(1, Bounds(1, 64))  # parts of a side, all of which change places (RDED uses 2); 1: none
 
 
 def random_box(key: jax.Array, min_scale: float, max_ratio: float = 4 / 3) -> tuple[jax.Array, jax.Array]:
@@ -94,6 +96,29 @@ def _draw_boxes(key: jax.Array, shape: Shape, settings: Augment) -> Draws:
 
 def _crop_boxes(images: jax.Array, drawn: Draws) -> jax.Array:
     return jax.vmap(crop_resize)(images, drawn["box_origin"], drawn["box_size"])
+
+
+def shuffled_parts(key: jax.Array, images: jax.Array, parts: int) -> jax.Array:
+    """Each image [N, H, W, C] cut into ``parts`` x ``parts`` rectangles, which change places at random (RDED).
+
+    Raises:
+      InputError: ``parts`` do not divide the sides.
+    """
+    return _rearrange(images, _draw_order(key, images.shape, parts), parts)
+
+
+def _draw_order(key: jax.Array, shape: Shape, parts: int) -> jax.Array:
+    return jax.vmap(lambda k: jax.random.permutation(k, parts**2))(jax.random.split(key, shape[0]))
+
+
+def _rearrange(images: jax.Array, order: jax.Array, parts: int) -> jax.Array:
+    n, h, w, c = images.shape
+    if h % parts or w % parts:
+        raise InputError(f"`shuffle` {parts} does not divide images of {h} x {w} pixels; use a divisor")
+    high, wide = h // parts, w // parts
+    cut = images.reshape(n, parts, high, parts, wide, c).swapaxes(2, 3).reshape(n, parts**2, high, wide, c)
+    moved = jnp.take_along_axis(cut, order[:, :, None, None, None], 1)
+    return moved.reshape(n, parts, parts, high, wide, c).swapaxes(2, 3).reshape(images.shape)
 
 
 def flip(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -230,6 +255,7 @@ def draws(settings: Augment, key: jax.Array, shape: Shape) -> Draws:
 
     Only what the settings need is there:
 
+    - ``order``: int32 [N, p^2], the part of the image, row by row, that comes to each place.
     - ``box_origin``, ``box_size``: float32 [N, 2] each, the boxes that are cropped, (y, x) in units of the sides.
     - ``shift``: int32 [N, 2], (y, x) in pixels; pixel p of a padded crop is pixel p + shift of the image, or zero.
     - ``flip``: bool [N], whether the crop is mirrored left to right.
@@ -243,6 +269,8 @@ def draws(settings: Augment, key: jax.Array, shape: Shape) -> Draws:
     k_crop, k_flip, k_mix = jax.random.split(key, 3)
     drawn = CROPS.find(settings.crop).draw(k_crop, shape, settings)
     flips = {"flip": _draw_flips(k_flip, shape[0])} if settings.flip else {}
+    if settings.shuffle > 1:
+        drawn = {"order": _draw_order(jax.random.fold_in(key, 3), shape, settings.shuffle), **drawn}
     return {**drawn, **flips, **MIXES.find(settings.mix).draw(k_mix, shape, settings)}
 
 
@@ -259,6 +287,8 @@ def pipeline(settings: Augment) -> Callable[[jax.Array, jax.Array, jax.Array], t
 
     def augment(key, images, targets):
         drawn = draws(settings, key, images.shape)
+        if settings.shuffle > 1:
+            images = _rearrange(images, drawn["order"], settings.shuffle)
         images = crop.apply(images, drawn, settings)
         if settings.flip:
             images = _flip(images, drawn["flip"])

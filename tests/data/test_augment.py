@@ -44,6 +44,34 @@ def test_unknown_names_are_refused(wrong):
         pipeline(Augment(**wrong))
 
 
+@pytest.mark.parametrize("parts", [2, 4])
+def test_shuffled_parts_are_those_of_the_image_each_at_a_place_of_its_own(parts):
+    side = SIDE // parts
+    cut = lambda x: np.asarray(x).reshape(N, parts, side, parts, side, 2).swapaxes(2, 3).reshape(N, parts**2, -1)
+    before = cut(IMAGES)
+    moved = False
+    for key in KEYS[:4]:
+        after = cut(augment.shuffled_parts(key, IMAGES, parts))
+        found = (before[:, :, None] == after[:, None]).all(-1)
+        assert (found.sum(1) == 1).all() and (found.sum(2) == 1).all()
+        moved |= not np.array_equal(before, after)
+        # Each image has an order of its own.
+        assert len({found[i].tobytes() for i in range(N)}) > 1
+    assert moved
+    images, targets = pipeline(Augment(crop="none", flip=False, shuffle=parts))(KEYS[0], IMAGES, TARGETS)
+    drawn = augment.draws(Augment(crop="none", flip=False, shuffle=parts), KEYS[0], IMAGES.shape)["order"]
+    np.testing.assert_array_equal(cut(images), np.take_along_axis(before, np.asarray(drawn)[..., None], 1))
+    np.testing.assert_array_equal(targets, TARGETS)
+
+
+def test_parts_divide_the_sides_and_leave_the_other_draws_as_they_are():
+    with pytest.raises(ValueError, match="does not divide"):
+        augment.shuffled_parts(KEYS[0], IMAGES, 3)
+    plain, shuffled = (augment.draws(Augment(shuffle=k), KEYS[0], IMAGES.shape) for k in (1, 2))
+    assert set(shuffled) - set(plain) == {"order"}
+    jax.tree.map(np.testing.assert_array_equal, plain, {name: shuffled[name] for name in plain})
+
+
 # Boxes and crops
 
 

@@ -148,6 +148,36 @@ def test_the_rate_ends_at_zero_and_warms_up_only_if_asked(kind, warmup):
     assert sizes[-2] < 0.2 * max(sizes)
 
 
+def test_a_cosine_over_twice_the_run_ends_at_half_the_rate():
+    settings, steps = TrainSettings(optimizer="sgd", learning_rate=0.5, weight_decay=0.0, horizon=2.0), 10
+    tx = train.optimizer(settings, steps)
+    state, sizes = tx.init({"w": jnp.ones(3)}), []
+    for _ in range(2 * steps + 1):
+        updates, state = tx.update({"w": jnp.ones(3)}, state, {"w": jnp.ones(3)})
+        sizes.append(-float(updates["w"][0]))
+    # Nesterov momentum on a constant gradient: the step is 1 + 0.9 + 0.9^2 ... times the rate.
+    rates = np.array(sizes) / np.cumsum(0.9 ** np.arange(2 * steps + 2))[1:]
+    np.testing.assert_allclose(rates, 0.25 * (1 + np.cos(np.pi * np.arange(2 * steps + 1) / (2 * steps))), atol=1e-6)
+    assert rates[steps] == pytest.approx(0.25)
+
+
+def test_the_result_is_the_running_mean_of_the_variables_if_one_is_asked_for():
+    run = TrainSettings(learning_rate=0.1, augment=PLAIN, average=0.8)
+    trainer = train.trainer(LINEAR, run, 12, HardLabels().criterion(), UNIT)
+    plain = train.trainer(LINEAR, replace(run, average=0.0), 12, HardLabels().criterion(), UNIT)
+    state, other = (each.init(jax.random.key(0), X.shape[1:]) for each in (trainer, plain))
+    mean = np.asarray(state.variables["params"]["w"], np.float64)
+    for t in range(12):
+        state, _ = trainer.step(state, jax.random.key(1), X, Y, ONES, None)
+        other, _ = plain.step(other, jax.random.key(1), X, Y, ONES, None)
+        decay = min(0.8, (1 + t) / (10 + t))
+        mean = decay * mean + (1 - decay) * np.asarray(state.variables["params"]["w"])
+    np.testing.assert_allclose(state.result["params"]["w"], mean, rtol=1e-5)
+    # The mean changes nothing of the run itself, and without one the result is what the run ends with.
+    np.testing.assert_array_equal(state.variables["params"]["w"], other.variables["params"]["w"])
+    assert other.result is other.variables
+
+
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(ValueError, match="'lion'"):
         train.optimizer(TrainSettings(optimizer="lion"), 3)

@@ -46,8 +46,8 @@ class Crops(Imager):
     """Random boxes per real image."""
     parts: int | None = None
     """Crops per distilled image, a square number; default: 1 for small images, otherwise 4."""
-    small: int = 32
-    """Largest side in pixels at which an image is a single crop; RDED's authors use 64."""
+    small: int = 64
+    """Largest side in pixels at which an image is a single crop."""
     min_scale: float = 0.08
     """Smallest area of a box, as a share of the image."""
 
