@@ -29,8 +29,8 @@ from jaxdd.latent.diffusion import Sampling
 from jaxdd.nn.batchnorm import Moments
 from jaxdd.stages import encode
 from jaxdd.stages.context import Teacher
-from jaxdd.stages.images.recover import chunks
-from jaxdd.stages.images.recover.chunks import Placement
+from jaxdd.stages.images.recover import fitting
+from jaxdd.stages.images.recover.fitting import Placement
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
 from jaxdd.stages.relabel import storing
 from jaxdd.stages.relabel.labelling import HardLabels
@@ -105,7 +105,7 @@ def recover(
     group = 1 if settings.per_class else classes
     placement = Placement(local, memory_bytes, group).beside(classes * chips)
     what = goal(net, size, classes * chips, ipc, settings.per_class)
-    fitted = chunks.fitted(jax.random.key(0), net, settings, what, (ipc, size, size, 3), placement)
+    fitted = fitting.fitted(jax.random.key(0), net, settings, what, (ipc, size, size, 3), placement)
     return Built(fitted.program, fitted.size * group * ipc * fitted.program.static["count"])
 
 

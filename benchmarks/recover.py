@@ -26,7 +26,7 @@ from jaxdd.ground.measure import Measure
 from jaxdd.ground.memory import Resources, compiled_bytes
 from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.nn import Moments
-from jaxdd.stages.images.recover import chunks, descent, loss
+from jaxdd.stages.images.recover import descent, fitting, loss
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
 
 CPU = [Case("resnet18", 32, 10, 5), Case("convnet3", 32, 10, 10)]
@@ -69,14 +69,14 @@ def ours(case: Case, compute: str, shared: Problem) -> Side:
     """As `chunks.run` does it: on CPU some classes after others, on an accelerator all, many steps a launch."""
     resources = Resources(devices=tuple(jax.local_devices()[:1]))
     local, apply = resources.mesh, harness.classifier(case, compute).apply
-    placement = chunks.Placement(local, resources.bytes_per_device, total=case.classes)
+    placement = fitting.Placement(local, resources.bytes_per_device, total=case.classes)
     class_shape = (case.ipc, *case.image_shape)
-    fused, each = chunks.plan(apply, shared.variables, class_shape, case.classes, placement)
+    fused, each = fitting.plan(apply, shared.variables, class_shape, case.classes, placement)
     solver = descent.recovery(apply, jax.random.key(0), NORM, SETTINGS, 1, local)
     variables = parallel.put(shared.variables, local, parallel.SAME)
     groups = parallel.chunks(case.classes, each)
-    goal_at = chunks.shardings(solver, SETTINGS, local)[1]
-    goals = [jax.device_put(chunks.rows_of(shared.goal, rows, SETTINGS), goal_at) for rows in groups]
+    goal_at = fitting.shardings(solver, SETTINGS, local)[1]
+    goals = [jax.device_put(fitting.rows_of(shared.goal, rows, SETTINGS), goal_at) for rows in groups]
     states = [solver.init(parallel.put(np.asarray(shared.start)[np.maximum(rows, 0)], local)) for rows in groups]
     planned = compiled_bytes(solver.program(variables, states[0], goals[0], count=fused).lower().compile())
 

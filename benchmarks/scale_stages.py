@@ -19,8 +19,8 @@ from jaxdd.ground.memory import Resources, compiled_bytes
 from jaxdd.ground.normalise import normalise
 from jaxdd.nn import Moments
 from jaxdd.stages.context import Teacher
-from jaxdd.stages.images.recover import chunks, descent
-from jaxdd.stages.images.recover.chunks import Placement
+from jaxdd.stages.images.recover import chunks, descent, fitting
+from jaxdd.stages.images.recover.fitting import Placement
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
 
 STEPS = 2000  # of a full recovery
@@ -103,7 +103,7 @@ def recovered(run: Run, teacher: Teacher, goal: Goal, devices: tuple[jax.Device,
     """The recover stage: time and bytes of a chunk, and all chunks' projected time."""
     resources, shape = Resources(HOST_BYTES, devices), run.case.image_shape
     placement = Placement(resources.mesh, resources.bytes_per_device).beside(run.classes)
-    fused, _ = chunks.plan(teacher.apply, teacher.variables, (run.ipc, *shape), run.classes, placement)
+    fused, _ = fitting.plan(teacher.apply, teacher.variables, (run.ipc, *shape), run.classes, placement)
     # A chunk that needs blocks to be computed twice would be another program than the one timed below.
     settings = RecoverSettings(steps=-(-run.steps // fused) * fused, remat="never")
     images = np.asarray(normalise(NORM, harness.pictures(run.case, run.ipc)), np.float32)
@@ -118,7 +118,7 @@ def recovered(run: Run, teacher: Teacher, goal: Goal, devices: tuple[jax.Device,
     parts.close()
     places = parallel.chunks(run.classes, sizes[-1])
     begun = np.broadcast_to(images, (sizes[-1], *images.shape))
-    part = chunks.rows_of(goal, places[0], settings)
+    part = fitting.rows_of(goal, places[0], settings)
     each, ends, sizes_in_bytes = chunk_seconds(teacher, settings, fused, placement, part, begun)
     step, end = float(np.median(each)), float(np.median(ends))
     total = len(places) * (end + STEPS * step)
@@ -138,7 +138,7 @@ def chunk_seconds(
     # The same program at the same shapes, named by the same keywords, so that nothing is compiled again.
     solver = descent.recovery(teacher.apply, jax.random.key(0), NORM, settings, placement.group, local)
     variables = parallel.put(teacher.variables, local, parallel.SAME)
-    state_at, goal_at = chunks.shardings(solver, settings, local)
+    state_at, goal_at = fitting.shardings(solver, settings, local)
     part = jax.device_put(goal, goal_at)
     init = jax.jit(solver.init, out_shardings=state_at)
     begin = lambda: jax.block_until_ready(init(parallel.put(start, local)))

@@ -42,7 +42,7 @@ from jaxdd.stages.context import Context
 from jaxdd.stages.encode import class_means
 from jaxdd.stages.images.base import real_images
 from jaxdd.stages.images.nearest import nearest_rows
-from jaxdd.stages.images.recover import chunks, loss
+from jaxdd.stages.images.recover import chunks, fitting, loss
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
 from jaxdd.students.evaluation import Lane, accuracies, side_by_side, student_trainer
 from jaxdd.students.protocol import HARD, Protocol
@@ -77,7 +77,7 @@ class Problem(NamedTuple):
     key: jax.Array  # of the random views
     goal: Goal  # of all classes
     starts: dict[str, np.ndarray]  # "real" and "noise", [C, m, H, W, ch] each
-    placement: chunks.Placement
+    placement: fitting.Placement
 
 
 class Made(NamedTuple):
@@ -111,7 +111,7 @@ def problem(context: Context, recipe: Recipe, ipc: int) -> Problem:
     """Summarize, with the draws of `jaxdd distill` under seed 0, so that its images come out again."""
     k_atoms, k_recover = jax.random.split(jax.random.fold_in(jax.random.key(0), 2))
     classes, labels, resources = context.classes, context.labels.astype(np.int32), context.resources
-    placement = chunks.Placement(resources.mesh, resources.bytes_per_device)
+    placement = fitting.Placement(resources.mesh, resources.bytes_per_device)
     encoded, atoms = classes.encoded, recipe.summarizer(k_atoms, context, ipc).atoms
     starts = {
         "real": real_images(context, nearest_rows(context, atoms.points)),

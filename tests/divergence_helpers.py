@@ -22,7 +22,7 @@ from jaxdd.nn.classifier import Output
 from jaxdd.stages.context import Classes, Context, Teacher
 from jaxdd.stages.encode import encode
 from jaxdd.stages.images.recover import chunks
-from jaxdd.stages.images.recover.chunks import Placement
+from jaxdd.stages.images.recover.fitting import Placement
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
 from jaxdd.stages.relabel.labelling import HardLabels
 from jaxdd.students import evaluation, train

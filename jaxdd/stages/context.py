@@ -115,6 +115,7 @@ class Context(NamedTuple):
       resources: memory and devices of this process.
       subset: the classes to distil, ascending; None means all. The result of a class does not depend on the others.
       scratch: where unfinished classes keep checkpoints.
+      committee: more teachers, which see the same images, each with the data that it has encoded.
       on_snapshot: called with a `Snapshot` by an imager that optimises images: of the images that it starts from, or
         goes on from, about every `ground.watch.EVERY` steps, and after the last one. Classes come some at a time, and
         in a run of several processes each shows its own. The images do not depend on it. What it raises ends the run.
@@ -128,6 +129,7 @@ class Context(NamedTuple):
     subset: np.ndarray | None = None
     scratch: Scratch = Scratch()
     on_snapshot: OnSnapshot | None = None
+    committee: "tuple[tuple[Teacher, Classes], ...]" = ()
 
     @property
     def labels(self) -> np.ndarray:

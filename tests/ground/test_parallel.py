@@ -68,8 +68,8 @@ from jaxdd.ground.measure import Measure
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.stages import encode
 from jaxdd.stages.context import Teacher
-from jaxdd.stages.images.recover import chunks, descent, loss, slices
-from jaxdd.stages.images.recover.chunks import Placement
+from jaxdd.stages.images.recover import chunks, fitting, descent, loss, slices
+from jaxdd.stages.images.recover.fitting import Placement
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
 from jaxdd import planning
 from jaxdd.data.augment import Augment
@@ -116,8 +116,8 @@ def recovered(local, settings, goal, count):
     return {int(c): (part.images[k], *(term[:, k] for term in part.terms))
             for part in parts for k, c in enumerate(part.places)}
 
-used, recovery = [], chunks.recovery
-chunks.recovery = lambda *arguments: used.append(arguments[-1].devices.size) or recovery(*arguments)
+used, recovery = [], fitting.recovery
+fitting.recovery = lambda *arguments: used.append(arguments[-1].devices.size) or recovery(*arguments)
 
 settings = RecoverSettings(steps=STEPS, flip=False, mean_weight=1.0)
 for count in (10, 13):
@@ -134,8 +134,9 @@ start = lambda rows: loss.noise(jax.random.key(1), jnp.asarray(rows), (M, 8, 8, 
 
 def apart(local):
     placement = Placement(local, 2**30, 3)
-    run = lambda *part: chunks.run(jax.random.key(2), teacher, bound, *part, (8, 8, 1), placement)
-    return [done.images for done in slices.in_slices(run, bound, found, start, 3, 1)]
+    run = lambda *part: chunks.in_turn(jax.random.key(2), part[0], bound, part[1], (8, 8, 1), placement)
+    tasks = [chunks.Task(teacher, found)]
+    return [done.images for done in slices.in_slices(run, bound, tasks, chunks.Pictures(start), 3, 1)]
 
 close(*(apart(local) for local in (eight, one)), 1e-5)
 print("devices used:", used)
@@ -177,9 +178,9 @@ parallel.mesh = lambda *_: one
 close(found, labels("one"), 1e-4)
 
 solver = descent.recovery(model.apply, jax.random.key(2), norm, settings, 1, eight)
-state_at, goal_at = chunks.shardings(solver, settings, eight)
+state_at, goal_at = fitting.shardings(solver, settings, eight)
 state = jax.device_put(solver.init(jnp.zeros((8, M, 8, 8, 1))), state_at)
-part = jax.device_put(chunks.rows_of(goal(13), np.arange(8), settings), goal_at)
+part = jax.device_put(fitting.rows_of(goal(13), np.arange(8), settings), goal_at)
 for count in (1, 2):
     print(solver.program(variables, state, part, count=count).lower().compile().as_text())
 """

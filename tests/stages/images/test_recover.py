@@ -13,7 +13,7 @@ from jaxdd.ground.normalise import Normalisation, normalise, valid_range
 from jaxdd.nn import Moments
 from jaxdd.nn.classifier import Output
 from jaxdd.stages import encode
-from jaxdd.stages.images.recover import chunks
+from jaxdd.stages.images.recover import fitting
 from jaxdd.stages.images.recover import loss as recover
 from jaxdd.stages.images.recover.descent import recovery
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
@@ -239,7 +239,7 @@ def test_global_moments_bind_the_classes_of_a_chunk(run, goal, start, classes):
 
 def test_the_estimate_of_memory_grows_with_the_image_and_holds_the_activations(teacher):
     small, large = (
-        chunks.bytes_per_image(model.apply, jax.eval_shape(lambda k: model.init(k, shape), KEY), shape)  # noqa: B023
+        fitting.bytes_per_image(model.apply, jax.eval_shape(lambda k: model.init(k, shape), KEY), shape)  # noqa: B023
         for model, shape in (
             (nn.get("resnet18", 10, 32, width=8), (32, 32, 3)),
             (nn.get("resnet18", 10, 64, width=8), (64, 64, 3)),

@@ -15,10 +15,11 @@ from jaxdd.ground.measure import Measure
 from jaxdd.ground.normalise import Normalisation, valid_range
 from jaxdd.nn.classifier import Output
 from jaxdd.stages.context import Teacher
-from jaxdd.stages.images.recover import chunks, descent, slices
+from jaxdd.stages.images.recover import chunks, descent, fitting, slices
 from jaxdd.stages.images.recover import loss as recover
-from jaxdd.stages.images.recover.chunks import Placement
+from jaxdd.stages.images.recover.chunks import Pictures, Task
 from jaxdd.stages.images.recover.descent import recovery
+from jaxdd.stages.images.recover.fitting import Placement
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings
 
 KEY, NORM, M, COUNT = jax.random.key(3), Normalisation(np.float32([0.5]), np.float32([0.25])), 2, 3
@@ -70,7 +71,7 @@ def test_steps_of_one_launch_are_those_of_many():
 
 @pytest.mark.parametrize(("most", "coarse"), [(1, 0.0), (4, 0.0), (4, 0.5), (20, 1.0)])
 def test_launches_take_all_steps_the_coarse_ones_first(most, coarse):
-    launches = chunks._launches(replace(SHORT, steps=10, coarse=coarse), most)
+    launches = fitting.launches_of(replace(SHORT, steps=10, coarse=coarse), most)
     assert sum(count for count, _ in launches) == 10 and max(count for count, _ in launches) <= most
     assert sum(count for count, small in launches if small) == round(10 * coarse)
     assert [small for _, small in launches] == sorted((small for _, small in launches), reverse=True)
@@ -79,7 +80,7 @@ def test_launches_take_all_steps_the_coarse_ones_first(most, coarse):
 @pytest.mark.slow
 def test_many_steps_a_launch_give_the_images_of_single_ones(monkeypatch):
     images, _ = run(SHORT)
-    monkeypatch.setattr(chunks, "plan", lambda *arguments: (4, 2))
+    monkeypatch.setattr(fitting, "plan", lambda *arguments: (4, 2))
     fused, terms = run(SHORT)
     np.testing.assert_allclose(fused, images, atol=1e-5)
     assert [part.feature.shape for part in terms] == [(6, 2), (6, 1)]
@@ -116,7 +117,7 @@ def test_on_a_plateau_each_class_stops_when_its_own_loss_stands_still():
     solver = recovery(apply, KEY, NORM, settings)
 
     def descend(classes):
-        part = chunks.rows_of(goal(), np.array(classes), settings)
+        part = fitting.rows_of(goal(), np.array(classes), settings)
         state = solver.init(jnp.asarray(start(np.array(classes))))
         for _ in range(30):
             state, _ = solver.step(VARIABLES, state, part, count=20)
@@ -152,7 +153,7 @@ def test_a_plateau_that_never_comes_ends_with_the_steps():
 def test_a_class_that_only_fills_a_place_changes_no_other_and_weighs_nothing():
     kinds = [replace(SHORT, weighted_moments=weighted) for weighted in (True, False)]
     terms = jax.jit(lambda images, goal: [recover.terms(apply, VARIABLES, images, goal, kind) for kind in kinds])
-    filled = chunks.rows_of(goal(), np.array([2, 0, -1]), SHORT)
+    filled = fitting.rows_of(goal(), np.array([2, 0, -1]), SHORT)
     for whole, values in zip(terms(start(np.arange(COUNT)), goal()), terms(start(np.array([2, 0, 0])), filled)):
         for ours, theirs in zip(values, whole):
             np.testing.assert_allclose(ours[:2], theirs[np.array([2, 0])], rtol=1e-5)
@@ -165,9 +166,9 @@ def test_memory_decides_how_many_classes_go_together(monkeypatch):
     whole, terms = run(SHORT)
     assert [part.feature.shape for part in terms] == [(6, 3)]
     solver = recovery(apply, KEY, NORM, SHORT, 1, LOCAL)
-    state_at, goal_at = chunks.shardings(solver, SHORT, LOCAL)
+    state_at, goal_at = fitting.shardings(solver, SHORT, LOCAL)
     state = jax.device_put(solver.init(jnp.asarray(start(np.arange(2)))), state_at)
-    part = jax.device_put(chunks.rows_of(goal(), np.arange(2), SHORT), goal_at)
+    part = jax.device_put(fitting.rows_of(goal(), np.arange(2), SHORT), goal_at)
     two = memory.compiled_bytes(
         solver.program(jnp.asarray(VARIABLES), state, part, count=6, coarse=False).lower().compile()
     )
@@ -189,7 +190,7 @@ def test_blocks_are_computed_twice_where_memory_is_short_or_always(monkeypatch):
         made.append(function)
         return jax.checkpoint(function)
 
-    monkeypatch.setattr(chunks, "remat", counted)
+    monkeypatch.setattr(fitting, "remat", counted)
     plain, _ = run(replace(SHORT, remat="never"))
     assert not made
     twice, _ = run(replace(SHORT, remat="always"))
@@ -243,7 +244,8 @@ def test_slices_are_what_each_would_be_alone(schedule, group):
     # A group at a time, as other numbers of them round otherwise.
     teacher, placement = Teacher(apply, VARIABLES, NORM), Placement(LOCAL, 2**30, group, total=group)
     alone = lambda key, *part: chunks.run(key, teacher, settings, *part, SHAPE, placement)
-    result = list(slices.in_slices(partial(alone, KEY), settings, whole, start, group, 1))
+    together = lambda tasks, pictures: chunks.in_turn(KEY, tasks, settings, pictures, SHAPE, placement)
+    result = list(slices.in_slices(together, settings, [Task(teacher, whole)], Pictures(start), group, 1))
     assert [done.places.tolist() for done in result] == ([[0, 1, 2]] if group == COUNT else [[0, 1], [2]])
     images = np.concatenate([done.images for done in result])
     moment = np.concatenate([done.terms.moment for done in result], 1)

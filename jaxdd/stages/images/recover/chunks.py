@@ -1,28 +1,29 @@
 """Recovery of any number of classes: in chunks that fit in memory, on all devices of this process."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import FlaxError
-from jax.sharding import Mesh, NamedSharding
 
 from jaxdd.ground import launching, parallel
-from jaxdd.ground.checkpoint import Scratch
-from jaxdd.ground.errors import InputError
 from jaxdd.ground.launching import Curve
 from jaxdd.ground.measure import Array
-from jaxdd.ground.memory import ENDLESS, KEPT, needed_bytes, values
-from jaxdd.ground.normalise import Normalisation
-from jaxdd.ground.programs import Program
 from jaxdd.ground.progress import Bar
-from jaxdd.ground.tracing import shapes_of
-from jaxdd.nn.classifier import Apply, Variables, remat
-from jaxdd.stages.context import OnSnapshot, Teacher
-from jaxdd.stages.images.recover.descent import Recovery, State, goal_specs, recovery, state_specs
+from jaxdd.ground.watch import Watch
+from jaxdd.nn.classifier import Variables
+from jaxdd.stages.context import Teacher
+from jaxdd.stages.images.recover.descent import Recovery, State
+from jaxdd.stages.images.recover.fitting import (
+    Placement,
+    check_size,
+    fitted,
+    launches_of,
+    rows_of,
+    shardings,
+)
 from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, Terms
 from jaxdd.stages.images.recover.shown import Shown
 from jaxdd.stages.images.recover.watched import watched
@@ -31,42 +32,36 @@ SHORTER = "a lower `imager.steps`"
 Start = Callable[[np.ndarray], Array]  # rows of a goal [k] -> the initial images, [k, m, H, W, ch]
 
 
+class Pictures(NamedTuple):
+    """Images to begin with, and real ones to mix in.
+
+    Attributes:
+      start: rows of a goal [k] -> the initial images, float32 [k, m, H, W, ch].
+      patch: these rows, and their images [k, m, H, W, ch] so far -> the real images that are mixed in, of that shape.
+    """
+
+    start: Start
+    patch: Callable[[np.ndarray, Array], Array] | None = None
+
+
+class Task(NamedTuple):
+    """What the images have to match in the eyes of one teacher.
+
+    Attributes:
+      teacher: the classifier.
+      goal: the goal of all classes that this process has to recover.
+    """
+
+    teacher: Teacher
+    goal: Goal
+
+
 class Recovered(NamedTuple):
     """The finished images of some classes."""
 
     places: np.ndarray  # [k], rows of the goal
     images: np.ndarray  # [k, m, H, W, ch]
     terms: Terms  # at each step, [steps, k] each
-
-
-class Placement(NamedTuple):
-    """On which devices classes are recovered, how many at a time, where unfinished ones are kept, and who sees them.
-
-    Attributes:
-      local: the devices of this process, in one row.
-      memory_bytes: what a chunk may take on one device: its pixels, their moments in Adam, and activations.
-      group: the number of classes that are optimised together, see `group_size`.
-      total: the number of classes of all processes together; None: those of the goal.
-      scratch: for checkpoints of a chunk, from which a later run of the same classes goes on.
-      on_snapshot: see `Context`.
-    """
-
-    local: Mesh
-    memory_bytes: int
-    group: int = 1
-    total: int | None = None
-    scratch: Scratch = Scratch()
-    on_snapshot: OnSnapshot | None = None
-
-    def beside(self, classes: int) -> "Placement":
-        """The placement of ``classes`` classes of this process, without devices that would get no group."""
-        local = Mesh(self.local.devices[: -(-classes // self.group)], self.local.axis_names)
-        return self._replace(local=local, total=self.total or classes)
-
-    @property
-    def unit(self) -> int:
-        """The number of classes if each device has one group; the size of a chunk is a multiple of it."""
-        return self.group * self.local.devices.size
 
 
 def run(
@@ -78,65 +73,177 @@ def run(
     image_shape: tuple[int, int, int],
     placement: Placement,
 ) -> Iterator[Recovered]:
+    """`in_turn` with one teacher, and without real images to mix in."""
+    return in_turn(key, [Task(teacher, goal)], settings, Pictures(start), image_shape, placement)
+
+
+def in_turn(
+    key: jax.Array,
+    tasks: Sequence[Task],
+    settings: RecoverSettings,
+    pictures: Pictures,
+    image_shape: tuple[int, int, int],
+    placement: Placement,
+) -> Iterator[Recovered]:
     """Take all steps for all classes, chunk by chunk, sharded over the devices of this process.
 
     On CPU a chunk has about 10 to 25 images: the activations then stay in the cache, and the images are byte-identical
     on any number of devices and hosts. On an accelerator a chunk is as large as fits, and a launch takes many steps.
 
     Args:
-      goal: the goal of all classes that this process has to recover.
-      start: rows of the goal [k] -> the initial images, float32 [k, m, H, W, ch].
+      tasks: what the images have to match, one for each teacher; step t is that of task t mod their number.
       image_shape: (H, W, ch).
 
     Raises:
-      InputError: one group of classes does not fit in memory, even if activations are recomputed; or the first steps
-        are coarse and the model does not accept images of half the side.
+      InputError: one group of classes does not fit in memory, even if activations are recomputed; or some steps are on
+        smaller images, which the model does not accept.
       DivergenceError: a class diverged. The chunks that were yielded before are finished.
     """
+    goal = tasks[0].goal
     placement = placement.beside(len(goal.classes))
-    local = placement.local
-    variables = parallel.put(teacher.variables, local, parallel.SAME)
-    if settings.coarse:
-        _check_coarse(teacher.apply, teacher.variables, image_shape)
-    class_shape = (goal.atoms.points.shape[1], *image_shape)
-    solver, size, launches, _ = fitted(key, teacher, settings, goal, class_shape, placement)
-    chunks = parallel.chunks(len(goal.classes), size * placement.unit)
-    state_at, goal_at = shardings(solver, settings, local)
-    counts = [count for count, _ in launches]
-    init = jax.jit(solver.init, out_shardings=state_at)
+    stretches = [_stretch(key, k, tasks, settings, image_shape, placement) for k in range(len(settings.sides))]
+    variables = [parallel.put(task.teacher.variables, placement.local, parallel.SAME) for task in tasks]
+    chunks = parallel.chunks(len(goal.classes), min(part.size for part in stretches) * placement.unit)
     for i, places in enumerate(chunks):
         kept, rows = places >= 0, np.maximum(places, 0)
-        state = init(parallel.put(start(rows), local))
-        part = jax.device_put(rows_of(goal, places, settings), goal_at)
-        names = [np.asarray(who)[rows][kept].tolist() for who in (goal.classes, goal.slices) if who is not None]
-        seen = watched(settings, goal, places, state, teacher.norm).keeping(placement.scratch.checkpoints(str(names)))
-        launch = _launcher(solver, variables, part, launches)
-        bar = Bar(f"recover {i + 1}/{len(chunks)}", "" if i else SHORTER, len(chunks))
-        if placement.on_snapshot is not None:
-            shown = Shown(placement.on_snapshot, settings, goal, places, teacher.norm)
-            seen.also, launch = [shown], shown.from_start(launch)
-        terms = jax.ShapeDtypeStruct((1, len(places)), np.float32)
-        form = Curve(Terms(terms, terms, terms, terms), 0)  # type: ignore[arg-type]
-        is_over = partial(_is_over, settings, kept, counts)
-        state, curve = launching.run(launch, state, counts, seen, form, bar, is_over)
-        if settings.stops_early:
-            # A finished class keeps stepping until its whole chunk is done. Hold its curve at its own last step, so
-            # that the curve does not depend on the other classes.
-            last = np.asarray(state.pace.turned) + settings.anneal - 1
-            held = np.minimum(np.arange(len(curve.feature))[:, None], last)
-            curve = jax.tree.map(lambda values, held=held: np.take_along_axis(values, held, 0), curve)
-        images = np.asarray(state.images)[kept]
-        del state
-        yield Recovered(places[kept], images, jax.tree.map(partial(np.compress, kept, axis=1), curve))
-        seen.checkpoints.clear()
+        images = np.asarray(pictures.start(rows))
+        chunk = Chunk(places, [rows_of(task.goal, places, settings) for task in tasks], (i, len(chunks)))
+        curves, watches = [], []
+        for stretch in stretches:
+            if stretch.number:
+                images = _mixed(images, pictures, rows, settings.mixing)
+            images, curve, watch = _descended(
+                tasks, stretch, chunk, variables, resized(images, stretch.shape), placement
+            )
+            images = resized(images, image_shape)
+            curves.append(curve)
+            watches.append(watch)
+        terms = jax.tree.map(lambda *parts: np.concatenate(parts), *curves)
+        yield Recovered(places[kept], images[kept], jax.tree.map(partial(np.compress, kept, axis=1), terms))
+        for watch in watches:
+            watch.checkpoints.clear()
 
 
-def _launcher(solver: Recovery, variables: Variables, part: Goal, launches: list[tuple[int, bool]]):
+class Stretch(NamedTuple):
+    """One descent of several, which follow each other.
+
+    Attributes:
+      number: its place among them.
+      settings: with its part of the steps.
+      shape: of its images, (H, W, ch).
+      solvers: of each task.
+      size: groups per device at a time.
+      launches: the steps and coarseness of every launch.
+    """
+
+    number: int
+    settings: RecoverSettings
+    shape: tuple[int, int, int]
+    solvers: list[Recovery]
+    size: int
+    launches: list[tuple[int, bool]]
+
+
+class Chunk(NamedTuple):
+    """Some classes that are recovered together.
+
+    Attributes:
+      places: their rows of the goal; -1 is padding.
+      goals: of each task, with these rows.
+      number: of the chunk, and how many there are.
+    """
+
+    places: np.ndarray
+    goals: list[Goal]
+    number: tuple[int, int]
+
+
+def _stretch(
+    key: jax.Array,
+    number: int,
+    tasks: Sequence[Task],
+    settings: RecoverSettings,
+    image_shape: tuple[int, int, int],
+    placement: Placement,
+) -> Stretch:
+    """A stretch that fits in memory; each has random views of its own."""
+    settings, side = settings.stretch(number), settings.sides[number]
+    h, w, channels = image_shape
+    shape = max(1, round(side * h)), max(1, round(side * w)), channels
+    for task in tasks:
+        check_size(task.teacher, shape if side < 1 else (h // 2, w // 2, channels), side < 1 or settings.coarse > 0, h)
+    views = jax.random.fold_in(key, number) if number else key
+    each = len(tasks[0].goal.atoms.points[0]), *shape
+    fits = [fitted(views, task.teacher, settings, task.goal, each, placement) for task in tasks]
+    # Teachers take turns step by step, so that a launch has one step.
+    launches = fits[0].launches if len(tasks) == 1 else launches_of(settings, 1)
+    return Stretch(number, settings, shape, [fit.solver for fit in fits], min(fit.size for fit in fits), launches)
+
+
+def _descended(
+    tasks: Sequence[Task],
+    stretch: Stretch,
+    chunk: Chunk,
+    variables: list[Variables],
+    images: np.ndarray,
+    placement: Placement,
+) -> tuple[np.ndarray, Terms, Watch]:
+    """The images of a chunk after a stretch, its curve, and the watch, whose checkpoints are still there."""
+    settings, goal, places = stretch.settings, tasks[0].goal, chunk.places
+    kept, rows, norm = places >= 0, np.maximum(places, 0), tasks[0].teacher.norm
+    state_at, goal_at = shardings(stretch.solvers[0], settings, placement.local)
+    state = jax.jit(stretch.solvers[0].init, out_shardings=state_at)(parallel.put(images, placement.local))
+    parts = [jax.device_put(part, goal_at) for part in chunk.goals]
+    names = [np.asarray(who)[rows][kept].tolist() for who in (goal.classes, goal.slices) if who is not None]
+    identity = f"{names}, stretch {stretch.number}" if stretch.number else str(names)
+    seen = watched(settings, goal, places, state, norm).keeping(placement.scratch.checkpoints(identity))
+    launch = _launcher(stretch, variables, parts)
+    (i, count), stretches = chunk.number, len(settings.sides)
+    number, all_parts = i * stretches + stretch.number, count * stretches
+    bar = Bar(f"recover {number + 1}/{all_parts}", "" if number else SHORTER, all_parts)
+    if placement.on_snapshot is not None:
+        shown = Shown(placement.on_snapshot, settings, goal, places, norm)
+        seen.also, launch = [shown], shown.from_start(launch)
+    terms = jax.ShapeDtypeStruct((1, len(places)), np.float32)
+    form = Curve(Terms(terms, terms, terms, terms), 0)  # type: ignore[arg-type]
+    counts = [count for count, _ in stretch.launches]
+    is_over = partial(_is_over, settings, kept, counts)
+    state, curve = launching.run(launch, state, counts, seen, form, bar, is_over)
+    if settings.stops_early:
+        # A finished class keeps stepping until its whole chunk is done. Hold its curve at its own last step, so that
+        # the curve does not depend on the other classes.
+        last = np.asarray(state.pace.turned) + settings.anneal - 1
+        held = np.minimum(np.arange(len(curve.feature))[:, None], last)
+        curve = jax.tree.map(lambda values: np.take_along_axis(values, held, 0), curve)
+    return np.asarray(state.images), curve, seen
+
+
+def _mixed(images: np.ndarray, pictures: Pictures, rows: np.ndarray, share: float) -> np.ndarray:
+    """(1 - share) x + share p for images x and real ones p; x itself without a share."""
+    if not share or pictures.patch is None:
+        return images
+    return np.float32(1 - share) * images + np.float32(share) * np.asarray(pictures.patch(rows, images), np.float32)
+
+
+def resized(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Images [k, m, H, W, ch] of another height and width: bilinear, with antialiasing; unchanged if they have it."""
+    if tuple(images.shape[2:]) == shape:
+        return images
+    return np.asarray(_resizing(shape)(jnp.asarray(images)))
+
+
+@lru_cache(maxsize=16)
+def _resizing(shape: tuple[int, int, int]):
+    return jax.jit(lambda images: jax.image.resize(images, (*images.shape[:2], *shape), "linear", antialias=True))
+
+
+def _launcher(stretch: Stretch, variables: list[Variables], parts: list[Goal]):
     """The function (state, number of the launch) -> (state, terms of its steps, [count, k] each)."""
 
     def launch(state: State, k: int) -> tuple[State, Terms]:
-        count, coarse = launches[k]
-        return solver.step(variables, state, part, count=count, coarse=coarse)
+        count, coarse = stretch.launches[k]
+        turn = k % len(parts)
+        return stretch.solvers[turn].step(variables[turn], state, parts[turn], count=count, coarse=coarse)
 
     return launch
 
@@ -147,178 +254,3 @@ def _is_over(settings: RecoverSettings, kept: np.ndarray, counts: list[int], sta
         return False
     over = np.asarray(state.pace.turned) + settings.anneal <= int(state.step)
     return bool(over[kept].all())
-
-
-class Fitted(NamedTuple):
-    """A recovery that fits in memory.
-
-    Attributes:
-      solver: the recovery.
-      size: the number of groups per device at a time.
-      launches: the steps and coarseness of every launch.
-      program: the largest launch, with the shapes of its arguments.
-    """
-
-    solver: Recovery
-    size: int
-    launches: list[tuple[int, bool]]
-    program: Program
-
-
-def fitted(
-    key: jax.Array,
-    teacher: Teacher,
-    settings: RecoverSettings,
-    goal: Goal,
-    image_shape: tuple[int, ...],
-    placement: Placement,
-) -> Fitted:
-    """The compiled recovery of as many groups at a time as fit in memory.
-
-    Activations are recomputed if they would not fit in memory otherwise.
-
-    Args:
-      image_shape: the images of a class, [m, H, W, ch].
-
-    Raises:
-      InputError: not even one group fits.
-    """
-    apply, variables, local = teacher.apply, teacher.variables, placement.local
-    norm = Normalisation(np.asarray(teacher.norm.mean), np.asarray(teacher.norm.std))
-    fused, most = plan(apply, variables, image_shape, len(goal.classes), placement)
-    launches = _launches(settings, fused)
-    # The largest program is the longest launch on images of full size.
-    largest = max(launches, key=lambda launch: (not launch[1], launch[0]))
-    same = parallel.shapes(variables, NamedSharding(local, parallel.SAME))
-    plain = lambda apply: apply
-    for wrap in {"auto": (plain, remat), "never": (plain,), "always": (remat,)}[settings.remat]:
-        solver = recovery(wrap(apply), key, norm, settings, placement.group, local)
-        cost = placement.group * image_shape[0] * bytes_per_image(wrap(apply), variables, image_shape[1:])
-        shapes = partial(_shapes, solver, settings, goal, image_shape, placement)
-        program = partial(solver.program, same, count=largest[0], coarse=largest[1])
-        need = lambda size, program=program, shapes=shapes: needed_bytes(program(*shapes(size)).lower())
-        size, needed = _largest_fit(need, placement.memory_bytes, cost, most)
-        if size:
-            return Fitted(solver, size, launches, program(*shapes(size)))
-    text = "too much memory" if needed == ENDLESS else f"{needed / 2**20:.0f} MiB"
-    raise InputError(
-        f"recovering {placement.group} classes of {image_shape[0]} images {list(image_shape[1:])} takes {text}, but a "
-        f"device may take {placement.memory_bytes / 2**20:.0f} MiB; raise `memory_gib` on a CPU, lower `ipc` or "
-        "`image_size`, or use a smaller `model`"
-    )
-
-
-def plan(
-    apply: Apply, variables: Variables, image_shape: tuple[int, ...], classes: int, placement: Placement
-) -> tuple[int, int]:
-    """The steps of a launch, and the largest number of groups that a device takes at a time.
-
-    Args:
-      image_shape: the images of a class, [m, H, W, ch].
-      classes: the number of classes of this process.
-      placement: on CPU its ``total`` decides instead of ``classes``, so that the result is the same in any number of
-        processes.
-    """
-    group = placement.group
-    if not parallel.is_cpu(placement.local):
-        return 20, -(-classes // placement.unit)
-    # Each launch reads all weights again. The larger they are relative to the activations, the more images it takes to
-    # make this worthwhile.
-    weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(variables))
-    images = np.clip(12 * weights / bytes_per_image(apply, variables, image_shape[1:]), 10, 25)
-    total = classes if placement.total is None else placement.total
-    return 1, max(1, min(int(images) // (group * image_shape[0]), -(-total // group)))
-
-
-def _check_coarse(apply: Apply, variables: Variables, image_shape: tuple[int, ...]) -> None:
-    """Raise InputError unless the model accepts images of half the side."""
-    h, w, channels = image_shape
-    try:
-        shapes_of(apply, variables, jax.ShapeDtypeStruct((1, h // 2, w // 2, channels), jnp.float32))
-    except (TypeError, ValueError, ZeroDivisionError, FlaxError) as error:
-        raise InputError(
-            f"the model takes no images of {h // 2} pixels, half of its {h}; use `imager.coarse` 0, or a resnet"
-        ) from error
-
-
-def _launches(settings: RecoverSettings, most: int) -> list[tuple[int, bool]]:
-    """The number of steps and the coarseness of every launch."""
-    coarse = round(settings.coarse * settings.steps)
-    kinds = ((coarse, True), (settings.steps - coarse, False))
-    return [(count, small) for steps, small in kinds for count in parallel.launches(steps, most)]
-
-
-def rows_of(goal: Goal, places: np.ndarray, settings: RecoverSettings) -> Goal:
-    """The rows ``places`` of a goal; a place of -1 gives a class with zero weights."""
-    atoms = parallel.take(jax.tree.map(np.asarray, goal.atoms), places)
-    atoms = atoms._replace(weights=np.where(places[:, None] >= 0, atoms.weights, 0))
-    moments = goal.moments
-    if settings.per_class:
-        moments = parallel.take(jax.tree.map(np.asarray, moments), places)
-    per_class = jax.tree.map(np.asarray, (goal.classes, goal.means, goal.slices))
-    classes, means, slices = parallel.take(per_class, places)
-    return Goal(classes, atoms, means, moments, goal.feature_variance, slices)
-
-
-def shardings(solver: Recovery, settings: RecoverSettings, local: Mesh) -> tuple[State, Goal]:
-    """The shardings of a state and of a goal, in the place of their arrays."""
-    state = shapes_of(solver.init, jax.ShapeDtypeStruct((1, 1, 1, 1, 1), jnp.float32))
-
-    def sharding(spec: Any) -> Any:
-        return NamedSharding(local, spec)
-
-    return jax.tree.map(sharding, state_specs(state)), Goal(*map(sharding, goal_specs(settings)))
-
-
-def _at(shapes: Any, places: Any) -> Any:
-    """The shapes with shardings; a sharding applies to all arrays below it in the tree."""
-    at = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    return jax.tree.map(lambda sharding, below: jax.tree.map(lambda x: at(x, sharding), below), places, shapes)
-
-
-def _shapes(
-    solver: Recovery,
-    settings: RecoverSettings,
-    goal: Goal,
-    image_shape: tuple[int, ...],
-    placement: Placement,
-    size: int,
-) -> tuple[State, Goal]:
-    """A state and a goal of ``size`` groups per device, as shapes with shardings."""
-    state_at, goal_at = shardings(solver, settings, placement.local)
-    places = np.zeros(size * placement.unit, int)
-    state = shapes_of(solver.init, jax.ShapeDtypeStruct((len(places), *image_shape), jnp.float32))
-    part = jax.eval_shape(partial(rows_of, goal, places, settings))
-    return _at(state, state_at), _at(part, goal_at)
-
-
-def _largest_fit(need: Callable[[int], int], memory_bytes: int, cost: int, most: int) -> tuple[int, int]:
-    """The number of groups that a device takes at a time, and the bytes they need; 0 groups if even one is too large.
-
-    The search starts from the estimated bytes ``cost`` of one group, and then relies on ``need``, what the compiler
-    reports. If less than two thirds of the memory is used, one larger size is tried. The size is reduced so that all
-    chunks are about equally large.
-    """
-    even = lambda size: -(-most // -(-most // size))
-    size, fitting = even(int(np.clip(memory_bytes // cost, 1, most))), (0, 0)
-    while True:
-        needed = need(size)
-        if needed <= memory_bytes:
-            more = even(min(most, size * memory_bytes // needed))
-            if fitting[0] or more == size or 3 * needed > 2 * memory_bytes:
-                return max(fitting, (size, needed))
-            fitting, size = (size, needed), more
-        elif fitting[0] or size == 1:
-            return fitting if fitting[0] else (0, needed)
-        else:
-            size = size // 2 if needed == ENDLESS else max(1, min(size - 1, size * memory_bytes // needed))
-
-
-def bytes_per_image(apply: Apply, variables: Variables, image_shape: tuple[int, ...]) -> int:
-    """Estimate the memory of one image [H, W, ch] during the gradient: twice the bytes of the forward pass's values.
-
-    The factor is two because the backward pass makes a cotangent for each value. The compiler shares buffers and fuses
-    operations, so this is an overestimate.
-    """
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return 2 * sum(size for kind, size in values(apply, variables, image) if kind in KEPT)

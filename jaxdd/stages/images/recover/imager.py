@@ -2,21 +2,22 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdd import ot
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.measure import Measure
 from jaxdd.ground.programs import Work
-from jaxdd.stages.context import Context, Problem
+from jaxdd.stages.context import Classes, Context, Problem
 from jaxdd.stages.encode import class_means, global_moments, is_constant
-from jaxdd.stages.images.base import IMAGERS, Imager, Images, real_images
-from jaxdd.stages.images.recover import chunks
-from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, group_size, noise
+from jaxdd.stages.images.base import IMAGERS, Imager, Images
+from jaxdd.stages.images.recover import chunks, fitting, starts
+from jaxdd.stages.images.recover.chunks import Task
+from jaxdd.stages.images.recover.loss import Goal, RecoverSettings, group_size
 from jaxdd.stages.images.recover.slices import in_slices
 from jaxdd.stages.summarize.base import Summarizer, Summary
 
@@ -56,8 +57,10 @@ class Recover(RecoverSettings, Imager):
     def __call__(self, key: jax.Array, context: Context, summary: Summary) -> Iterator[Images]:
         """Recover the images of each class.
 
-        With ``start`` "real" the pixels start from ``summary.rows``. Otherwise, or if the summary has no rows, they
-        start from noise drawn from fold_in(key, 0). The random views are drawn from fold_in(key, 1).
+        With ``start`` "real" the pixels start from ``summary.rows``, with "crops" from what `Crops` cuts with
+        fold_in(key, 2). Otherwise, or if the summary has no rows, they start from noise drawn from fold_in(key, 0). The
+        random views are drawn from fold_in(key, 1). With a committee in the context the teachers take turns, a step
+        each; an atom is in the eyes of another teacher the mean of the images in its cell.
         """
         encoded, ipc = context.classes.encoded, summary.atoms.points.shape[1]
         if (self.feature_weight or self.mean_weight) and is_constant(encoded):
@@ -66,13 +69,16 @@ class Recover(RecoverSettings, Imager):
                 "longer, or use `imager.feature_weight` 0 and `imager.mean_weight` 0"
             )
         settings = replace(self, flip=self.flip and context.flip)
-        start = self._start(jax.random.fold_in(key, 0), context, summary)
+        pictures = starts.pictures(key, settings, context, summary)
         placement, together = self._placement(context, ipc)
         group = placement.group
         views, image_shape = jax.random.fold_in(key, 1), context.classes.image_shape
-        run = lambda goal, start: chunks.run(views, context.teacher, settings, goal, start, image_shape, placement)
-        goal = self._goal(context, summary)
-        parts = run(goal, start) if together == ipc else in_slices(run, settings, goal, start, group, together)
+        run = lambda tasks, pictures: chunks.in_turn(views, tasks, settings, pictures, image_shape, placement)
+        tasks = [Task(context.teacher, self._goal(context, summary))]
+        for teacher, classes in context.committee:
+            theirs = context._replace(teacher=teacher, classes=classes)
+            tasks.append(Task(teacher, self._goal(theirs, seen_by(classes, context, summary))))
+        parts = run(tasks, pictures) if together == ipc else in_slices(run, settings, tasks, pictures, group, together)
         for part in parts:
             # Without a weight the target means are zeros, so the term has no meaning.
             terms = {name: term for name, term in part.terms._asdict().items() if name != "mean" or self.mean_weight}
@@ -91,27 +97,19 @@ class Recover(RecoverSettings, Imager):
             each = lambda x: np.broadcast_to(x[:1], (problems, *x.shape[1:]))
             labels, atoms = each(goal.classes), jax.tree.map(lambda x: each(x)[:, :together], goal.atoms)
             goal = Goal(labels, atoms, each(goal.means), goal.moments, goal.feature_variance, labels)
-        fitted = chunks.fitted(jax.random.key(0), context.teacher, self, goal, (together, *image_shape), placement)
+        fitted = fitting.fitted(jax.random.key(0), context.teacher, self, goal, (together, *image_shape), placement)
         parts = -(-problems // (fitted.size * placement.unit))
         launch, most = fitted.launches[0][0], -(-problems // placement.local.devices.size) * together
         return Work("recover", "images", classes * ipc, self.steps, parts, launch, fitted.program, most,
                     chunks.SHORTER, trains=True, least=placement.group * together)  # fmt: skip
 
-    def _placement(self, context: Context, ipc: int) -> tuple[chunks.Placement, int]:
+    def _placement(self, context: Context, ipc: int) -> tuple[fitting.Placement, int]:
         """The devices and memory, and how many images of a class are optimised together."""
         count, resources = len(context.classes.encoded.counts), context.resources
         group, together = group_size(self, count, ipc)
         total = count * (ipc // together)
         kept, seen = context.scratch, context.on_snapshot
-        return chunks.Placement(resources.mesh, resources.bytes_per_device, group, total, kept, seen), together
-
-    def _start(self, key: jax.Array, context: Context, summary: Summary) -> chunks.Start:
-        """Where the pixels start: at real images or at noise."""
-        labels, rows, ipc = context.labels, summary.rows, summary.atoms.points.shape[1]
-        if self.starts_from_images and rows is not None:
-            return lambda places: real_images(context, rows[places])
-        draw = partial(noise, key, shape=(ipc, *context.classes.image_shape))
-        return lambda places: draw(jnp.asarray(labels[places]))
+        return fitting.Placement(resources.mesh, resources.bytes_per_device, group, total, kept, seen), together
 
     def _goal(self, context: Context, summary: Summary) -> Goal:
         """What the images have to match."""
@@ -124,3 +122,20 @@ class Recover(RecoverSettings, Imager):
             means = class_means(encoded, context.classes.groups, labels)
         variance = np.asarray(encoded.variance, np.float32)
         return Goal(labels.astype(np.int32), summary.atoms, means, moments, variance)
+
+
+def seen_by(classes: Classes, context: Context, summary: Summary) -> Summary:
+    """A summary in the features of another teacher: each atom is the mean of the real images that are nearest to it.
+
+    An atom to which no image is nearest is the image that is nearest to it. Weights and real images stay.
+    """
+    if not summary.atoms.points.shape[-1]:
+        return summary
+    points = []
+    for label, atoms in zip(context.labels, np.asarray(summary.atoms.points)):
+        cost = np.asarray(ot.squared_distances(jnp.asarray(context.points(label)), jnp.asarray(atoms)))
+        cells, theirs = cost.argmin(1), classes.encoded.features[classes.groups.rows(label)]
+        means = [theirs[cells == j].mean(0) if (cells == j).any() else theirs[cost[:, j].argmin()]
+                 for j in range(len(atoms))]  # fmt: skip
+        points.append(np.stack(means))
+    return summary._replace(atoms=summary.atoms._replace(points=np.stack(points)))

@@ -25,7 +25,7 @@ the compiled step has no cross-device communication. Global moments couple the c
 device.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
 import jax
@@ -35,10 +35,14 @@ from jaxdd.data import augment
 from jaxdd.ground import losses
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.measure import Array, Measure
-from jaxdd.ground.settings import AREA, SHARE, bounded
+from jaxdd.ground.registry import Registry
+from jaxdd.ground.settings import AREA, SHARE, Bounds, bounded
 from jaxdd.nn.batchnorm import Moments, pool
 from jaxdd.nn.classifier import Apply, Variables, moment_layers
 from jaxdd.nn.convnet import average_pool_2x2
+
+STARTS = Registry("start", home="jaxdd.stages.images.recover.starts")
+"""Where pixels start: functions of a key, a context and a summary that return a `chunks.Start`."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,15 @@ class RecoverSettings:
     weighted_moments: bool = True
     """Weight the images of a class by the weights of their atoms in moments and mean features."""
     start: str = "real"
-    """Start from the "real" images nearest to the atoms, or from "noise": N(0, 1) in normalised space."""
+    """Start from the "real" images nearest to the atoms, from "crops" of real images as `rded` chooses them, or from
+    "noise": N(0, 1) in normalised space."""
+    sides: tuple[float, ...] = bounded((1.0,), Bounds(0.05, 1.0, longest=64))
+    """The sides of the images in stretches of the optimisation, as shares of the whole side. Each stretch is a descent
+    of its own on an equal part of the steps. FADRM (arXiv 2506.24125) takes 200 and 224 pixels in turn."""
+    mixing: float = bounded(0.0, SHARE)
+    """The share of a real image that is mixed into each image between two stretches; FADRM uses 0.5."""
+    patches: str = "start"
+    """Which: the one from which the image has "start"ed, or that with the "nearest" features (arXiv 2602.24144)."""
     steps: int = 400
     """Number of steps; with the schedule "plateau" at most as many. The papers take 2,000 steps from noise, which needs
     many more than real images."""
@@ -92,8 +104,13 @@ class RecoverSettings:
 
     @property
     def starts_from_images(self) -> bool:
-        """Whether the pixels start from real images, if the summary has any."""
+        """Whether the pixels start from the real images of the summary, if it has any."""
         return self.start == "real"
+
+    @property
+    def mixes_nearest(self) -> bool:
+        """Whether images are mixed with the real ones that are nearest to them between two stretches."""
+        return self.patches == "nearest"
 
     @property
     def relative(self) -> bool:
@@ -107,6 +124,7 @@ class RecoverSettings:
 
     def check_settings(self) -> None:
         """Raise InputError for unknown settings, or settings that optimise nothing."""
+        STARTS.find(self.start)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(f"unknown `imager.{name}` {getattr(self, name)!r}; use {' or '.join(choices)}")
@@ -114,12 +132,31 @@ class RecoverSettings:
             raise InputError("all terms of the recover loss weigh 0; use, for example, `imager.feature_weight` 1")
         if self.steps < 1:
             raise InputError(f"`imager.steps` {self.steps} recovers nothing; use 1 or more")
+        count = len(self.sides)
+        if not 1 <= count <= self.steps:
+            raise InputError(
+                f"`imager.sides` of {count} stretches and `imager.steps` {self.steps} do not fit; give one or more "
+                "sides, and at least a step for each"
+            )
+        if count > 1 and self.coarse:
+            raise InputError("`imager.coarse` and several `imager.sides` say the same in two ways; use one of them")
+        if self.mixing and count == 1:
+            raise InputError(
+                f"`imager.mixing` {self.mixing} has no effect on one stretch; give several `imager.sides`, such as "
+                "1 1 1 1"
+            )
+
+    def stretch(self, number: int) -> "RecoverSettings":
+        """The settings of one of the stretches, with its part of the steps."""
+        count = len(self.sides)
+        ends = [self.steps * k // count for k in (number, number + 1)]
+        return replace(self, steps=ends[1] - ends[0])
 
 
 _CHOICES = {
     "scale": ("relative", "absolute"),
     "moments": ("class", "global"),
-    "start": ("real", "noise"),
+    "patches": ("start", "nearest"),
     "schedule": ("cosine", "plateau"),
     "remat": ("auto", "always", "never"),
 }
