@@ -43,6 +43,8 @@ from jaxdd.nn.convnet import average_pool_2x2
 
 STARTS = Registry("start", home="jaxdd.stages.images.recover.starts")
 """Where pixels start: functions of a key, a context and a summary that return a `chunks.Start`."""
+PATCHES = Registry("patch", home="jaxdd.stages.images.recover.starts")
+"""What is mixed in: functions of a context and a `chunks.Start` that return what `chunks.Pictures.patch` is."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,6 @@ class RecoverSettings:
         return self.start == "real"
 
     @property
-    def mixes_nearest(self) -> bool:
-        """Whether images are mixed with the real ones that are nearest to them between two stretches."""
-        return self.patches == "nearest"
-
-    @property
     def relative(self) -> bool:
         """Whether distances are in units of the spread of the real data."""
         return self.scale == "relative"
@@ -125,6 +122,7 @@ class RecoverSettings:
     def check_settings(self) -> None:
         """Raise InputError for unknown settings, or settings that optimise nothing."""
         STARTS.find(self.start)
+        PATCHES.find(self.patches)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(f"unknown `imager.{name}` {getattr(self, name)!r}; use {' or '.join(choices)}")
@@ -156,7 +154,6 @@ class RecoverSettings:
 _CHOICES = {
     "scale": ("relative", "absolute"),
     "moments": ("class", "global"),
-    "patches": ("start", "nearest"),
     "schedule": ("cosine", "plateau"),
     "remat": ("auto", "always", "never"),
 }

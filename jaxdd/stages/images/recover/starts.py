@@ -14,18 +14,15 @@ from jaxdd.stages.images import crops
 from jaxdd.stages.images.base import real_images
 from jaxdd.stages.images.nearest import assignment
 from jaxdd.stages.images.recover.chunks import Pictures, Start
-from jaxdd.stages.images.recover.loss import STARTS, RecoverSettings, noise
+from jaxdd.stages.images.recover.loss import PATCHES, STARTS, RecoverSettings, noise
 from jaxdd.stages.summarize.base import Summary
 
 
 def pictures(key: jax.Array, settings: RecoverSettings, context: Context, summary: Summary) -> Pictures:
     """The images from which those of a summary start, and what is mixed into them."""
     begin = STARTS.find(settings.start)(key, context, summary)
-    if not settings.mixing:
-        return Pictures(begin)
-    if settings.mixes_nearest:
-        return Pictures(begin, partial(_nearest, context))
-    return Pictures(begin, lambda places, images: begin(places))
+    patch = PATCHES.find(settings.patches)(context, begin)
+    return Pictures(begin, patch if settings.mixing else None)
 
 
 def _from_noise(key: jax.Array, context: Context, summary: Summary) -> Start:
@@ -56,6 +53,8 @@ def _from_crops(key: jax.Array, context: Context, summary: Summary) -> Start:
 STARTS.register("real", _from_images)
 STARTS.register("crops", _from_crops)
 STARTS.register("noise", _from_noise)
+PATCHES.register("start", lambda context, begin: lambda places, images: begin(places))
+PATCHES.register("nearest", lambda context, begin: partial(_nearest, context))
 
 
 def _nearest(context: Context, places: np.ndarray, images: Array) -> np.ndarray:
