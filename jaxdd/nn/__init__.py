@@ -6,6 +6,7 @@ import lazy_loader
 
 from jaxdd.nn.batchnorm import BatchNorm, Moments, image_moments, merge, pool, pool_by_label
 from jaxdd.nn.classifier import Apply, Classifier, Output, Variables, from_linen, moment_layers, remat
+from jaxdd.nn.committee import mean_of, of_classes
 from jaxdd.nn.fold import fold, foldable, folded
 from jaxdd.nn.zoo import MODELS, Size, get
 
@@ -30,9 +31,11 @@ __all__ = [
     "from_nnx",
     "get",
     "image_moments",
+    "mean_of",
     "merge",
     "moment_layers",
     "nnx_variables",
+    "of_classes",
     "pool",
     "pool_by_label",
     "remat",

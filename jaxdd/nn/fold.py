@@ -21,8 +21,9 @@ def fold(variables: Variables) -> Variables:
         k' = a k,        b' = t + a (b - m),        a = s / sqrt(v + 1e-5)    along the output channels.
 
     Args:
-      variables: {"params", "batch_stats"} of a model of `jaxdd.nn.get`. Every BatchNorm must follow the convolution of
-        the corresponding name (norm1 after conv1, shortcut_norm after shortcut_conv).
+      variables: {"params", "batch_stats"} of a model of `jaxdd.nn.get`, or a tuple of such of a committee. Every
+        BatchNorm must follow the convolution of the corresponding name (norm1 after conv1, shortcut_norm after
+        shortcut_conv).
 
     Returns:
       Variables without "batch_stats" for `Classifier.apply` of the same model, whose output then has no moments.
@@ -31,6 +32,8 @@ def fold(variables: Variables) -> Variables:
     Raises:
       InputError: a BatchNorm without its convolution.
     """
+    if isinstance(variables, tuple):
+        return tuple(fold(part) if "batch_stats" in part else part for part in variables)
     params = flatten_dict(variables["params"], sep="/")
     stats = flatten_dict(variables.get("batch_stats", {}), sep="/")
     for norm in {name.rpartition("/")[0] for name in stats}:
@@ -48,7 +51,8 @@ def fold(variables: Variables) -> Variables:
 
 def foldable(apply: Apply, variables: Variables, image_shape: tuple[int, int, int]) -> bool:
     """Whether the model has BatchNorm, and accepts the variables of `fold`."""
-    if not isinstance(variables, Mapping) or "batch_stats" not in variables:
+    parts = variables if isinstance(variables, tuple) else (variables,)
+    if not all(isinstance(part, Mapping) for part in parts) or not any("batch_stats" in part for part in parts):
         return False
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     try:
