@@ -240,13 +240,13 @@ def train_teacher(
     return Teacher(model.apply, variables, real.norm, info)
 
 
-def judged(score: float, info: dict) -> str:
+def judged(score: float, info: Mapping) -> str:
     """An accuracy of a teacher in words, with that of chance."""
     which = "held-out" if info["holdout"] else "test"
     return f"{which} accuracy {100 * score:.1f} % (chance is {100 / len(info['class_names']):.3g} %)"
 
 
-def _is_weak(score: float, info: dict) -> bool:
+def _is_weak(score: float, info: Mapping) -> bool:
     # Nearer to chance than to no error.
     return score < 0.5 + 0.5 / len(info["class_names"])
 
