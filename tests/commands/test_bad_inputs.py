@@ -180,7 +180,7 @@ FLAGS = {
     ),
     "out holds another run": (
         lambda box: box.call("distill", "--out", box.run),
-        "run holds a finished run of other settings; choose another --out or remove it",
+        "finished run of other settings: --width was 8 and is not given now, --method was random and is wmdd now, ",
     ),
     "out has too long a name": (
         lambda box: box.call("distill", "--out", box.tmp / ("a" * 300), *SMALL),
