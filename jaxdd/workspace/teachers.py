@@ -28,7 +28,7 @@ from jaxdd.stages.context import Teacher
 from jaxdd.stages.relabel.labelling import HardLabels
 from jaxdd.students import train
 from jaxdd.students.evaluation import accuracy
-from jaxdd.workspace import records, runs
+from jaxdd.workspace import alternatives, records, runs
 from jaxdd.workspace.real_data import DataConfig, RealData, open_data, test_batches
 
 
@@ -388,6 +388,8 @@ def _find_or_train(
         if runs.is_finished(place):
             log(f"teacher: {place}")
             return load_teacher(place, config.compute), place
+        if others := alternatives.note(cache, real):
+            log(others)
         teacher = train_teacher(config, real, Scratch(place / runs.PARTS), on_training)
         save_teacher(place, teacher)
         runs.finish(place, TEACHER)
