@@ -1,5 +1,6 @@
 """Shared by the tests: digits, small models of them, and the command line."""
 
+import atexit
 import gc
 import importlib
 import os
@@ -76,6 +77,8 @@ def handlers():
     numbers, hook = (signal.SIGTERM, signal.SIGINT), sys.unraisablehook
     before = [signal.getsignal(number) for number in numbers]
     yield
+    stop.over()
+    atexit.unregister(stop.leave)
     stop._waiting, sys.unraisablehook = None, hook
     for number, handler in zip(numbers, before):
         signal.signal(number, handler)

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 # Flags that every program takes.
-EVERYWHERE = {"help", "plugin", "dry-run", "on", "no-skip-corrupt"}
+EVERYWHERE = {"help", "help-all", "plugin", "dry-run", "on", "no-skip-corrupt"}
 CONFIGS = {
     "evaluate": EvaluateConfig,
     "relabel": RelabelConfig,

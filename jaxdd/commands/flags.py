@@ -9,17 +9,20 @@ file.
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import io
-import itertools
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import tyro
 
+from jaxdd.commands import helping, unknown
 from jaxdd.data import SOURCES
 from jaxdd.ground import settings
-from jaxdd.ground.errors import InputError, shown
+from jaxdd.ground.errors import InputError
 from jaxdd.ground.machines import Machine, machine
 from jaxdd.ground.registry import Registry, trust
 from jaxdd.methods import RECIPES
@@ -55,12 +58,20 @@ def parse(default: Any, arguments: list[str], description: str | None = None, na
     arguments = _modern(default, [part for one in arguments for part in _split(one)])
     default, arguments = _choose(default, arguments)
     _load_names(arguments)
-    choices = "\n\n".join(
-        f"--{_flag(path)}: {', '.join(registry)}, or package.module:Name. Its settings: --{_flag(path)}.SETTING."
-        for path, registry, _ in _choices(default)
+    if {"-h", "--help"} & {*arguments} and len(flags_of(default)) > helping.FEW:
+        about = "\n\n".join(part for part in (inspect.cleandoc(description or ""), _PLANS) if part)
+        print(helping.text(default, _public, name or Path(sys.argv[0]).name, about))
+        raise SystemExit(0)
+    choices = [unknown.Choice(_flag(path), registry, registry.name_of(value))
+               for path, registry, value in _choices(default)]  # fmt: skip
+    names, switches = (list(map(_flag, part)) for part in (flags_of(default), _switches(default)))
+    unknown.check(arguments, names, switches, choices)
+    told = "\n\n".join(
+        f"--{flag}: {', '.join(registry)}, or package.module:Name. Its settings: --{flag}.SETTING."
+        for flag, registry, _ in choices
     )
-    text = "\n\n".join(part for part in (description, choices, _PLANS) if part)
-    config = _parsed(default, arguments, text, name)
+    text = "\n\n".join(part for part in (description, told, _PLANS) if part)
+    config = _parsed(default, ["--help" if one == "--help-all" else one for one in arguments], text, name)
     try:
         settings.check(config)
     except InputError as error:
@@ -83,27 +94,7 @@ def _parsed(default: Any, arguments: list[str], description: str, name: str | No
     rules = [k for k, line in enumerate(lines) if set(line) <= {"─", "-"}]
     first = 1 if rules[:1] == [0] else 0
     last = next((k for k in rules if k >= first), len(lines))
-    raise InputError(f"{_plainly(' '.join(lines[first:last]), arguments)}; see --help")
-
-
-def _plainly(complaint: str, arguments: list[str]) -> str:
-    """A complaint of tyro that a value is no number, which speaks of Python's types, in plain words."""
-    found = re.match(r"Error parsing (--[^\s:]+): (.*)", complaint)
-    flag, reason = found.groups() if found else ("", "")
-    number, word = (int, "whole number") if re.search(r"\bINT\b|int\(\)|integer", reason) else (float, "number")
-    if word == "number" and not re.search(r"\bFLOAT\b|to float", reason):
-        return complaint
-    places = [k for k, argument in enumerate(arguments) if argument == flag]
-    given = itertools.takewhile(lambda one: not one.startswith("--"), arguments[places[-1] + 1 :] if places else [])
-    for value in given:
-        if value == "None" and "{None}" in reason:
-            continue
-        try:
-            number(value)
-        except ValueError:
-            is_long = value.lstrip("+-").isdecimal()
-            return f"{flag}: {shown(value)} {'has too many digits' if is_long else f'is no {word}'}"
-    return complaint
+    raise InputError(unknown.ended(unknown.plainly(" ".join(lines[first:last]), arguments)))
 
 
 def load_plugins(arguments: list[str]) -> list[str]:
@@ -170,14 +161,26 @@ def flags_of(config: Any) -> list[str]:
     return names
 
 
+def _switches(config: Any, before: str = "") -> list[str]:
+    """The dotted names of all flags of a config that take no value."""
+    names = []
+    for item in dataclasses.fields(config):
+        value, path = getattr(config, item.name), ".".join(part for part in (before, _public(item)) if part)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            names += _switches(value, path)
+        elif isinstance(value, bool):
+            names.append(path)
+    return names
+
+
 def as_flags(message: str, config: Any) -> str:
     """A message of the library, which names parameters in backticks, with the flags of a program instead.
 
     Args:
       config: of the program; None before there is one, when only the program itself can have named a parameter.
     """
-    # Every program takes these, and none has them in its config.
-    known = ["plugin", "dry_run", "on", *(flags_of(config) if dataclasses.is_dataclass(config) else ())]
+    everywhere = [one.replace("-", "_") for one in unknown.EVERYWHERE]
+    known = [*everywhere, *(flags_of(config) if dataclasses.is_dataclass(config) else ())]
 
     def flag(match: re.Match) -> str:
         name = match.group(1).replace("-", "_").removeprefix("recipe.")

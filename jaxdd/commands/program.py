@@ -1,5 +1,6 @@
 """One way to run a program: parse its flags, call it, end with one line where the input is bad."""
 
+import atexit
 import contextlib
 import dataclasses
 import io
@@ -61,7 +62,9 @@ def run(
         if hosts.count() > 1:
             hosts.part()
     except stop.Stopped as error:
+        stop.over()
         say("stopped; the same command goes on from what is kept")
+        atexit.register(stop.leave, error.status)
         _stop(error.status)
     except (InputError, DivergenceError) as error:
         _refuse(str(error), config, 2 if isinstance(error, InputError) else 3)

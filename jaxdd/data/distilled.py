@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdd.data.checks import check_class_names, check_labels, layout
+from jaxdd.data.folder import no_run
 from jaxdd.ground import manifest
 from jaxdd.ground.arrays import as_array, is_integer
 from jaxdd.ground.errors import InputError, shown
@@ -330,7 +331,7 @@ def load(folder: Path | str) -> DistilledDataset:
             break
     else:
         manifest.verify(folder, "distilled.npz", "distilled", content=False)
-        raise InputError(f"no distilled dataset in {folder}; make one with: jaxdd distill")
+        raise InputError(no_run(folder, f"no distilled dataset in {folder}", "make one with: jaxdd distill"))
     manifest.verify(folder, name)
     arrays = read_arrays(place, _ARRAYS, others=False)
     try:

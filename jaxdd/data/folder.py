@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdd.data import image
 from jaxdd.data.checks import check_class_names, printable
-from jaxdd.data.places import TEST_SPLITS
+from jaxdd.data.places import TEST_SPLITS, meant, nearest
 from jaxdd.data.source import Source, make_source
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import open_regular
@@ -64,11 +64,9 @@ def load_folder(
         `Source.read`, an image that is damaged or no regular file, which the message names.
     """
     image.check_request(image_size, channels)
-    root = os.path.expanduser(os.fspath(path))
-    if not os.path.isdir(root):
-        raise InputError(f"folder {printable(root)} does not exist: give a folder with {_LAYOUT}")
-    if not os.path.isdir(os.path.join(root, "train")):
-        raise InputError(f"folder {printable(root)} has no train folder: it must hold {_LAYOUT}, {_ALONE}")
+    path = os.fspath(path)
+    root = os.path.expanduser(path)
+    _check_train(root, path)
     left_out: Counter[str] = Counter()
     splits = {"train": _train_split(os.path.join(root, "train"), left_out)}
     class_names = tuple(splits["train"].files)
@@ -94,6 +92,15 @@ def load_folder(
     return make_source(root, class_names, shape, labels, read)
 
 
+def _check_train(root: str, path: str) -> None:
+    """Raise InputError unless a folder, which the user called ``path``, has a train folder."""
+    if not os.path.isdir(root):
+        near = meant(nearest(path, folders_only=True))
+        raise InputError(f"folder {printable(root)} does not exist{near}: give a folder with {_LAYOUT}")
+    if not os.path.isdir(os.path.join(root, "train")):
+        raise InputError(f"folder {printable(root)} has no train folder: it must hold {_LAYOUT}, {_ALONE}")
+
+
 def has_classes(path: str) -> bool:
     """Whether a path is a folder whose train/ has folders, which then are its classes."""
     folder = os.path.join(os.path.expanduser(path), "train")
@@ -112,6 +119,35 @@ def class_files(folder: str) -> dict[str, list[str]]:
     split = _of_class_folders(folder, names, left_out)
     _say(folder, left_out)
     return {name: [os.path.join(split.folders[name], file) for file in split.files[name]] for name in names}
+
+
+def no_run(path: str | os.PathLike, what: str, remedy: str = "give a run folder of jaxdd distill") -> str:
+    """The message for a path that was given as a run folder and is none, such as the real images to be distilled.
+
+    Args:
+      what: how the message begins, with the path.
+      remedy: how it ends, unless the path holds real images.
+    """
+    place = os.fspath(path)
+    if not os.path.exists(place):
+        return f"{what}: it does not exist{meant(nearest(place))}; {remedy}"
+    names, root = [], ""
+    if has_classes(place):
+        names, root = _with_images(os.path.join(place, "train")), place
+    elif os.path.isdir(place):
+        names, parent = _with_images(place), os.path.join(place, os.pardir)
+        if os.path.basename(os.path.abspath(place)) in ("train", *TEST_SPLITS) and has_classes(parent):
+            root = os.path.normpath(parent)
+    if not names:
+        return f"{what}; {remedy}"
+    classes = ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
+    given = f"with jaxdd distill --dataset {printable(root)}" if root else f"from a folder with {_LAYOUT}"
+    return f"{what}: it looks like a folder of real images, of classes {classes}; distil them first, {given}"
+
+
+def _with_images(folder: str) -> list[str]:
+    """The class folders of a folder that hold images, sorted."""
+    return [name for name in _class_folders(folder) if any(_deep_images(os.path.join(folder, name)))]
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,9 @@ def read(name: str, shape: tuple[int | None, int | None]) -> Found:
     place = places.parsed(name)
     path = os.path.expanduser(place.path)
     if not place.path.startswith(places.HUB) and "{" not in path and "::" not in path and not os.path.exists(path):
-        raise InputError(f"{printable(path)} does not exist; give distilled images: a folder, an .npz or .pt file, or "
-                         "hf:owner/name")  # fmt: skip
+        near = places.meant(places.nearest(place.path))
+        raise InputError(f"{printable(path)} does not exist{near}; give distilled images: a folder, an .npz or .pt "
+                         "file, or hf:owner/name")  # fmt: skip
     if is_array_file(path):
         return _from_arrays(place, Path(path))
     if os.path.isfile(path) and not is_shards(path):

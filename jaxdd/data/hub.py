@@ -15,11 +15,10 @@ from jaxdd.data import image, places
 from jaxdd.data.checks import check_class_names, printable
 from jaxdd.data.labels import classes
 from jaxdd.data.source import Source, make_source
-from jaxdd.ground import dry
+from jaxdd.ground import dry, extras
 from jaxdd.ground.errors import InputError, shown
 from jaxdd.ground.reading import read_json
 
-_INSTALL = 'pip install "jaxdd[hub]"'
 _NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?(?::(?P<config>[\w.-]+))?")
 # Builders of the library that run no code of the dataset and give images as they are encoded.
 _BUILDERS = ("parquet", "arrow", "imagefolder")
@@ -163,7 +162,7 @@ def _library(path: str) -> Any:
     try:
         return importlib.import_module("datasets")
     except ImportError as error:
-        raise InputError(f"dataset {printable(path)} needs the library `datasets`: {_INSTALL}") from error
+        raise InputError(f"dataset {printable(path)} needs the library `datasets`: {extras.install('hub')}") from error
 
 
 @contextlib.contextmanager

@@ -56,11 +56,14 @@ def load_numpy(
       needs_test: whether there must be test images; otherwise the split "test" is empty.
 
     Raises:
-      InputError: a damaged file, no such arrays or several, or arrays of other dtypes or shapes.
+      InputError: no such file, a damaged one, no such arrays or several, or arrays of other dtypes or shapes.
     """
     image.check_request(image_size, channels)
     place = places.parsed(name)
     path = os.path.expanduser(place.path)
+    if not os.path.lexists(path):
+        near = places.meant(places.nearest(place.path))
+        raise InputError(f"{printable(path)} does not exist{near}; give an .npz file or a folder of .npy files")
     arrays = read(path)
     pairs = _pairs(place, arrays)
     has_labels = lambda split: bool(pairs[split].images and pairs[split].labels)

@@ -1,8 +1,10 @@
 """How a dataset is named: a path or a name of the hub, then choices such as ``?image=img&label=fine_label``."""
 
+import difflib
+import itertools
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -14,6 +16,8 @@ HUB = "hf:"
 """How the name of a dataset of the Hugging Face hub begins."""
 TEST_SPLITS = ("test", "val", "valid", "validation")
 """The names of a test split; the first that is there, and is labelled, is taken."""
+TAKEN = "digits, a folder, hf:owner/name, an .npz file, .tar files of WebDataset or a TFDS name"
+"""What a dataset may be given as, for messages."""
 _CHOICES = {
     "image": "the column, array or extension of the images",
     "label": "that of the labels",
@@ -23,6 +27,10 @@ _CHOICES = {
     "config": "the configuration of a dataset of the hub",
     "set": "the number of the set, where a file has several",
 }
+
+
+# A folder of many images takes long to look through, and so does a long name to compare.
+_MOST_ENTRIES, _LONGEST_NAME = 2000, 255
 
 
 class Place(NamedTuple):
@@ -53,6 +61,27 @@ def parsed(name: str) -> Place:
             )
         choices[key] = unquote(value)
     return Place(path, choices)
+
+
+def nearest(path: str, folders_only: bool = False) -> list[str]:
+    """What lies beside a path that does not exist and is called most like it: up to two paths, the best first."""
+    folder, name = os.path.split(path.rstrip(os.sep))
+    try:
+        with os.scandir(os.path.expanduser(folder) or ".") as entries:
+            near = {
+                entry.name.lower(): entry.name
+                for entry in itertools.islice(entries, _MOST_ENTRIES)
+                if not entry.name.startswith(".") and (entry.is_dir() or not folders_only)
+            }
+    except (OSError, ValueError):  # there is no such folder either, or no folder can have such a name
+        return []
+    found = difflib.get_close_matches(name.lower()[:_LONGEST_NAME], near, 2, 0.7)
+    return [os.path.join(folder, near[one]) for one in found]
+
+
+def meant(near: Sequence[str]) -> str:
+    """The question whether one of these was meant, to follow what does not exist; nothing if there are none."""
+    return f" (did you mean {' or '.join(map(printable, near))}?)" if near else ""
 
 
 def title(name: str) -> str:

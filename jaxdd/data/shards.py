@@ -233,8 +233,9 @@ def _shards(path: str, place: places.Place) -> dict[str, list[str]]:
         if shard.lower().endswith(_COMPRESSED):
             raise InputError(f"archive {printable(shard)} is compressed, and has no random access; unpack it to a .tar")
         if not os.path.exists(shard):
-            raise InputError(f"archive {printable(shard)} does not exist; give shards as path/train-{{000000..000009}}"
-                             ".tar, or their folder")  # fmt: skip
+            near = places.meant(places.nearest(shard))
+            raise InputError(f"archive {printable(shard)} does not exist{near}; give shards as "
+                             "path/train-{000000..000009}.tar, or their folder")  # fmt: skip
     return found
 
 

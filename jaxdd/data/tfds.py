@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from jaxdd.data import image
+from jaxdd.data.places import TAKEN, meant, nearest
 from jaxdd.data.source import Source, make_source
-from jaxdd.ground import dry
+from jaxdd.ground import dry, extras
 from jaxdd.ground.errors import InputError
 
-_INSTALL = 'pip install "jaxdd[tfds]"'
+_LONGEST = 255  # of a name that is compared with others
 _STREAM_LIMIT = 4 * 2**30
 _CHUNK = 1024
 
@@ -47,9 +48,8 @@ def load_tfds(
     try:
         tfds = _library()
     except ImportError as error:
-        near = " (did you mean digits?)" if difflib.get_close_matches(name, ["digits"]) else ""
         raise InputError(
-            f"dataset {name!r} is neither 'digits'{near} nor a folder; for a TFDS name install TFDS: {_INSTALL}"
+            f"{_nowhere(name, ['digits'])}; for a TFDS name install TFDS: {extras.install('tfds')}"
         ) from error
 
     builder = _builder(tfds, name, data_dir)
@@ -159,11 +159,16 @@ def _builder(tfds, name: str, data_dir: str | None):
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         known = [*tfds.list_builders(with_community_datasets=False), "digits"]
-        nearest = difflib.get_close_matches(name.split(":")[0], known, n=3)
-        remedy = f"did you mean {' or '.join(nearest)}?" if nearest else "tfds.list_builders() lists the names"
-        raise InputError(f"dataset {name!r} is neither 'digits', a folder nor a TFDS name: {remedy}") from error
+        raise InputError(f"{_nowhere(name, known)}; `dataset` takes {TAKEN}") from error
     except (ValueError, AssertionError, RuntimeError) as error:
         raise InputError(f"TFDS dataset {name!r} cannot be opened: {_first_line(error)}") from error
+
+
+def _nowhere(name: str, known: list[str]) -> str:
+    """That a name is neither a folder nor one of the names that are known, with those that are most like it."""
+    names = difflib.get_close_matches(name.split(":")[0][:_LONGEST], known, n=3)
+    kinds = "neither a folder here nor a TFDS name" if len(known) > 1 else "no folder here"
+    return f"dataset {name!r} is {kinds}{meant([*nearest(name), *names])}"
 
 
 def _prepare(builder, name: str) -> None:
@@ -219,7 +224,7 @@ def _open(tfds, builder, name: str, keys: tuple[str, str], needs_test: bool) -> 
         if needs_test:
             splits["test"] = _first_labelled(("test", "validation"), name, info, open_split, keys[1])
     except ImportError as error:
-        raise InputError(f"reading TFDS dataset {name!r} needs {error.name}: {_INSTALL}") from error
+        raise InputError(f"reading TFDS dataset {name!r} needs {error.name}: {extras.install('tfds')}") from error
     return _Examples(name, *keys, splits, random_access)
 
 

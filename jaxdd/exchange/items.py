@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdd.data.distilled import DistilledDataset, file_names
+from jaxdd.ground import extras
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import normalise
 from jaxdd.stages.context import Teacher
@@ -85,7 +86,7 @@ def needed(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        reason = f'this needs {module}; install it with: pip install "jaxdd[{extra}]"'
+        reason = f"this needs {module}; install it with: {extras.install(extra)}"
         raise InputError(f"{reason} ({' '.join(str(error).split())})") from error
 
 

@@ -28,7 +28,7 @@ from jaxdd.students import evaluation, lanes
 from jaxdd.students.lanes import Form, Lanes, Limits
 from jaxdd.students.protocol import Protocol
 from jaxdd.students.train import TrainSettings
-from jaxdd.workspace import Comparison, Workspace, encoding, grid_runner, latent_models, runs, teachers
+from jaxdd.workspace import Comparison, Workspace, encoding, full_training, grid_runner, latent_models, runs, teachers
 from jaxdd.workspace.comparison import with_flip
 from jaxdd.workspace.real_data import pass_size
 
@@ -45,7 +45,7 @@ def training(workspace: Workspace, what: str = "teacher", pretrained: bool = Fal
         settings = teachers.with_flip(config.teacher_train, real.flip)
         variables = teachers.shapes(model, real.source.image_shape)
         tested = _tested(workspace, Teacher(model.apply, variables, real.norm), 1)
-        fitted = _fitted(workspace, model, settings, teachers.TITLE).titled("train the teacher")
+        fitted = _fitted(workspace, model, settings, full_training.TITLE).titled("train the teacher")
         return [tested] if pretrained else [fitted, tested]
     if what == "dit" and workspace.latent.place is not None:
         return _denoiser(workspace, _found(workspace, False))[1]
@@ -339,7 +339,7 @@ def _full(setting: Comparison, student: str) -> list[Work]:
 
 def _fitted(workspace: Workspace, model: Classifier, settings: TrainSettings, title: str) -> Work:
     """The training of a classifier on all real images."""
-    work = teachers.work(workspace.real, model, settings, title)
+    work = full_training.work(workspace.real, model, settings, title)
     return _reading(workspace, work, work.units * work.steps)
 
 

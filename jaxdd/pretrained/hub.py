@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxdd.ground import reading, settings
+from jaxdd.ground import extras, reading, settings
 from jaxdd.ground.errors import InputError, one_line
 
 LATENT = ("vae", "unet", "transformer", "text_encoder", "scheduler", "tokenizer")
@@ -41,7 +41,7 @@ def find(place: str | Path, patterns: Sequence[str] = patterns_of(*LATENT)) -> P
         from huggingface_hub import errors, snapshot_download
     except ImportError as error:
         raise InputError(
-            f'no folder {place}, and to download it huggingface_hub is missing; pip install "jaxdd[pretrained]"'
+            f"no folder {place}, and to download it huggingface_hub is missing; {extras.install('pretrained')}"
         ) from error
     name, _, revision = str(place).partition("@")
     cause: Exception

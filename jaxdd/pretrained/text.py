@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxdd.ground import reading
+from jaxdd.ground import extras, reading
 from jaxdd.ground.errors import InputError, shown
 from jaxdd.latent import clip
 from jaxdd.pretrained.hub import component, read_json
@@ -37,7 +37,7 @@ def tokenizer(place: str | Path, subfolder: str = "tokenizer") -> Callable[[Sequ
     try:
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
     except ImportError as error:
-        raise InputError('to read texts, tokenizers is missing; pip install "jaxdd[pretrained]"') from error
+        raise InputError(f"to read texts, tokenizers is missing; {extras.install('pretrained')}") from error
     folder = component(place, subfolder, "vocab.json")
     vocab, merges = _vocabulary(folder)
     pad = _padding(folder, vocab)

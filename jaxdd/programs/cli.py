@@ -7,7 +7,9 @@ jaxdd evaluate runs/x
 import ast
 import difflib
 import importlib
+import signal
 import sys
+import threading
 from pathlib import Path
 
 PROGRAMS = ("distill", "evaluate", "relabel", "export", "report", "tables", "train", "demo", "doctor")
@@ -27,10 +29,18 @@ def overview() -> str:
     )
 
 
+def _end_on_interrupt() -> None:
+    """Until a program heeds signals itself, Ctrl-C ends it without a stack trace: its imports take seconds."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the program that the first argument names, with the others."""
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
     if name in PROGRAMS:
+        _end_on_interrupt()
         importlib.import_module(f"jaxdd.programs.{name}").cli(rest)
     elif name in ("", "-h", "--help", "help"):
         print(overview())

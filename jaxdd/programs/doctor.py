@@ -19,6 +19,7 @@ import jax
 
 import jaxdd
 from jaxdd import commands
+from jaxdd.ground import extras
 from jaxdd.ground.health import described, fault
 from jaxdd.ground.programs import Work
 
@@ -45,7 +46,7 @@ def facts() -> Iterator[tuple[str, str]]:
         or ("not kept; with JAX_COMPILATION_CACHE_DIR=FOLDER a second start is faster"),
     )
     for extra, module in EXTRAS.items():
-        yield f"extra {extra}", "installed" if find_spec(module) else f'missing; pip install "jaxdd[{extra}]"'
+        yield f"extra {extra}", "installed" if find_spec(module) else f"missing; {extras.install(extra)}"
 
 
 def plan(config: DoctorConfig) -> list[Work]:

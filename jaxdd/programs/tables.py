@@ -9,6 +9,7 @@ these files or any file of the same form, and every field is a flag. `ot` measur
 jaxdd/reports/ot_rates.py. To resume an interrupted run, use the same command.
 """
 
+import difflib
 import os
 import shlex
 import sys
@@ -47,7 +48,8 @@ def default(name: str, arguments: list[str]) -> grid_file.GridConfig:
     if name.startswith("-"):
         raise InputError(f"the name of the table comes before {name}; use: jaxdd tables NAME {name}")
     if name not in GRIDS:
-        raise InputError(f"unknown table {name!r}; use: jaxdd tables {'|'.join(('ot', *GRIDS))}")
+        near = difflib.get_close_matches(name[:100], ("ot", *GRIDS), 3) or ("ot", *GRIDS)
+        raise InputError(f"unknown table {name!r}; use: jaxdd tables {'|'.join(near)}")
     path = commands.flag_value(arguments, "--grid")
     return grid_file.read(name, None if path is None else Path(path), CONFIGS).config
 

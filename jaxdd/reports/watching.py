@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdd.ground import hosts, settings
+from jaxdd.ground import extras, hosts, settings
 from jaxdd.ground.errors import InputError, one_line
 from jaxdd.ground.files import atomic, read_arrays
 from jaxdd.ground.normalise import denormalise
@@ -56,7 +56,7 @@ class Watched(NamedTuple):
 def check(chosen: WatchSettings) -> None:
     """Raise InputError if event files cannot be written here."""
     if chosen.tensorboard and importlib.util.find_spec("tensorboardX") is None:
-        raise InputError('`watch.tensorboard` needs tensorboardX; use: pip install "jaxdd[tensorboard]"')
+        raise InputError(f"`watch.tensorboard` needs tensorboardX; use: {extras.install('tensorboard')}")
 
 
 @contextlib.contextmanager

@@ -240,6 +240,8 @@ def fit(
     with stop.deferred(), watch.checkpoints:
         for taken in progress(range(done + 1, steps + 1), Bar(watch.stage, watch.shorter, done=done)):
             state, loss = step(state, key, *next(stream), context)
+            # At most one step is queued behind the running one, so that the bar tells the time that steps really take.
+            jax.block_until_ready(curve[-1:])
             curve.append(loss)
             if watch.is_due(taken):
                 watch.look(taken, state, curve)

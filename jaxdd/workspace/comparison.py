@@ -23,7 +23,7 @@ from jaxdd.students.lanes import Limits, Trained
 from jaxdd.students.protocol import Protocol
 from jaxdd.students.rows import cell, row
 from jaxdd.students.train import TrainSettings
-from jaxdd.workspace import records, teachers
+from jaxdd.workspace import full_training, records, teachers
 from jaxdd.workspace.distillation import make
 from jaxdd.workspace.finished import Finished
 from jaxdd.workspace.real_data import DataConfig, test_batches
@@ -182,7 +182,7 @@ def full_accuracies(comparison: Comparison, student: str) -> list[float]:
     teacher, real = workspace.teacher, workspace.real
     training = teachers.with_flip(comparison.full_train or teachers.training_of(teacher), real.flip)
 
-    trainer = teachers.full_trainer(real, model, training)
+    trainer = full_training.trainer(real, model, training)
 
     known = Finished(comparison.scratch, comparison.label(student), teachers.fields_of(workspace.config), training)
 
@@ -190,8 +190,8 @@ def full_accuracies(comparison: Comparison, student: str) -> list[float]:
         key = f"{known.common}, full, seed {seed}"
         if key not in known.known:
             title = f"{student}, full, seed {seed}"
-            followed = teachers.Followed(title, comparison.scratch)
-            variables, _ = teachers.fit_full(real, model, trainer, training, seed, followed)
+            followed = full_training.Followed(title, comparison.scratch)
+            variables, _ = full_training.fit(real, model, trainer, training, seed, followed)
             known.add(key, accuracy(model.apply, variables, teacher.norm, test_batches(real.source)))
         return repr(known.known[key])
 

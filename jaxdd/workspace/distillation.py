@@ -97,7 +97,7 @@ def is_done(workspace: Workspace, config: DistillConfig) -> bool:
     """Whether `distill_in` would find the run finished.
 
     Raises:
-      InputError: `distill_in` would refuse it.
+      InputError: `distill_in` would refuse it; but a run of other settings in the folder is only told in a line.
     """
     if runs.is_done(config.out, request(config, workspace.real.content)):
         return True

@@ -18,6 +18,7 @@ from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import remove_at_once, sweep, write_json
 from jaxdd.ground.locks import LOCK, locked
+from jaxdd.ground.progress import log
 from jaxdd.ground.reading import read_text
 from jaxdd.students.protocol import Protocol
 from jaxdd.students.rows import read, row
@@ -289,7 +290,8 @@ def _distil(work: Work, entry: Entry, ipc: int, seed: int, place: Path) -> None:
     config = DistillConfig(**same | stages | {"seed": seed}, method=entry.method, ipc=ipc, out=place)
     # The name of the folder identifies the method, but an unfinished run may come from another machine or precision.
     request = teachers.machine(config)
-    if runs.begun_otherwise(place, request):
+    if changes := runs.begun_with(place, request):
+        log(f"{place} is begun anew, as what it holds is of other settings: {changes}")
         remove_at_once(place)
     with runs.run_folder(place, request):
         if not runs.is_finished(place):

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxdd.data import distilled, foreign, places
 from jaxdd.data.distilled import DistilledDataset
+from jaxdd.data.folder import no_run
 from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation
@@ -121,11 +122,20 @@ def _of_run(run: Path, config: JudgeConfig) -> Workspace:
 def _of_flags(config: JudgeConfig) -> Workspace:
     """The workspace that the settings of a config describe, as jaxdd distill would open it."""
     if not config.dataset:
-        raise InputError(f"{config.runs[0]} is no run folder, so that its real images are not known; name them with "
-                         "`dataset`, such as `dataset` digits")  # fmt: skip
+        raise InputError(_no_dataset(config.runs[0]))
     teacher = TeacherConfig(**teachers.fields_of(config) | {"width": config.teacher_width or config.width})
     out = getattr(config, "out", None)
     return open_workspace(teacher, out.parent if out else ROOT, config.teacher)
+
+
+def _no_dataset(path: Path) -> str:
+    """What to say of images that are no run folder where no real images are named."""
+    given = f"with `dataset`, which takes {places.TAKEN}"
+    if not path.is_dir():
+        return f"{path} is no run folder, so that its real images are not known; name them {given}"
+    name = f"name the real images {given}"
+    text = no_run(path, f"{path} is no run folder", name)
+    return text if text.endswith(name) else f"{text}; if it holds distilled images already, {name}"
 
 
 def _opened(path: Path, config: JudgeConfig, workspace: Workspace) -> DistilledDataset:

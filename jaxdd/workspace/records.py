@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jaxdd.data.folder import no_run
 from jaxdd.ground import manifest, settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.reading import read_json
@@ -67,7 +68,7 @@ def run(folder: Path, needed: tuple[str, ...] = ()) -> dict:
     """
     place = folder / "config.json"
     if not place.is_file():
-        raise InputError(f"{folder} has no config.json; give a run folder of jaxdd distill")
+        raise InputError(no_run(folder, f"{folder} has no config.json"))
     manifest.verify(folder, place.name)
     config = read_json(place)
     known = settings.parsed(_Run, config, str(place))

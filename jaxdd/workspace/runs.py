@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxdd.ground import dry, hosts, manifest
-from jaxdd.ground.errors import DivergenceError, InputError
+from jaxdd.ground import differences, dry, hosts, manifest
+from jaxdd.ground.errors import DivergenceError, InputError, shown
 from jaxdd.ground.files import atomic, read_arrays, remove, remove_at_once, sweep, write_text
 from jaxdd.ground.locks import LOCK, locked
 from jaxdd.ground.measure import Measure
-from jaxdd.ground.progress import say
+from jaxdd.ground.progress import log, say
 from jaxdd.ground.reading import parse_json, read_text
 from jaxdd.methods import Result
 
@@ -24,6 +24,10 @@ SHARED = ("teachers", "latents", "encoded")
 """The folders beside runs that several of them share."""
 REQUEST = "request.json"
 """Everything that determines a run: in `PARTS`, and in the folder of a finished run."""
+
+
+class _OtherSettingsError(InputError):
+    """The folder holds a run of other settings."""
 
 
 def without_place(record: dict) -> dict:
@@ -91,13 +95,21 @@ def output_file(path: Path) -> Path:
 
 
 def is_done(path: Path, request: dict) -> bool:
-    """Whether a folder of this machine holds the finished run of a request; nothing is made or locked.
+    """Whether a folder of this machine holds the finished run of a request, for plans; nothing is made or locked.
+
+    A run of other settings is only told in a line: a plan writes nothing, so that it cannot overwrite one.
 
     Raises:
-      InputError: the folder holds something else.
+      InputError: the folder holds something else than a run.
     """
     _check_folder(path)
-    return path.exists() and not dry.is_elsewhere() and _is_begun(path, request) and is_finished(path)
+    if not path.exists() or dry.is_elsewhere():
+        return False
+    try:
+        return _is_begun(path, request) and is_finished(path)
+    except _OtherSettingsError as error:
+        log(f"without `dry_run` this is refused: {error}")
+        return False
 
 
 def _check_folder(path: Path) -> None:
@@ -142,7 +154,10 @@ def cached(path: Path, request: dict) -> Iterator[None]:
     """
     path.mkdir(parents=True, exist_ok=True)
     with _alone(path, wait=True):
-        if not is_finished(path) and (not (path / PARTS / REQUEST).is_file() or begun_otherwise(path, request)):
+        changes = "" if is_finished(path) else begun_with(path, request)
+        if changes != "":
+            if changes:
+                log(f"{path} is begun anew, as what it holds is of other settings: {changes}")
             for entry in path.iterdir():
                 if entry.name != LOCK:
                     remove_at_once(entry)
@@ -167,19 +182,56 @@ def _check_same(path: Path, request: dict) -> None:
     state, place = ("a finished", path / REQUEST) if is_finished(path) else ("an unfinished", path / PARTS / REQUEST)
     if not place.is_file():
         raise InputError(f"output folder {path} exists and is not empty; choose another `out` or remove it")
-    if not _is_same(place, request):
-        raise InputError(f"output folder {path} holds {state} run of other settings; choose another `out` or remove it")
+    if changes := differing(place, request):
+        raise _OtherSettingsError(
+            f"output folder {path} holds {state} run of other settings: {changes}; choose another `out` or remove it"
+        )
 
 
-def _is_same(place: Path, request: dict) -> bool:
-    """Whether a file has this request. Earlier versions also wrote the folder into it."""
+def differing(place: Path, request: dict) -> str:
+    """The settings in which the request in a file differs from this one, in words; empty if they are equal."""
+    kept = _read(place)
+    asked = json.loads(_as_text(request))
+    # As text, in which NaN equals itself.
+    if _as_text(kept) == _as_text(asked):
+        return ""
+    if not isinstance(kept, dict):
+        return f"it is {shown(kept)}"
+    # In the order of the request, which that of the text is not.
+    return _told(differences.between(_flat(kept), _flat({name: asked[name] for name in map(str, request)})))
+
+
+def _flat(request: dict) -> dict:
+    """A request with the settings of `jaxdd train`, which lie in a table of their own, beside the others."""
+    inner = request.get("train")
+    return {**inner, **{k: v for k, v in request.items() if k != "train"}} if isinstance(inner, dict) else request
+
+
+def _told(changes: list[differences.Difference]) -> str:
+    """Differences of requests in words, by the settings that decide them."""
+    decided = {"given teacher": "teacher", "computes in": "compute", "images": "the images in memory"}
+    given = {one.name for one in changes}
+    named = [
+        one._replace(name=decided.get(one.name, one.name))
+        for one in changes
+        if one.name not in decided or decided[one.name] not in given
+    ]
+    # The record of float32 is None.
+    named = [
+        one._replace(stored=one.stored or "float32", asked=one.asked or "float32") if one.name == "compute" else one
+        for one in named
+    ]
+    return differences.told(named, "recipe.") or "its record is another one"
+
+
+def _read(place: Path) -> Any:
+    """The request in a file. Earlier versions also wrote the folder into it."""
     kept = parse_json(read_text(place), str(place), "make the folder again, or remove it", finite=False)
     if isinstance(kept, dict):
         kept = without_place(kept)
         if isinstance(kept.get("train"), dict):
             kept["train"] = without_place(kept["train"])
-    # As text, in which NaN equals itself.
-    return _as_text(kept) == _as_text(json.loads(_as_text(request)))
+    return kept
 
 
 def _as_text(request: dict) -> str:
@@ -193,10 +245,15 @@ def finish(path: Path, names: tuple[str, ...]) -> None:
     remove_at_once(path / PARTS)
 
 
+def begun_with(path: Path, request: dict) -> str | None:
+    """The settings in which an unfinished run differs from a request, in words; None if there is no such run."""
+    place = path / PARTS / REQUEST
+    return differing(place, request) if place.is_file() else None
+
+
 def begun_otherwise(path: Path, request: dict) -> bool:
     """Whether a folder holds an unfinished run of another request."""
-    place = path / PARTS / REQUEST
-    return place.is_file() and not _is_same(place, request)
+    return bool(begun_with(path, request))
 
 
 def is_finished(path: Path) -> bool:

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdd import data, nn, pretrained
@@ -20,15 +19,13 @@ from jaxdd.ground.checkpoint import Scratch
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import write_json
 from jaxdd.ground.normalise import Normalisation
-from jaxdd.ground.programs import Work
 from jaxdd.ground.progress import log
-from jaxdd.ground.watch import EVERY, Hook, Watch
+from jaxdd.ground.watch import EVERY, Hook
 from jaxdd.nn import Apply, Classifier, Variables
 from jaxdd.stages.context import Teacher
-from jaxdd.stages.relabel.labelling import HardLabels
 from jaxdd.students import train
 from jaxdd.students.evaluation import accuracy
-from jaxdd.workspace import records, runs
+from jaxdd.workspace import alternatives, full_training, records, runs
 from jaxdd.workspace.real_data import DataConfig, RealData, open_data, test_batches
 
 
@@ -125,73 +122,6 @@ def fields_of(config: TeacherConfig) -> dict[str, Any]:
     return {item.name: getattr(config, item.name) for item in dataclasses.fields(TeacherConfig)}
 
 
-def full_trainer(real: RealData, model: Classifier, training: train.TrainSettings) -> train.Trainer:
-    """The training on all real images with hard labels; one for all seeds, so that it is compiled once."""
-    steps = training.steps(len(real.source.labels["train"]))
-    return train.trainer(model, training, steps, HardLabels().criterion(), real.norm)
-
-
-SHORTER = "a lower `teacher_train.epochs`"
-TITLE = "train on all images"
-"""The title of the training of a teacher in progress bars and error messages."""
-
-
-def work(real: RealData, model: Classifier, training: train.TrainSettings, title: str) -> Work:
-    """The work of `fit_full`."""
-    count = len(real.source.labels["train"])
-    form = training.batch(count), len(real.class_names), training.steps(count)
-    return train.work(title, full_trainer(real, model, training), real.source.image_shape, form, SHORTER)
-
-
-class Followed(NamedTuple):
-    """What is seen and kept of a training.
-
-    Attributes:
-      title: of the progress bar and of error messages.
-      scratch: for checkpoints, from which an interrupted training goes on.
-      also: see `Watch`.
-    """
-
-    title: str = TITLE
-    scratch: Scratch = Scratch()
-    also: tuple[Hook, ...] = ()
-
-
-def fit_full(
-    real: RealData,
-    model: Classifier,
-    trainer: train.Trainer,
-    training: train.TrainSettings,
-    seed: int,
-    followed: Followed = Followed(),  # noqa: B008
-) -> tuple[Variables, np.ndarray]:
-    """Train on all real images with a `full_trainer`; returns (variables, losses [steps]).
-
-    Raises:
-      DivergenceError: the run diverged, or the features of all images became equal.
-    """
-    source, labels, title = real.source, real.source.labels["train"], followed.title
-    steps = training.steps(len(labels))
-    batch_size = training.batch(len(labels))
-    key = jax.random.fold_in(jax.random.key(seed), 1)
-    state = trainer.init(jax.random.key(seed), source.image_shape)
-    ones = np.ones(batch_size, np.float32)
-    stream = lambda first: (
-        (images, train.one_hot(target, len(source.class_names)), ones)
-        for images, target in data.shuffled(source, "train", batch_size, seed, first)
-    )
-    remedy = "use a lower `teacher_train.learning_rate`"
-    probe = source.read("train", np.linspace(0, len(labels) - 1, min(64, len(labels))).astype(int))
-    alive = train.not_dead(model.apply, real.norm, probe, len(source.class_names), title, remedy)
-    watch = Watch(title, remedy=remedy, also=[alive, *followed.also])
-    watch.keeping(followed.scratch.checkpoints(f"{title}, seed {seed}"))
-    watch.shortened_by(SHORTER)
-    state, batches = train.spread(state, stream, batch_size)
-    state, losses = train.fit(trainer.step, state, key, batches, steps, watch=watch)
-    # Not bound to the devices that shared the batches.
-    return jax.tree.map(jnp.asarray, jax.device_get(state.result)), losses
-
-
 OnTraining = Callable[[int, Mapping[str, float]], None]
 """Called with the number of steps taken, and the "loss" or the "accuracy" on the test images."""
 # How often the accuracy of a teacher is measured while it is trained.
@@ -226,11 +156,11 @@ def train_teacher(
     model = build(info, config.compute)
     training = with_flip(config.teacher_train, real.flip)
     log(f"training {config.model} on {len(real.source.labels['train'])} images, {training.epochs} epochs")
-    trainer = full_trainer(real, model, training)
+    trainer = full_training.trainer(real, model, training)
     steps = training.steps(len(real.source.labels["train"]))
     also = () if on_training is None else (told(on_training, model.apply, real, steps),)
-    followed = Followed(scratch=scratch, also=also)
-    variables, losses = fit_full(real, model, trainer, training, config.seed, followed)
+    followed = full_training.Followed(scratch=scratch, also=also)
+    variables, losses = full_training.fit(real, model, trainer, training, config.seed, followed)
     score = accuracy(model.apply, variables, real.norm, test_batches(real.source))
     info |= {"accuracy": score, "train": dataclasses.asdict(training), "jax": jax.__version__}
     info["loss"] = [float(chunk.mean()) for chunk in np.array_split(losses, min(50, len(losses)))]
@@ -388,6 +318,8 @@ def _find_or_train(
         if runs.is_finished(place):
             log(f"teacher: {place}")
             return load_teacher(place, config.compute), place
+        if others := alternatives.note(cache, real):
+            log(others)
         teacher = train_teacher(config, real, Scratch(place / runs.PARTS), on_training)
         save_teacher(place, teacher)
         runs.finish(place, TEACHER)

@@ -46,7 +46,7 @@ NESTED = '{"a": ' * 200 + "1" + "}" * 200
 
 FLAGS = {
     "ipc is no number": (distill("--ipc", "abc"), "error: --ipc: 'abc' is no whole number; see --help"),
-    "ipc is missing": (flags("distill", "--out", OUT, "--ipc"), "'--ipc'"),
+    "ipc is missing": (flags("distill", "--out", OUT, "--ipc"), "error: --ipc has no value after it; see --help"),
     "ipc is a fraction": (distill("--ipc", 1.5), "--ipc: '1.5' is no whole number"),
     "ipc is zero": (distill("--ipc", 0), "--ipc 0 is no valid number of images per class"),
     "ipc is negative": (distill("--ipc", -1), "--ipc -1 is out of range"),
@@ -133,10 +133,10 @@ FLAGS = {
     "an image size in powers": (distill("--image-size", "1e3"), "--image-size: '1e3' is no whole number; see --help"),
     "a rate in words": (distill("--imager.learning-rate", "x"), "--imager.learning-rate: 'x' is no number; see --help"),
     "a mean in words": (distill("--mean", 0.5, "a"), "--mean: 'a' is no number; see --help"),
-    "no truth": (distill("--flip", "maybe"), "invalid choice 'maybe' for argument '--flip'"),
-    "an unknown flag": (distill("--nonsense", 3), "Unrecognized options: --nonsense, 3"),
-    "a word without flag": (distill("nonsense"), "Unrecognized options: nonsense"),
-    "a flag with a line break": (distill("--a\nb", 3), "Unrecognized options: --a b, 3"),
+    "no truth": (distill("--flip", "maybe"), "--flip: 'maybe' is none of False, None, True"),
+    "an unknown flag": (distill("--nonsense", 3), "error: unknown option --nonsense; see --help"),
+    "a word without flag": (distill("nonsense"), "error: no option takes 'nonsense'; see --help"),
+    "a flag with a line break": (distill("--a\nb", 3), "unknown option --a\\nb; see --help"),
     "unknown method": (distill("--method", "wmmd"), "unknown method 'wmmd'"),
     "empty method": (distill("--method", ""), "unknown method ''"),
     "unknown model": (distill("--model", "resnet81"), "unknown model 'resnet81'"),
@@ -180,7 +180,7 @@ FLAGS = {
     ),
     "out holds another run": (
         lambda box: box.call("distill", "--out", box.run),
-        "run holds a finished run of other settings; choose another --out or remove it",
+        "finished run of other settings: --width was 8 and is not given now, --method was random and is wmdd now, ",
     ),
     "out has too long a name": (
         lambda box: box.call("distill", "--out", box.tmp / ("a" * 300), *SMALL),

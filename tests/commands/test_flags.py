@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import message
@@ -52,12 +53,42 @@ def test_complaints_are_plain_whatever_the_terminal_shows(encoding, monkeypatch)
         (("--ipc", "9" * 5000), f"--ipc: '{'9' * 79}... has too many digits; see --help"),
         (("--mean", 0.5, "a"), "--mean: 'a' is no number; see --help"),
         (("--imager.learning-rate", "x"), "--imager.learning-rate: 'x' is no number; see --help"),
-        (("--nonsense", 3), "Unrecognized options: --nonsense, 3; see --help"),
+        (("--nonsense", 3), "unknown option --nonsense; see --help"),
+        (("--out",), "--out has no value after it; see --help"),
+        (("--flip", "flase"), "--flip: 'flase' is none of False, None, True; did you mean False?"),
+        (("petz", "--ipc", 1), "no option takes 'petz'; see --help"),
     ):
         assert message(lambda arguments=arguments: parsed("distill", *arguments)) == line
-    assert message(lambda: parsed("distill", "--flip", "maybe")).startswith(
-        "invalid choice 'maybe' for argument '--flip'."
+    assert message(lambda: parsed("distill", "--flip", "maybe")) == (
+        "--flip: 'maybe' is none of False, None, True; see --help"
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("--image-sise 64", "unknown option --image-sise; did you mean --image-size?"),
+        ("--image_sise=64 --ipc 1", "unknown option --image-sise; did you mean --image-size?"),
+        ("-ipc 3", "unknown option -ipc; did you mean --ipc?"),
+        ("--steps 3", "unknown option --steps; did you mean --imager.steps?"),
+        ("--teacher-train.epoch 3", "unknown option --teacher-train.epoch; did you mean --teacher-train.epochs?"),
+        ("--learning-rte 3", "unknown option --learning-rte; did you mean --teacher-train.learning-rate or "),
+        ("--dryrun", "unknown option --dryrun; did you mean --dry-run?"),
+        ("--a 1 --ipcc 2", "unknown option --a; unknown option --ipcc; did you mean --ipc?"),
+        ("--imager.pool 3", "option --imager.pool is one of --imager crops, and --imager is recover; see --help"),
+        ("--imager.sampler x --method sre2l", "option --imager.sampler is one of --imager diffusion, and --imager is"),
+    ],
+)
+def test_an_option_that_there_is_not_names_the_one_that_was_meant(arguments, line):
+    assert message(lambda: parsed("distill", *arguments.split())).startswith(line)
+
+
+def test_numbers_and_switches_are_no_unknown_options():
+    config = parsed("distill", "--mean", "0.5", "--std", "1e-3", "--imager.no-flip", "--no-skip-corrupt")
+    assert config.mean == (0.5,) and not config.recipe.imager.flip
+    for value in ("-0.5", "-inf", "-1e3"):
+        assert message(lambda value=value: parsed("distill", "--mean", value)).startswith(f"--mean {float(value)} is")
+    assert parsed("evaluate", "runs/x", "-1", "--stored").runs == (Path("runs/x"), Path("-1"))
 
 
 # Choices and their settings
@@ -458,7 +489,7 @@ def test_bad_settings_are_named_by_their_flags(refused, tmp_path):
 
 @pytest.mark.parametrize("arguments", [["distill"], ["distill", "--method", "ddoq"]])
 def test_help_lists_the_choices(program, module, arguments):
-    status, out, _ = program(*arguments, "--plugin", module, "--help")
+    status, out, _ = program(*arguments, "--plugin", module, "--help-all")
     words = " ".join(out.replace("│", " ").split())
     assert status == 0
     assert f"--summarizer: {', '.join(SUMMARIZERS)}, or package.module:Name" in words
@@ -468,11 +499,40 @@ def test_help_lists_the_choices(program, module, arguments):
     assert ("--imager.strength" in words) == ("ddoq" in arguments)
 
 
+@pytest.mark.parametrize("name", ["distill", "evaluate", "relabel", "train", "demo", "scores"])
+def test_the_short_help_has_every_setting_or_its_group(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        parsed(name, "--help")
+    out = capsys.readouterr().out
+    assert ended.value.code == 0 and len(out.splitlines()) < 70 and "--help-all shows each of them" in out
+    assert all(len(line) <= 80 for line in out.splitlines() if line.startswith("  --"))
+    words = {word.strip(",.") for word in out.split()}
+    for flag in flags.flags_of(DEFAULTS[name]([])):
+        flag = flag.replace("_", "-")
+        table = flag.partition(".")[0]
+        assert words & {f"--{flag}", f"--{table}.*", f"--{table}", flag.upper()} or f"--{table}.*" in out, flag
+
+
+def test_the_short_help_says_what_the_settings_mean(program):
+    status, out, err = program("distill", "--help")
+    words = " ".join(out.split())
+    assert status == 0 and err == "" and out.startswith("usage: jaxdd distill [--SETTING VALUE ...]")
+    assert "--ipc Images per class. (default: 1)" in words and "Side of the images in pixels" in words
+    assert "--teacher-train.* How a classifier is trained." in words and "--imager.steps" not in words
+    assert f"--imager {', '.join(IMAGERS)}, or package.module:Name (default: recover)." in words
+    assert "(default: medoid)" in " ".join(program("distill", "--method", "medoid", "-h")[1].split())
+    out = program("evaluate", "--help")[1]
+    assert out.startswith("usage: jaxdd evaluate RUNS ... [") and "--hard.*, --soft.*" in out
+    # A program with few settings shows all of them.
+    assert "--license" in program("export", "--help")[1] and "--license" in program("export", "--help-all")[1]
+
+
 def test_help_shows_the_settings_of_what_is_chosen(program, module):
-    _, out, _ = program("distill", "--summarizer", f"{module}:Mean", "--imager", "crops", "--help")
+    _, out, _ = program("distill", "--summarizer", f"{module}:Mean", "--imager", "crops", "--help-all")
     assert "--summarizer.power" in out and "--imager.pool" in out
     assert "--summarizer.rounds" not in out and "--imager.steps" not in out
-    _, out, _ = program("evaluate", "--hard.labels", "soft", "--help")
+    _, out, _ = program("evaluate", "--hard.labels", "soft", "--help-all")
     assert "--hard.labels.temperature" in out and "--hard.labels: hard, soft, or package.module:Name" in out
 
 

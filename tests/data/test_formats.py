@@ -30,7 +30,7 @@ from source_helpers import (
 
 from jaxdd import data
 from jaxdd.data import numpy_files, places, tar_index
-from jaxdd.ground import dry
+from jaxdd.ground import dry, extras
 from jaxdd.ground.errors import InputError
 
 FORMATS = {
@@ -295,7 +295,7 @@ def test_formats_of_the_hub_that_are_not_read(tmp_path):
 def test_without_the_library(tmp_path, monkeypatch):
     place = as_parquet(tmp_path / "set", pictures(1))
     monkeypatch.setitem(sys.modules, "datasets", None)
-    assert 'pip install "jaxdd[hub]"' in message(lambda: data.load(place))
+    assert extras.install("hub") in message(lambda: data.load(place))
 
 
 # NumPy

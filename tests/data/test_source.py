@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from jaxdd import data
 from jaxdd.data.source import make_source
+from jaxdd.ground import extras
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.registry import Registry
 
@@ -245,11 +246,28 @@ def test_digits_at_another_shape_are_the_same_digits():
 
 def test_without_tfds_the_remedy_is_a_pip_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    assert 'pip install "jaxdd[tfds]"' in message(lambda: data.load("cifar10"))
+    assert extras.install("tfds") in message(lambda: data.load("cifar10"))
     assert data.load("digits").image_shape == (8, 8, 1)
 
 
 # Names
+
+
+def test_a_name_that_is_nowhere_says_what_lies_beside_and_what_is_taken(tmp_path, monkeypatch):
+    for name in ("pets", "petals", ".petz"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "pets.npz").touch()
+    monkeypatch.chdir(tmp_path)
+    text = message(lambda: data.load("petz"))
+    assert "dataset 'petz' is neither a folder here nor a TFDS name (did you mean pets" in text
+    assert "`dataset` takes digits, a folder, hf:owner/name" in text and ".petz" not in text
+    assert "folder ./petz does not exist (did you mean ./pets?)" in message(lambda: data.load("./petz"))
+    assert f"(did you mean {tmp_path / 'pets'}?)" in message(lambda: data.load(tmp_path / "petz"))
+    assert "petz.npz does not exist (did you mean pets.npz?)" in message(lambda: data.load("petz.npz"))
+    assert "folder nowhere/petz does not exist: give" in message(lambda: data.load("nowhere/petz"))
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    text = message(lambda: data.load("petz"))
+    assert "dataset 'petz' is no folder here (did you mean pets" in text and extras.install("tfds") in text
 
 
 def test_a_registered_dataset_is_opened_by_its_name_and_nothing_is_imported(monkeypatch):

@@ -15,6 +15,7 @@ import jaxdd
 from jaxdd.data import distilled, load_folder
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.exchange import FORMS, ExportSettings, export, items
+from jaxdd.ground import extras
 from jaxdd.ground.files import write_json
 from jaxdd.students.rows import row
 from jaxdd.workspace import teachers
@@ -228,5 +229,5 @@ def test_no_run_folder_is_refused(refused, tmp_path):
 
 def test_a_library_that_is_not_there_is_named(monkeypatch, finished, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    assert 'pip install "jaxdd[hub]"' in message(lambda: export(finished, "hf", tmp_path / "x"))
+    assert extras.install("hub") in message(lambda: export(finished, "hf", tmp_path / "x"))
     assert not (tmp_path / "x").exists()

@@ -19,6 +19,7 @@ from jaxdd.ground.checkpoint import Checkpoints
 from jaxdd.ground.watch import Watch
 from jaxdd.students import train
 
+AGAIN = {signal.SIGTERM: "send SIGTERM again", signal.SIGINT: "press Ctrl-C again"}
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 each_signal = pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
 
@@ -99,7 +100,8 @@ def test_a_program_that_is_stopped_keeps_its_step_and_goes_on(tmp_path, capfd, n
     with pytest.raises(SystemExit) as ended:
         commands.run(main, lambda arguments: Config(), [])
     assert ended.value.code == STATUS[number]
-    assert capfd.readouterr() == ("", "stopped; the same command goes on from what is kept\n")
+    first = f"stopping after this step; {AGAIN[number]} to stop at once\n"
+    assert capfd.readouterr() == ("", f"{first}stopped; the same command goes on from what is kept\n")
     assert [path.name.partition("-")[2] for path in tmp_path.iterdir()] == ["37"]
     again, whole = fitted(tmp_path), fitted(None)
     assert "goes on from step 37" in capfd.readouterr().err
@@ -135,6 +137,87 @@ def test_a_process_that_is_stopped_goes_on_to_the_same_teacher(tmp_path):
         assert ("goes on from step" in process.stderr) == (kept and out == "cut")
     same = [(tmp_path / out / "teacher.json").read_bytes() for out in ("cut", "whole")]
     assert same[0] == same[1]
+
+
+BUSY = """
+import hashlib, sys
+from jaxdd import commands
+from dataclasses import dataclass
+@dataclass(frozen=True)
+class Config:
+    "No settings."
+def main(config):
+    print("begun", flush=True)
+    # Long enough, and no Python runs meanwhile, as while XLA compiles.
+    hashlib.pbkdf2_hmac("sha256", b"", b"", {rounds})
+    print("ended", flush=True)
+commands.run(main, lambda _: Config(), [])
+"""
+
+
+def busy(rounds):
+    """A program that is in the middle of something that is no Python."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY.format(rounds=rounds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "begun\n"
+    time.sleep(0.5)  # of Python, between this line and what follows it
+    return process
+
+
+@each_signal
+def test_a_signal_is_answered_at_once_and_a_second_one_ends_what_does_not_return(number):
+    process, started = busy(10**9), time.monotonic()
+    process.send_signal(number)
+    assert process.stderr.readline() == f"stopping after this step; {AGAIN[number]} to stop at once\n"
+    assert time.monotonic() - started < 2 and process.poll() is None
+    process.send_signal(number)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == STATUS[number] and time.monotonic() - started < 6
+    assert err == "stopped; the same command goes on from what is kept\n" and out == ""
+
+
+def test_a_signal_is_answered_once_where_the_step_returns():
+    process = busy(4 * 10**6)  # some seconds
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and out == ""
+    assert err.splitlines() == [
+        "stopping after this step; press Ctrl-C again to stop at once",
+        "stopped; the same command goes on from what is kept",
+    ]
+
+
+def test_a_process_that_stops_at_once_says_only_that(tmp_path):
+    code = BUSY.replace('hashlib.pbkdf2_hmac("sha256", b"", b"", {rounds})', "import time; time.sleep(100)")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err == "stopped; the same command goes on from what is kept\n"
+
+
+def test_a_process_that_is_stopped_waits_for_nothing_while_python_ends():
+    code = BUSY.replace('hashlib.pbkdf2_hmac("sha256", b"", b"", {rounds})', "import time; time.sleep(100)")
+    code = f"import atexit, time\natexit.register(time.sleep, 100)\n{code}"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143 and err == "stopped; the same command goes on from what is kept\n"
+
+
+def test_a_command_that_is_interrupted_while_it_imports_leaves_no_stack_trace():
+    code = (
+        "import importlib, time; from jaxdd.programs import cli\n"
+        "importlib.import_module = lambda name: print('importing', flush=True) or time.sleep(100)\n"
+        "cli.main(['report'])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT and err == ""
 
 
 LEAVING = """

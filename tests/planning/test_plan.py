@@ -262,8 +262,14 @@ def test_what_is_finished_is_not_planned_and_nothing_is_touched(program, tmp_pat
     leftover = tmp_path / "runs" / f".x.999999-abcdef@{files._HOST}.part"
     leftover.touch()
     assert plan()[1] == "nothing to compute; this takes seconds\n"
-    status, _, err = plan("--seed", "1")
-    assert status == 2 and "holds a finished run of other settings" in err
+    # A plan writes nothing, so that it may name a folder that the run itself would not overwrite.
+    before = sorted(tmp_path.rglob("*"))
+    status, out, err = plan("--seed", "1")
+    refusal = (
+        "output folder runs/x holds a finished run of other settings: --seed was 0 and is 1 now; choose another --out"
+    )
+    assert status == 0 and "train the teacher" in out and f"without --dry-run this is refused: {refusal}" in err
+    assert sorted(tmp_path.rglob("*")) == before
     # Elsewhere nothing is finished, and a teacher that computes in bfloat16 is another one.
     out = plan("--on", "v5e")[1]
     assert "encode" in out and "summarize" in out and "train" in out
@@ -271,6 +277,7 @@ def test_what_is_finished_is_not_planned_and_nothing_is_touched(program, tmp_pat
     # Another method finds the teacher and the features.
     out = program("distill", *flags[2:], "--method", "wmdd", "--out", "runs/y", "--dry-run")[1]
     assert "encode" not in out and "recover" in out and not (tmp_path / "runs" / "y").exists()
+    assert program("distill", *flags, "--out", "runs/x", "--seed", "1")[::2] == (2, f"error: {refusal} or remove it\n")
 
 
 def test_a_plan_downloads_nothing():

@@ -11,6 +11,7 @@ from huggingface_hub import errors
 from pretrained_helpers import FILES, FOLDER, READ
 
 from jaxdd import pretrained
+from jaxdd.ground import extras
 
 HUB = {
     **{f"{part}/{name}": part for part, name in FILES.items()},
@@ -84,10 +85,10 @@ def test_offline(tmp_path, monkeypatch):
 
 def test_libraries_that_are_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert 'pip install "jaxdd[pretrained]"' in message(lambda: pretrained.vae("owner/name"))
+    assert extras.install("pretrained") in message(lambda: pretrained.vae("owner/name"))
     assert pretrained.find(FOLDER) == FOLDER
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    assert 'pip install "jaxdd[pretrained]"' in message(lambda: pretrained.tokenizer(FOLDER))
+    assert extras.install("pretrained") in message(lambda: pretrained.tokenizer(FOLDER))
 
 
 @pytest.mark.parametrize("place", ["nothing", "a/b/c", FOLDER / "golden.npz", "owner/na me"])

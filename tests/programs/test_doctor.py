@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from jaxdd.ground import health
+from jaxdd.ground import extras, health
 from jaxdd.programs import doctor
 
 
@@ -18,7 +18,7 @@ def test_a_sound_machine(program):
 
 def test_an_extra_that_is_missing_says_how_to_get_it(program, monkeypatch):
     monkeypatch.setitem(doctor.EXTRAS, "tfds", "no_such_module")
-    assert 'missing; pip install "jaxdd[tfds]"' in program("doctor")[1]
+    assert f"missing; {extras.install('tfds')}" in program("doctor")[1]
 
 
 @pytest.mark.parametrize(

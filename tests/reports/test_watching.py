@@ -9,7 +9,7 @@ import pytest
 from helpers import message
 from PIL import Image
 
-from jaxdd.ground import stop
+from jaxdd.ground import extras, stop
 from jaxdd.ground.checkpoint import Checkpoints
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.reports import events, watching
@@ -92,7 +92,7 @@ def test_the_picture_shows_the_images_as_they_are(tmp_path):
 def test_without_tensorboardx_it_is_refused(refused, tmp_path, monkeypatch):
     monkeypatch.setattr(watching.importlib.util, "find_spec", lambda name: None)
     line = refused("distill", *DISTILL, "--out", tmp_path / "x", "--watch.tensorboard")
-    assert "--watch.tensorboard" in line and 'pip install "jaxdd[tensorboard]"' in line
+    assert "--watch.tensorboard" in line and extras.install("tensorboard") in line
     assert "needs tensorboardX" in message(lambda: watching.check(watching.WatchSettings(tensorboard=True)))
     watching.check(watching.WatchSettings(preview=True))
 

@@ -9,8 +9,10 @@ from golden_helpers import HERE
 from PIL import Image
 from source_helpers import as_torch, tar
 
+from jaxdd.commands import flags
 from jaxdd.data import distilled
-from jaxdd.workspace import judging
+from jaxdd.programs.evaluate import EvaluateConfig
+from jaxdd.workspace import alternatives, judging
 
 FAST = ["--seeds", 2, "--full", 0, "--hard.train.epochs", 30, "--protocols", "hard"]
 TEACHER = ["--dataset", "digits", "--model", "convnet3", "--teacher-width", 8, "--teacher-train.epochs", 1]
@@ -149,6 +151,50 @@ def test_foreign_images_that_are_refused(refused, tmp_path, monkeypatch, argumen
     places = [GOLDEN / one if ".pt" in str(one) else one for one in arguments]
     line = refused("evaluate", *places)
     assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize("name", ["evaluate", "export", "report", "relabel"])
+def test_real_images_are_no_run_folder(refused, tmp_path, monkeypatch, name):
+    for split in ("train", "test"):
+        png_of(tmp_path / "pets" / split / "cat" / "0.png", np.zeros((8, 8), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    for place in ("pets", "pets/train"):
+        line = refused(name, place)
+        assert f"{place}" in line and "it looks like a folder of real images, of classes cat" in line
+        assert "jaxdd distill --dataset pets" in line
+
+
+def test_what_the_real_images_may_be_given_as(refused):
+    line = refused("evaluate", GOLDEN / "dict.pt")
+    assert "name them with --dataset, which takes digits, a folder, hf:owner/name" in line
+
+
+@pytest.mark.slow
+def test_other_teachers_of_the_data_are_named_before_one_is_trained(run, tmp_path, program, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    teachers = tmp_path / "runs" / "teachers"
+    shutil.copytree(run / "teacher", teachers / "better")
+    (teachers / "damaged").mkdir()
+    (teachers / "damaged" / "teacher.json").write_text("{")
+    accuracy = json.loads((teachers / "better" / "teacher.json").read_text())["accuracy"]
+    np.savez("x.npz", images=np.zeros((10, 8, 8), np.uint8), labels=np.arange(10))
+    arguments = ["x.npz", "--dataset", "digits", "--width", 8, "--teacher-train.epochs", 2, *FAST[:-2]]
+    arguments += ["--protocols", "hard", "--hard.train.epochs", 1, "--seeds", 1, "--baselines"]
+    status, _, err = program("evaluate", *arguments)
+    known = f"others of these data are there: better (convnet3, {100 * accuracy:.1f} %)"
+    assert status == 0 and f"so one is trained; {known}; to use it, give --teacher runs/teachers/better\n" in err
+    # Now it is there.
+    status, _, err = program("evaluate", *arguments)
+    assert status == 0 and "others of these data" not in err
+    # A teacher of other classes is none for these images.
+    info = json.loads((teachers / "better" / "teacher.json").read_text())
+    (teachers / "better" / "teacher.json").write_text(json.dumps(info | {"class_names": list("abcdefghij")}))
+    real = judging.opened(evaluate_config(arguments)).workspace.real
+    assert "better" not in alternatives.note(teachers, real) and "digits-convnet3" in alternatives.note(teachers, real)
+
+
+def evaluate_config(arguments):
+    return flags.parse(EvaluateConfig(), [str(one) for one in arguments])
 
 
 def test_settings_of_data_beside_a_run_folder(refused, run, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 
@@ -54,8 +55,46 @@ def test_the_place_of_a_run_does_not_identify_it(tmp_path):
             assert not runs.begun_otherwise(out, request)
         other = request | {"jax": "2"}
         assert runs.begun_otherwise(out, other)
-        with pytest.raises(InputError, match="unfinished run of other settings"), runs.run_folder(out, other):
+        line = "unfinished run of other settings: `jax` was 1 and is 2 now; choose another `out` or remove it"
+        with pytest.raises(InputError, match=re.escape(line)), runs.run_folder(out, other):
             pass
+
+
+def test_a_run_says_which_settings_are_others(tmp_path):
+    request = {
+        "config": "DistillConfig", "method": "wmdd", "ipc": 1, "teacher": None,
+        "recipe": {"imager": {"name": "recover", "steps": 3}}, "computes in": None, "given teacher": None,
+    }  # fmt: skip
+    with runs.run_folder(tmp_path / "run", request):
+        pass
+
+    def line(**changes):
+        return runs.begun_with(tmp_path / "run", request | changes)
+
+    assert line() == "" and runs.begun_with(tmp_path, request) is None
+    assert line(recipe={"imager": {"name": "recover", "steps": 4}}) == "`imager.steps` was 3 and is 4 now"
+    assert line(**{"computes in": "bfloat16"}) == "`compute` was float32 and is bfloat16 now"
+    assert line(**{"given teacher": {"model": "x"}}) == "`teacher` was another one"
+    given = line(**{"teacher": "t", "given teacher": {"model": "x"}})
+    assert given == "`teacher` was not given and is t now"
+    place = tmp_path / "run" / "parts" / "request.json"
+    # A field that only another version has makes another request, whatever its value.
+    place.write_text(json.dumps(request | {"old": None}))
+    assert line() == "`old` was not given and is absent now"
+    for text in ("[]", '{"train": []}', "null"):
+        place.write_text(text)
+        assert line() != ""
+
+
+def test_a_model_that_was_begun_otherwise_is_begun_anew_and_says_why(tmp_path, capfd):
+    for device in ("cpu", "TPU v4"):
+        with runs.cached(tmp_path / "model", {"identity": [1], "device": device}):
+            (tmp_path / "model" / "left").touch()
+    assert "model is begun anew, as what it holds is of other settings: `device` was cpu and is TPU v4 now" in (
+        capfd.readouterr().err
+    )
+    with runs.cached(tmp_path / "model", {"identity": [1], "device": "TPU v4"}):
+        assert (tmp_path / "model" / "left").exists() and capfd.readouterr().err == ""
 
 
 def test_a_half_written_file_is_not_part_of_a_manifest(tmp_path, monkeypatch):

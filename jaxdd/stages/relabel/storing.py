@@ -1,6 +1,7 @@
 """Soft labels are stored: the teacher answers a label stream once, and its logits are written in shards."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Iterator
 from functools import lru_cache
@@ -16,13 +17,13 @@ from jaxdd.data import augment as augmentation
 from jaxdd.data import permutations
 from jaxdd.data.augment import Augment
 from jaxdd.data.distilled import DistilledDataset
-from jaxdd.ground import parallel
+from jaxdd.ground import differences, dry, parallel
 from jaxdd.ground import settings as fields
 from jaxdd.ground.errors import DivergenceError, InputError, shown
 from jaxdd.ground.files import atomic, write_json
 from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.ground.programs import Program, Work
-from jaxdd.ground.progress import Bar, progress
+from jaxdd.ground.progress import Bar, log, progress
 from jaxdd.ground.reading import read_json
 from jaxdd.ground.tracing import shapes_of, struct
 from jaxdd.ground.watch import EVERY
@@ -98,7 +99,7 @@ def steps_left(
     """The number of steps that `materialise` with these arguments would label.
 
     Raises:
-      InputError: `materialise` would refuse them.
+      InputError: `materialise` would refuse them; but labels of other settings in the folder are only told in a line.
     """
     return len(_task(folder, dataset, stream, teacher, settings, seed, SHARD_BYTES)[3])
 
@@ -125,9 +126,15 @@ def _task(
         **({"batch_statistics": True} if stream.batch_statistics else {}),
         "teacher": fingerprint(teacher.variables), "device": jax.devices()[0].device_kind, "steps_a_shard": each,
     }  # fmt: skip
-    begun = _begun(folder, header)
+    begun, changes = _begun(folder, header)
+    if changes:
+        refusal = f"{folder} holds labels of other settings: {changes}; remove it or choose another `out`"
+        if not dry.is_on():
+            raise InputError(refusal)
+        if not dry.is_rough():
+            log(f"without `dry_run` this is refused: {refusal}")
     _check_space(folder, steps * stream.batch_size * kind.itemsize)
-    missing = {k for k in range(-(-steps // each)) if not shard_place(folder, k).is_file()}
+    missing = {k for k in range(-(-steps // each)) if changes or not shard_place(folder, k).is_file()}
     return kind, header, begun, [t for t in range(steps) if t // each in missing]
 
 
@@ -248,18 +255,29 @@ def _check_space(folder: Path, size: int) -> None:
         raise InputError(f"labels of {size / 2**30:.3g} GiB are larger than the disk of {folder}; use fewer `epochs`")
 
 
-def _begun(folder: Path, wanted: dict) -> bool:
-    """Whether an earlier call with the same arguments began the folder; InputError if it holds anything else."""
+def _begun(folder: Path, wanted: dict) -> tuple[bool, str]:
+    """Whether labels lie in a folder, and the settings in which they differ from those that are wanted, in words.
+
+    Raises:
+      InputError: the folder holds something else.
+    """
     place = folder / "labels.json"
     if not place.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} exists and holds no labels; choose another folder or remove it")
-        return False
+        return False, ""
     present = read_json(place)
     if not isinstance(present, dict):
         raise InputError(f"{place} holds {shown(present)}, not the record of labels; remove {folder}")
-    for name, value in wanted.items():
-        if present.get(name) != value:
-            raise InputError(f"{folder} holds labels with {name} {shown(present.get(name))}, not {value}; remove it or "
-                             "choose another folder")  # fmt: skip
-    return True
+    changed = [name for name, value in wanted.items() if present.get(name) != value]
+    changes = differences.between(*(_flat(record, changed) for record in (present, json.loads(json.dumps(wanted)))))
+    # The numbers of steps follow from the others.
+    decisive = [one for one in changes if not one.name.startswith("steps")]
+    return True, differences.told(decisive or changes)
+
+
+def _flat(record: dict, names: list[str]) -> dict:
+    """Some entries of the record of labels, and the settings of their form, which lie in a table, beside them."""
+    inner = record.get("settings") if "settings" in names else None
+    others = {name: record[name] for name in names if name in record and name != "settings"}
+    return {**inner, **others} if isinstance(inner, dict) else others

@@ -311,8 +311,9 @@ def test_a_folder_keeps_its_labels(tmp_path):
     changed = lambda change: TEACHER._replace(variables=jax.tree.map(change, TEACHER.variables))
     assert "no stored labels" in message(lambda: open_labels(tmp_path))
     make()
-    assert "int8" in message(lambda: make(form="topk"))
-    assert "images" in message(lambda: make(B))
+    line = message(lambda: make(form="topk"))
+    assert f"{tmp_path / 'x'} holds labels of other settings: `form` was int8 and is topk now" in line
+    assert "`images` was another one" in message(lambda: make(B))
     assert "teacher" in message(lambda: make(teacher=changed(lambda x: x + 1)))
     (tmp_path / "x" / "00001.npy").write_bytes(b"nothing")
     assert "00001.npy is damaged" in message(lambda: open_labels(tmp_path / "x"))
