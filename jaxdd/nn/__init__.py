@@ -6,7 +6,7 @@ import lazy_loader
 
 from jaxdd.nn.batchnorm import BatchNorm, Moments, image_moments, merge, pool, pool_by_label
 from jaxdd.nn.classifier import Apply, Classifier, Output, Variables, from_linen, moment_layers, remat
-from jaxdd.nn.committee import mean_of, of_classes
+from jaxdd.nn.committee import mean_in_training, mean_of, of_classes, of_classes_in_training
 from jaxdd.nn.fold import fold, foldable, folded
 from jaxdd.nn.zoo import MODELS, Size, get
 
@@ -31,11 +31,13 @@ __all__ = [
     "from_nnx",
     "get",
     "image_moments",
+    "mean_in_training",
     "mean_of",
     "merge",
     "moment_layers",
     "nnx_variables",
     "of_classes",
+    "of_classes_in_training",
     "pool",
     "pool_by_label",
     "remat",

@@ -1,11 +1,14 @@
 """Several classifiers as one, and a classifier of more classes than are wanted as one of those that are."""
 
+from collections.abc import Callable
 from functools import cache
 
 import jax
 import jax.numpy as jnp
 
-from jaxdd.nn.classifier import Apply, Classifier, Output, Variables
+from jaxdd.nn.classifier import Apply, Output, Variables
+
+Training = Callable[[Variables, jax.Array], tuple[jax.Array, Variables]]
 
 
 @cache
@@ -25,7 +28,7 @@ def mean_of(applies: tuple[Apply, ...]) -> Apply:
 
 
 @cache
-def mean_in_training(applies: tuple) -> object:
+def mean_in_training(applies: tuple[Training, ...]) -> Training:
     """`mean_of` for `Classifier.apply_train`; the variables stay as they are."""
 
     def apply_train(variables, images):
@@ -37,16 +40,26 @@ def mean_in_training(applies: tuple) -> object:
 
 
 @cache
-def of_classes(model: Classifier, places: tuple[int, ...]) -> Classifier:
-    """A classifier that answers for some of its classes alone: logit k is that of class ``places[k]`` of ``model``."""
-    chosen = lambda logits: jnp.take(logits, jnp.asarray(places, jnp.int32), -1)
+def of_classes(apply: Apply, places: tuple[int, ...]) -> Apply:
+    """A classifier that answers for some of its classes alone: logit k is that of class ``places[k]``."""
 
-    def apply(variables, images):
-        out = model.apply(variables, images)
-        return out._replace(logits=chosen(out.logits))
+    def some(variables: Variables, images: jax.Array) -> Output:
+        out = apply(variables, images)
+        return out._replace(logits=_chosen(out.logits, places))
 
-    def apply_train(variables, images):
-        logits, variables = model.apply_train(variables, images)
-        return chosen(logits), variables
+    return some
 
-    return Classifier(model.init, apply, apply_train)
+
+@cache
+def of_classes_in_training(apply_train: Training, places: tuple[int, ...]) -> Training:
+    """`of_classes` for `Classifier.apply_train`."""
+
+    def some(variables: Variables, images: jax.Array) -> tuple[jax.Array, Variables]:
+        logits, variables = apply_train(variables, images)
+        return _chosen(logits, places), variables
+
+    return some
+
+
+def _chosen(logits: jax.Array, places: tuple[int, ...]) -> jax.Array:
+    return jnp.take(logits, jnp.asarray(places, jnp.int32), -1)

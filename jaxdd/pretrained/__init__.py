@@ -1,6 +1,7 @@
 """Conversion between published weights, in the layouts of diffusers and torchvision, and Flax variables; no pickles."""
 
 from jaxdd.pretrained.hub import find
+from jaxdd.pretrained.imagenet import class_names as imagenet_classes
 from jaxdd.pretrained.latent import (
     Loaded,
     dit,
@@ -21,6 +22,7 @@ __all__ = [
     "class_context",
     "dit",
     "find",
+    "imagenet_classes",
     "resnet",
     "save_dit",
     "save_schedule",

@@ -173,7 +173,9 @@ def train_teacher(
 def judged(score: float, info: Mapping) -> str:
     """An accuracy of a teacher in words, with that of chance."""
     which = "held-out" if info["holdout"] else "test"
-    return f"{which} accuracy {100 * score:.1f} % (chance is {100 / len(info['class_names']):.3g} %)"
+    # A teacher of more classes than the data have was tested on theirs.
+    classes = info.get("tested_classes", len(info["class_names"]))
+    return f"{which} accuracy {100 * score:.1f} % (chance is {100 / classes:.3g} %)"
 
 
 def _is_weak(score: float, info: Mapping) -> bool:
@@ -184,25 +186,33 @@ def _is_weak(score: float, info: Mapping) -> bool:
 def published(config: TeacherConfig, place: str) -> Teacher:
     """The teacher with published weights of ``config.model``, for the data of a config.
 
+    Weights of 1,000 classes are taken for those of ImageNet-1K. If the data have other classes, all of them must be
+    among these, by their WordNet identifiers.
+
     Raises:
-      InputError: the weights have another number of classes.
+      InputError: the weights have other classes.
     """
     net = pretrained.resnet(place, config.model)
     config = dataclasses.replace(
         config, width=net.width, stem=net.stem, mean=net.mean, std=net.std, channels=len(net.mean)
     )
     real = open_data(config)
-    if net.num_classes != len(real.class_names):
+    names = real.class_names
+    if net.num_classes == len(pretrained.imagenet_classes()) and set(names) <= set(pretrained.imagenet_classes()):
+        names = pretrained.imagenet_classes()
+    if net.num_classes != len(names):
         raise InputError(
-            f"{place} has {net.num_classes} classes, but {real.source.name} has {len(real.class_names)}; give weights "
-            "that were trained on these classes, in this order"
+            f"{place} has {net.num_classes} classes, but {real.source.name} has {len(names)}; give weights that were "
+            "trained on these classes, in this order, or name the classes as ImageNet-1K does, such as n01440764"
         )
-    info = describe(config, real)
+    info = describe(config, real) | {"class_names": list(names)}
     model = build(info, config.compute)
-    score = accuracy(model.apply, net.variables, real.norm, test_batches(real.source))
-    log(f"teacher: {judged(score, info)}")
-    info |= {"accuracy": score, "pretrained": place, "train": dataclasses.asdict(config.teacher_train)}
-    return Teacher(model.apply, net.variables, real.norm, info | {"jax": jax.__version__}, model.apply_train)
+    whole = Teacher(model.apply, net.variables, real.norm, info | {"jax": jax.__version__}, model.apply_train)
+    teacher = of_classes(whole, real.class_names)
+    score = accuracy(teacher.apply, net.variables, real.norm, test_batches(real.source))
+    log(f"teacher: {judged(score, teacher.info)}")
+    info |= {"accuracy": score, "tested_classes": len(real.class_names), "pretrained": place}
+    return whole._replace(info={**whole.info, **info, "train": dataclasses.asdict(config.teacher_train)})
 
 
 def save_teacher(path: Path, teacher: Teacher) -> None:
@@ -260,6 +270,18 @@ def config_like(config: _Config, teacher: Teacher) -> _Config:
     if isinstance(config, TeacherConfig):
         same |= {name: info[name] for name in ("model", "width", "stem")}
     return dataclasses.replace(config, **same)
+
+
+def of_classes(teacher: Teacher, names: Sequence[str]) -> Teacher:
+    """A teacher that answers for the classes ``names`` alone, if these are some of its own; else unchanged."""
+    theirs = list(teacher.info["class_names"])
+    if theirs == list(names) or len(set(theirs)) < len(theirs) or not set(names) <= set(theirs):
+        return teacher
+    places, training = tuple(theirs.index(name) for name in names), teacher.apply_train
+    if training is not None:
+        training = nn.of_classes_in_training(training, places)
+    info = {**teacher.info, "class_names": list(names)}
+    return teacher._replace(apply=nn.of_classes(teacher.apply, places), apply_train=training, info=info)
 
 
 def check_fits(teacher: Teacher, real: RealData, place: Path) -> None:

@@ -169,5 +169,6 @@ def open_workspace(
     real = open_data(config, source)
     teachers.build(teachers.describe(config, real), config.compute)
     if given_teacher:
+        given_teacher = teachers.of_classes(given_teacher[0], real.class_names), given_teacher[1]
         teachers.check_fits(given_teacher[0], real, given_teacher[1])
     return Workspace(Path(root), config, latent, real, given_teacher)

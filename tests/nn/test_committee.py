@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from jaxdd import nn
-from jaxdd.nn.committee import mean_in_training
 from jaxdd.nn.convnet import ConvNet
 
 SHAPE = (8, 8, 1)
@@ -45,7 +44,7 @@ def test_a_committee_folds_all_its_members(members):
 
 def test_in_training_a_committee_is_the_mean_as_well(members):
     models, variables = members
-    logits, same = mean_in_training(tuple(model.apply_train for model in models))(variables, IMAGES)
+    logits, same = nn.mean_in_training(tuple(model.apply_train for model in models))(variables, IMAGES)
     each = [np.asarray(model.apply_train(part, IMAGES)[0]) for model, part in zip(models, variables)]
     np.testing.assert_allclose(logits, np.mean([x - x.mean(1, keepdims=True) for x in each], 0), atol=1e-5)
     assert same is variables
@@ -53,13 +52,13 @@ def test_in_training_a_committee_is_the_mean_as_well(members):
 
 def test_some_of_the_classes_keep_their_logits_in_the_order_asked_for(members):
     models, variables = members
-    some = nn.of_classes(models[0], (2, 0))
+    some = nn.of_classes(models[0].apply, (2, 0))
     whole = models[0].apply(variables[0], IMAGES)
-    got = some.apply(variables[0], IMAGES)
+    got = some(variables[0], IMAGES)
     np.testing.assert_array_equal(got.logits, np.asarray(whole.logits)[:, [2, 0]])
     np.testing.assert_array_equal(got.features, whole.features)
-    trained, _ = some.apply_train(variables[0], IMAGES)
+    trained, _ = nn.of_classes_in_training(models[0].apply_train, (2, 0))(variables[0], IMAGES)
     np.testing.assert_array_equal(trained, np.asarray(models[0].apply_train(variables[0], IMAGES)[0])[:, [2, 0]])
-    folded = nn.folded(some.apply, variables[0], SHAPE)
-    np.testing.assert_allclose(some.apply(folded, IMAGES).logits, got.logits, atol=1e-4)
-    assert nn.of_classes(models[0], (2, 0)) is some
+    folded = nn.folded(some, variables[0], SHAPE)
+    np.testing.assert_allclose(some(folded, IMAGES).logits, got.logits, atol=1e-4)
+    assert nn.of_classes(models[0].apply, (2, 0)) is some

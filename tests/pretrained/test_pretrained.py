@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 from jaxdd import nn, pretrained
 from jaxdd.latent import STABLE_DIFFUSION, Schedule
 from jaxdd.pretrained import tensors
+from jaxdd.workspace import TeacherConfig, open_workspace
 from jaxdd.workspace.teachers import load_teacher
 
 
@@ -384,3 +385,35 @@ def test_published_resnets_become_teachers(program, refused, folder, tmp_path):
     assert teacher.info["image_shape"] == [8, 8, 3] and 0 <= teacher.info["accuracy"] < 0.5
     assert "10 classes" in refused(*request, "--dataset", folder, "--out", tmp_path / "x")
     assert "nowhere" in refused("train", "--model", "resnet18", "--pretrained", "nowhere", "--out", tmp_path / "x")
+
+
+@pytest.mark.slow
+def test_a_teacher_of_imagenet_answers_for_the_classes_of_the_data_alone(program, refused, folder, tmp_path):
+    """Classes of the data are found among those of the teacher by their names, in whatever order."""
+    names = pretrained.imagenet_classes()
+    assert len(set(names)) == 1000 and (names.index("n02102040"), names.index("n03888257")) == (217, 701)
+    held = torch_tensors("resnet18_small")
+    rng, width = np.random.default_rng(0), held["fc.weight"].shape[1]
+    held |= {"fc.weight": rng.normal(size=(1000, width)).astype(np.float32), "fc.bias": np.zeros(1000, np.float32)}
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    save_file(held, weights / "model.safetensors")
+    request = ["train", "--model", "resnet18", "--pretrained", weights, "--dataset", folder]
+    assert "such as n01440764" in refused(*request, "--out", tmp_path / "teacher")
+    for split in ("train", "val"):
+        (folder / split / "cat").rename(folder / split / "n03888257")
+        (folder / split / "dog").rename(folder / split / "n02102040")
+    status, out, _ = program(*request, "--out", tmp_path / "teacher")
+    assert status == 0 and "chance is 50 %" in out
+    whole = load_teacher(tmp_path / "teacher")
+    assert len(whole.info["class_names"]) == 1000
+    workspace = open_workspace(TeacherConfig(dataset=str(folder)), tmp_path, tmp_path / "teacher")
+    some, images = workspace.teacher, np.zeros((1, 8, 8, 3), np.float32)
+    assert some.info["class_names"] == ["n02102040", "n03888257"] == list(workspace.real.class_names)
+    logits = np.asarray(whole.apply(whole.variables, images).logits)
+    np.testing.assert_allclose(some.apply(some.variables, images).logits, logits[:, [217, 701]], atol=1e-4)
+    # Classes that it does not know are refused as before.
+    (folder / "train" / "n02102040").rename(folder / "train" / "poodle")
+    (folder / "val" / "n02102040").rename(folder / "val" / "poodle")
+    config = TeacherConfig(dataset=str(folder))
+    assert "was trained on classes" in message(lambda: open_workspace(config, tmp_path, tmp_path / "teacher"))
