@@ -116,7 +116,7 @@ def load_hub(
     def sample() -> list[image.Encoded]:
         return table.encoded(splits["train"], image.evenly_spaced(len(labels["train"]), image.PROBES))
 
-    shape = image.shape_for(sample, image_size, channels, skip_corrupt)
+    shape = image.shape_for(sample, image_size, channels, skip_corrupt, table.path)
 
     def read(split: str, rows: np.ndarray) -> np.ndarray:
         return image.decode_batch(table.encoded(splits[split], rows), shape)

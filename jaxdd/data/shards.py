@@ -74,7 +74,7 @@ def open_shards(
     def sample() -> list[image.Encoded]:
         return [encoded("train", row) for row in image.evenly_spaced(len(labels["train"]), image.PROBES)]
 
-    shape = image.shape_for(sample, image_size, channels, skip_corrupt)
+    shape = image.shape_for(sample, image_size, channels, skip_corrupt, path)
 
     def read(split: str, rows: np.ndarray) -> np.ndarray:
         return image.decode_batch([encoded(split, row) for row in rows], shape)
