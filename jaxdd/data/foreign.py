@@ -11,10 +11,10 @@ import numpy as np
 from jaxdd.data import distilled, image, places
 from jaxdd.data.checks import check_class_names, check_labels, printable
 from jaxdd.data.distilled import DistilledDataset, folder_names
-from jaxdd.data.foreign_values import Found, is_array_file, read
+from jaxdd.data.foreign_values import Found, is_array_file, read, said_size
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation
-from jaxdd.ground.progress import log
+from jaxdd.ground.progress import note
 
 NORMS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
@@ -146,7 +146,7 @@ def _normalisation(
                 f"normalised; name it with `image_norm` {', '.join(NORMS)}, or give `image_mean` and `image_std`"
             )
         norm = _UNIT
-        log(f"{what}: values from {low:.3g} to {high:.3g} are taken as pixels / 255; `image_norm` says otherwise")
+        note(f"{what}: values from {low:.3g} to {high:.3g} are taken as pixels / 255; `image_norm` says otherwise")
     if np.allclose(norm.mean, 0):
         levels = images.astype(np.float64) * norm.std * 255
         if (np.abs(levels - levels.round()) < _ROUNDING).all() and levels.min() > -0.5 and levels.max() < 255.5:
@@ -177,6 +177,9 @@ def _sized(images: np.ndarray, shape: tuple[int, int, int] | None, resize: bool,
     if images.shape[1:3] != tuple(shape[:2]) and (not resize or images.dtype != np.uint8):
         remedy = "other images, as floats are not resized" if resize else f"`image_size` {images.shape[1]}"
         raise InputError(f"images of {what} are {theirs}, but those of the data are {ours}; give {remedy}")
+    said_size(what, [images.shape[2:0:-1]], shape[0])
+    if shape[2] == 1 and images.shape[3] == 3 and (images != images[..., :1]).any():
+        note(f"{what}: images in colour become grey, as those of the data are")
     return image.fit_arrays(images, shape)
 
 
@@ -194,7 +197,7 @@ def _hard(labels: np.ndarray, argmax: bool, what: str) -> np.ndarray:
             "from a teacher; take the largest of each row with `argmax`"
         )
     if not is_one_hot:
-        log(f"{what}: the soft labels are not used; the class of an image is the largest of its row")
+        note(f"{what}: the soft labels are not used; the class of an image is the largest of its row")
     return chosen
 
 
@@ -216,7 +219,7 @@ def _classes(
             raise InputError(f"{what} has label {labels.max()}, but the data have {len(ours)} classes; give the "
                              "dataset that these images were distilled from")  # fmt: skip
         if ours != tuple(map(str, range(len(ours)))):
-            log(f"{what}: its labels are numbers, taken in the order of the classes: 0 is {printable(ours[0])}, "
+            note(f"{what}: its labels are numbers, taken in the order of the classes: 0 is {printable(ours[0])}, "
                 f"{len(ours) - 1} is {printable(ours[-1])}")  # fmt: skip
         return labels, ours
     strange = next(name for name in theirs if name not in ours)

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from jaxdd.data.checks import check_class_names, check_labels, check_name, check_pixels
-from jaxdd.data.image import DamagedImage, evenly_spaced
+from jaxdd.data.image import DamagedImage, Encoded, evenly_spaced
 from jaxdd.data.places import HOLD_OUT
 from jaxdd.ground.arrays import as_array, is_integer
 from jaxdd.ground.errors import InputError
@@ -48,6 +48,20 @@ class Source(NamedTuple):
     labels: dict[str, np.ndarray]
     read: Callable[[str, np.ndarray], np.ndarray]
     skipped: tuple[Skipped, ...] = ()
+
+
+class Opened(NamedTuple):
+    """A dataset of image files, with what distilled images need of it beside.
+
+    Attributes:
+      source: the dataset.
+      encoded: (split, rows [k]) -> the images as they are encoded.
+      weights: () -> the weight of each train image, float64 [n], or None if not all have one.
+    """
+
+    source: Source
+    encoded: Callable[[str, np.ndarray], list[Encoded]]
+    weights: Callable[[], np.ndarray | None]
 
 
 def make_source(name, class_names, image_shape, labels, read, skipped=()) -> Source:
