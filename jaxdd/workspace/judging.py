@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxdd.data import distilled, foreign, places
 from jaxdd.data.distilled import DistilledDataset
+from jaxdd.data.whitening import Whitening, fit_zca
 from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation
@@ -42,8 +43,9 @@ class JudgeConfig(TeacherConfig):
     teacher_width: int | None = settings.bounded(None, settings.WIDTH)
     """Channels of the first block of a teacher that is trained here; default: --width, or those of the model."""
     image_norm: str | None = None
-    """How floating images are normalised: cifar10, cifar100, imagenet, svhn, mnist, fashion_mnist, unit (pixels / 255)
-    or bytes (0 to 255); default: what the file says, or unit if all values are in [0, 1]."""
+    """How floating images are normalised: cifar10, cifar100, imagenet, svhn, mnist, fashion_mnist, unit (pixels / 255),
+    bytes (0 to 255) or zca (whitened, with eps 0.1 and the train images of --dataset; zca:cifar10 if normalised
+    before); default: what the file says, or unit if all values are in [0, 1]."""
     image_mean: tuple[float, ...] | None = None
     """The same by the mean of each channel, in [0, 1]."""
     image_std: tuple[float, ...] | None = None
@@ -86,7 +88,8 @@ def opened(config: JudgeConfig) -> Judged:
                          "one for each")  # fmt: skip
     known = {path: distilled.load(path) for path in config.runs if is_run(path)}
     workspace = _of_run(next(iter(known)), config) if known else _of_flags(config)
-    strangers = {path: _opened(path, config, workspace) for path in config.runs if path not in known}
+    norm = _image_norm(config, workspace) if len(known) < len(config.runs) else None
+    strangers = {path: _opened(path, config, workspace, norm) for path in config.runs if path not in known}
     found = [(known | strangers)[path] for path in config.runs]
     _check_alike(config.runs, found)
     names = config.names or _names(config.runs, found, set(strangers))
@@ -128,8 +131,8 @@ def _of_flags(config: JudgeConfig) -> Workspace:
     return open_workspace(teacher, out.parent if out else ROOT, config.teacher)
 
 
-def _opened(path: Path, config: JudgeConfig, workspace: Workspace) -> DistilledDataset:
-    """Foreign images in the normalisation of the teacher."""
+def _image_norm(config: JudgeConfig, workspace: Workspace) -> str | Normalisation | Whitening | None:
+    """How the floating images of others are normalised or whitened, as far as the config says it."""
     if (config.image_mean is None) != (config.image_std is None):
         raise InputError("`image_mean` and `image_std` must be given together; give both or neither")
     norm: str | Normalisation | None = config.image_norm
@@ -137,6 +140,19 @@ def _opened(path: Path, config: JudgeConfig, workspace: Workspace) -> DistilledD
         if norm is not None:
             raise InputError("`image_norm` and `image_mean` say the same; give one of them")
         norm = Normalisation(*(np.array(part, np.float32) for part in (config.image_mean, config.image_std)))
+    kind, _, before = norm.partition(":") if isinstance(norm, str) else ("", "", "")
+    if kind != foreign.ZCA:
+        return norm
+    if workspace.config.holdout:
+        raise InputError(f"`image_norm` {norm} is fitted on all train images; leave out `holdout`")
+    source = workspace.real.source
+    return fit_zca(source, foreign.named(before or "unit", source.image_shape[2], source.name))
+
+
+def _opened(
+    path: Path, config: JudgeConfig, workspace: Workspace, norm: str | Normalisation | Whitening | None
+) -> DistilledDataset:
+    """Foreign images in the normalisation of the teacher."""
     real = workspace.real
     return foreign.open_distilled(
         str(path), real.class_names, real.norm, norm, real.source.image_shape, config.image_size is not None,
