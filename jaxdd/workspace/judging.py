@@ -33,7 +33,7 @@ class JudgeConfig(TeacherConfig):
 
     runs: tuple[Path, ...] = ()
     """Run folders, or anybody's distilled images: a folder <class>/*, an .npz or .pt file, hf:owner/name. All have the
-    same classes, image size and number of images per class."""
+    same classes and image size."""
     names: tuple[str, ...] = ()
     """What they are called in tables; default: the method of a run, the name of a file."""
     dataset: str = ""
@@ -80,8 +80,8 @@ def opened(config: JudgeConfig) -> Judged:
     """The images that a config names, with the real data and the teacher; nothing is trained yet.
 
     Raises:
-      InputError: see `distilled.load`, `foreign.open_distilled` and `open_workspace`; sets that differ in their classes
-        or numbers of images per class; settings of the data beside a run folder, which has its own; none without one.
+      InputError: see `distilled.load`, `foreign.open_distilled` and `open_workspace`; sets of other classes; settings
+        of the data beside a run folder, which has its own; none without one.
     """
     if config.names and len(config.names) != len(config.runs):
         raise InputError(f"`names` {' '.join(config.names)} are {len(config.names)}, for {len(config.runs)} sets; give "
@@ -161,11 +161,10 @@ def _opened(
 
 
 def _check_alike(paths: Sequence[Path], datasets: Sequence[DistilledDataset]) -> None:
-    """InputError if a set has other classes or another number of images per class than the first."""
-    first = datasets[0]
+    """InputError if a set has other classes than the first."""
     for path, dataset in zip(paths, datasets):
-        if (dataset.ipc, dataset.class_names) != (first.ipc, first.class_names):
-            raise InputError(f"{path} has other classes or images per class than {paths[0]}; evaluate it separately")
+        if dataset.class_names != datasets[0].class_names:
+            raise InputError(f"{path} has other classes than {paths[0]}; evaluate it separately")
 
 
 def _names(paths: Sequence[Path], datasets: Sequence[DistilledDataset], strangers: set[Path]) -> list[str]:
