@@ -71,6 +71,16 @@ def test_layouts_of_tensors(digits, name, tolerance):
         np.testing.assert_array_equal(dataset.pixels(), pixels)
 
 
+def test_labels_in_a_file_of_another_name(digits, tmp_path):
+    for name, other in (("images_best.pt", "images_zca_5000.pt"), ("labels_best.pt", "labels_5000.pt")):
+        (tmp_path / other).write_bytes((GOLDEN / name).read_bytes())
+    assert "without labels" in message(
+        lambda: jaxdd.open_distilled(tmp_path / "images_zca_5000.pt", image_norm="mnist")
+    )
+    dataset = jaxdd.open_distilled(f"{tmp_path}/images_zca_5000.pt?label=labels_5000.pt", image_norm="mnist")
+    np.testing.assert_array_equal(dataset.pixels(), digits[0])
+
+
 def test_strides_and_other_normalisations(digits):
     pixels, _ = digits
     views = jaxdd.open_distilled(GOLDEN / "views.pt", image_norm="mnist")
