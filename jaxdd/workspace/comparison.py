@@ -111,6 +111,38 @@ def compare(makers: dict[str, Maker], comparison: Comparison, keep: Callable[[li
     return rows
 
 
+def compare_sets(
+    datasets: dict[str, DistilledDataset],
+    baselines: tuple[str, ...],
+    comparison: Comparison,
+    keep: Callable[[list[dict]], None],
+) -> list[dict]:
+    """Compare distilled datasets with baselines of their numbers of images per class, one number after the other.
+
+    Args:
+      baselines: names of recipes.
+      keep: as of `compare`, with the rows of all numbers.
+    """
+    rows: list[dict] = []
+    groups = by_size(datasets)
+
+    def keep_all(new: list[dict]) -> None:
+        keep([*rows, *new])
+
+    for ipc, some in groups.items():
+        # Students of all real images have no number of images per class; they are trained with the last.
+        part = comparison if ipc == max(groups) else replace(comparison, full=0)
+        makers = makers_for(some, baselines, ipc, comparison.workspace)
+        rows += compare(makers, part, keep_all)
+    return rows
+
+
+def by_size(datasets: dict[str, DistilledDataset]) -> dict[int, dict[str, DistilledDataset]]:
+    """Datasets by their numbers of images per class, ascending."""
+    sizes = sorted({dataset.ipc for dataset in datasets.values()})
+    return {ipc: {name: one for name, one in datasets.items() if one.ipc == ipc} for ipc in sizes}
+
+
 def measured(
     makers: dict[str, Maker],
     comparison: Comparison,
