@@ -123,8 +123,20 @@ def _scores(rows: Sequence[dict]) -> str:
     return (
         f"Top-1 accuracy in percent of students on the real test images of {_plain(rows[0]['dataset'])}, mean and "
         f"standard deviation over {many} seeds. Each column is a protocol of `jaxdd evaluate`. All methods in it are "
-        f"trained in the same way, `random` on random real images.\n\n{table}"
+        f"trained in the same way, `random` on random real images.\n\n{table}{_lengths(rows)}"
     )
+
+
+def _lengths(rows: Sequence[dict]) -> str:
+    """How long students were trained under each protocol, as far as the rows say it."""
+    said = {}
+    for row in rows:
+        if all(isinstance(row.get(name), int) for name in ("epochs", "steps", "batch_size")):
+            said[row["labels"], row["ipc"]] = (
+                f"{caption(row['labels'])}, {row['ipc']} images per class: {row['steps']:,} steps of "
+                f"{row['batch_size']} images ({row['epochs']:,} epochs)"
+            )
+    return "\n\nLength of the training: " + "; ".join(map(_plain, said.values())) + "." if said else ""
 
 
 def _provenance(known: dict, command: str | None) -> str:

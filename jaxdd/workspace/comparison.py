@@ -90,11 +90,12 @@ def compare(makers: dict[str, Maker], comparison: Comparison, keep: Callable[[li
     Args:
       keep: called with all rows so far whenever there is a new one.
     """
-    name, ipc = comparison.workspace.real.name, next(iter(makers.values()))(0).ipc
+    real, ipc = comparison.workspace.real, next(iter(makers.values()))(0).ipc
+    name, classes = real.name, len(real.class_names)
     rows: list[dict] = []
 
-    def add(*values: Any) -> None:
-        rows.append(row(*values))
+    def add(new: dict) -> None:
+        rows.append(new)
         keep(rows)
 
     for student in comparison.students:
@@ -105,10 +106,17 @@ def compare(makers: dict[str, Maker], comparison: Comparison, keep: Callable[[li
             stored = {method: maker for method, maker in makers.items() if method in labels}
             for some in (replayed, stored):
                 for method, values in measured(some, comparison, student, kind, labels):
-                    add(method, name, ipc, label, kind, values)
+                    trained = length(protocol, ipc * classes)
+                    add(row(method, name, ipc, label, kind, values) | trained)
         if comparison.full:
-            add("full", name, None, label, "hard", full_accuracies(comparison, student))
+            add(row("full", name, None, label, "hard", full_accuracies(comparison, student)))
     return rows
+
+
+def length(protocol: Protocol, images: int) -> dict[str, int]:
+    """How long students of a protocol are trained on so many images, for their rows."""
+    training = protocol.train
+    return {"epochs": training.epochs, "steps": training.steps(images), "batch_size": training.batch(images)}
 
 
 def compare_sets(

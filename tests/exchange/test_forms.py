@@ -241,6 +241,17 @@ def test_names_are_no_markup(finished, tmp_path):
     assert "| \\<script\\>\\|x | 1 | a\\`b | 55.0 ± 7.1 |" in text
 
 
+def test_the_card_says_how_long_students_were_trained(finished, tmp_path):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    long = {"epochs": 300, "steps": 1200, "batch_size": 25}
+    rows = [row(method, "digits", 10, "convnet3", "hard", [0.5]) | long for method in ("random", "wmdd")]
+    write_json(run / "evaluation.json", [*rows, row("full", "digits", None, "convnet3", "hard", [0.9])])
+    export(run, "npz", tmp_path / "x")
+    card = (tmp_path / "x" / "README.md").read_text()
+    said = "Length of the training: hard labels, 10 images per class: 1,200 steps of 25 images (300 epochs)."
+    assert card.count(said) == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
