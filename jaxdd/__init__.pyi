@@ -2,6 +2,7 @@ from . import data, ground, latent, methods, nn, ot, pretrained, recipes, report
 from .data import SOURCES, Source, from_arrays
 from .data.distilled import DistilledDataset, load, save
 from .data.foreign import open_distilled
+from .data.whitening import fit_zca
 from .ground import checkpoint, hosts, losses, parallel
 from .ground.errors import DivergenceError, InputError
 from .ground.measure import Measure, from_labels
@@ -106,6 +107,7 @@ __all__ = [
     "distill",
     "distill_parts",
     "encode",
+    "fit_zca",
     "from_arrays",
     "from_labels",
     "ground",

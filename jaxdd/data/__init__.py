@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from jaxdd.data.arrays import from_arrays
 from jaxdd.data.digits import load_digits
-from jaxdd.data.folder import has_classes, load_folder
+from jaxdd.data.folder import has_classes, is_plain, load_folder
 from jaxdd.data.hub import is_hub, load_hub
 from jaxdd.data.numpy_files import is_numpy, load_numpy
 from jaxdd.data.places import HUB, parsed
@@ -76,6 +76,7 @@ FORMATS = {
     "class folders": Format(has_classes, load_folder),
     "hub": Format(is_hub, load_hub),
     "numpy": Format(is_numpy, load_numpy),
+    "class folders alone": Format(is_plain, load_folder),
     "shards": Format(is_shards, load_shards),
     "folder": Format(_is_path, load_folder),
 }

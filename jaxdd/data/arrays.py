@@ -14,8 +14,8 @@ from jaxdd.ground.errors import InputError
 def from_arrays(
     images: np.ndarray,
     labels: np.ndarray,
-    test_images: np.ndarray,
-    test_labels: np.ndarray,
+    test_images: np.ndarray | None = None,
+    test_labels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
     name: str = "arrays",
 ) -> Source:
@@ -27,7 +27,7 @@ def from_arrays(
     Args:
       images: train images, uint8 [n, H, W] or [n, H, W, C], with C 1 or 3.
       labels: the classes of the train images, integers from 0 on, [n] or [n, 1].
-      test_images: test images of the same size.
+      test_images: test images of the same size; default: none, which is enough with the setting ``holdout``.
       test_labels: the classes of the test images.
       class_names: one per class; default: the numbers up to the largest label.
       name: the name of the dataset in tables.
@@ -38,9 +38,15 @@ def from_arrays(
     check_name(name)
     if class_names is not None:
         class_names = check_class_names(class_names, name)
+    if (test_images is None) != (test_labels is None):
+        raise InputError("test images and their labels must be given together; give both or neither")
     pairs = {"train": (images, labels), "test": (test_images, test_labels)}
-    pictures, classes = {}, {}
+    pictures: dict[str, np.ndarray] = {}
+    classes: dict[str, np.ndarray] = {}
     for split, (split_images, split_labels) in pairs.items():
+        if split_images is None or split_labels is None:
+            pictures[split], classes[split] = pictures["train"][:0], np.empty(0, np.int32)
+            continue
         pictures[split] = _checked_images(split_images, split)
         classes[split] = _checked_labels(split_labels, len(pictures[split]), split)
     if pictures["train"].shape[1:] != pictures["test"].shape[1:]:

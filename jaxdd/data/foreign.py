@@ -11,10 +11,11 @@ import numpy as np
 from jaxdd.data import distilled, image, places
 from jaxdd.data.checks import check_class_names, check_labels, printable
 from jaxdd.data.distilled import DistilledDataset, folder_names
-from jaxdd.data.foreign_values import Found, is_array_file, read
+from jaxdd.data.foreign_values import Found, is_array_file, read, said_size
+from jaxdd.data.whitening import Whitening
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation
-from jaxdd.ground.progress import log
+from jaxdd.ground.progress import note
 
 NORMS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
@@ -27,7 +28,9 @@ NORMS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "bytes": ((0.0,), (1 / 255,)),
 }
 """The usual mean and standard deviation of datasets; "unit": images in [0, 1], "bytes": in [0, 255]."""
-__all__ = ["NORMS", "is_array_file", "is_saved", "open_distilled", "title"]
+ZCA = "zca"
+"""The name of images that were whitened, in [0, 1] before; zca:cifar10 if they were normalised before."""
+__all__ = ["NORMS", "ZCA", "is_array_file", "is_saved", "open_distilled", "title"]
 _UNIT = Normalisation(np.zeros(1, np.float32), np.ones(1, np.float32))
 _ROUNDING = 1e-3  # of a pixel
 _ONE_HOT = 1e-6
@@ -37,7 +40,7 @@ def open_distilled(
     path: str | os.PathLike,
     class_names: Sequence[str] | None = None,
     norm: Normalisation | None = None,
-    image_norm: str | Normalisation | None = None,
+    image_norm: str | Normalisation | Whitening | None = None,
     image_shape: tuple[int, int, int] | None = None,
     resize: bool = False,
     argmax: bool = False,
@@ -59,8 +62,9 @@ def open_distilled(
       class_names: those of the real data, in the order of their labels. Classes are matched by name where the images
         have names; numbers are taken in order. Default: the names that the images have, else the numbers.
       norm: the normalisation of the result; default: that of floating images, or the statistics of pixels.
-      image_norm: the normalisation of floating images, one of `NORMS` or mean and std; default: what the file says, or
-        pixels / 255 if all values are in [0, 1]. Uint8 images are pixels.
+      image_norm: the normalisation of floating images, one of `NORMS` or mean and std, or the whitening of whitened
+        ones, see `fit_zca`; default: what the file says, or pixels / 255 if all values are in [0, 1]. Uint8 images are
+        pixels.
       image_shape: (H, W, ch) of the real images.
       resize: whether images of another size are resized, as far as they are pixels; otherwise they are refused.
       argmax: whether a class is taken from each row of probabilities [n, K]: its largest. They themselves are not
@@ -128,7 +132,7 @@ def _same(one: Normalisation, other: Normalisation) -> bool:
 
 
 def _normalisation(
-    found: Found, given: str | Normalisation | None, what: str
+    found: Found, given: str | Normalisation | Whitening | None, what: str
 ) -> tuple[np.ndarray, Normalisation | None]:
     """Pixels without a normalisation, or floats with theirs."""
     images = found.images
@@ -137,16 +141,22 @@ def _normalisation(
     if images.dtype.kind != "f" or not np.isfinite(images).all():
         kind = f"of dtype {images.dtype}" if images.dtype.kind != "f" else "not finite"
         raise InputError(f"images of {what} are {kind}; give uint8 pixels or finite floats")
+    if isinstance(given, Whitening):
+        try:
+            images, given = given.undone(images), given.norm
+        except InputError as error:
+            raise InputError(f"{what}: {error}") from None
     low, high = float(images.min()), float(images.max())
-    norm = found.norm if given is None else _named(given, images.shape[3], what)
+    norm = found.norm if given is None else named(given, images.shape[3], what)
     if norm is None:
         if low < 0 or high > 1:
             raise InputError(
                 f"images of {what} have values from {low:.3g} to {high:.3g}, and the file does not say how they are "
-                f"normalised; name it with `image_norm` {', '.join(NORMS)}, or give `image_mean` and `image_std`"
+                f"normalised; name it with `image_norm` {', '.join(NORMS)} or {ZCA}, or give `image_mean` and "
+                "`image_std`"
             )
         norm = _UNIT
-        log(f"{what}: values from {low:.3g} to {high:.3g} are taken as pixels / 255; `image_norm` says otherwise")
+        note(f"{what}: values from {low:.3g} to {high:.3g} are taken as pixels / 255; `image_norm` says otherwise")
     if np.allclose(norm.mean, 0):
         levels = images.astype(np.float64) * norm.std * 255
         if (np.abs(levels - levels.round()) < _ROUNDING).all() and levels.min() > -0.5 and levels.max() < 255.5:
@@ -154,10 +164,12 @@ def _normalisation(
     return images.astype(np.float32), norm
 
 
-def _named(given: str | Normalisation, channels: int, what: str) -> Normalisation:
+def named(given: str | Normalisation, channels: int, what: str) -> Normalisation:
+    """One of `NORMS`, or a mean and std, for images of these channels; ``what`` names them in messages."""
     if isinstance(given, str):
         if given not in NORMS:
-            raise InputError(f"`image_norm` {given!r} is none of {', '.join(NORMS)}; give one, or mean and std")
+            raise InputError(f"`image_norm` {given!r} is none of {', '.join(NORMS)}, {ZCA}, {ZCA}:NAME; give one, or "
+                             "mean and std")  # fmt: skip
         given = Normalisation(*(np.array(part, np.float32) for part in NORMS[given]))
     mean, std = (np.asarray(part, np.float32).reshape(-1) for part in given)
     if any(part.size not in (1, channels) for part in (mean, std)) or not (std > 0).all():
@@ -177,6 +189,9 @@ def _sized(images: np.ndarray, shape: tuple[int, int, int] | None, resize: bool,
     if images.shape[1:3] != tuple(shape[:2]) and (not resize or images.dtype != np.uint8):
         remedy = "other images, as floats are not resized" if resize else f"`image_size` {images.shape[1]}"
         raise InputError(f"images of {what} are {theirs}, but those of the data are {ours}; give {remedy}")
+    said_size(what, [images.shape[2:0:-1]], shape[0])
+    if shape[2] == 1 and images.shape[3] == 3 and (images != images[..., :1]).any():
+        note(f"{what}: images in colour become grey, as those of the data are")
     return image.fit_arrays(images, shape)
 
 
@@ -194,7 +209,7 @@ def _hard(labels: np.ndarray, argmax: bool, what: str) -> np.ndarray:
             "from a teacher; take the largest of each row with `argmax`"
         )
     if not is_one_hot:
-        log(f"{what}: the soft labels are not used; the class of an image is the largest of its row")
+        note(f"{what}: the soft labels are not used; the class of an image is the largest of its row")
     return chosen
 
 
@@ -216,7 +231,7 @@ def _classes(
             raise InputError(f"{what} has label {labels.max()}, but the data have {len(ours)} classes; give the "
                              "dataset that these images were distilled from")  # fmt: skip
         if ours != tuple(map(str, range(len(ours)))):
-            log(f"{what}: its labels are numbers, taken in the order of the classes: 0 is {printable(ours[0])}, "
+            note(f"{what}: its labels are numbers, taken in the order of the classes: 0 is {printable(ours[0])}, "
                 f"{len(ours) - 1} is {printable(ours[-1])}")  # fmt: skip
         return labels, ours
     strange = next(name for name in theirs if name not in ours)

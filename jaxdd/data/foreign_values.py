@@ -3,7 +3,7 @@
 import csv
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +13,12 @@ from safetensors.numpy import load_file
 from jaxdd.data import image, load, numpy_files, places, torch_file
 from jaxdd.data.checks import check_class_names, printable
 from jaxdd.data.folder import class_files
-from jaxdd.data.hub import is_hub, open_table
+from jaxdd.data.hub import is_hub, open_hub
 from jaxdd.data.labels import classes
 from jaxdd.data.shards import is_shards, open_shards
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation
-from jaxdd.ground.progress import log
+from jaxdd.ground.progress import note
 from jaxdd.ground.reading import check_regular, read_text
 
 _NOISE = ("syn", "synthetic", "distilled", "best", "train")
@@ -98,9 +98,24 @@ def _has_no_folders(root: str) -> bool:
 def _decoded(files: list[str], shape: tuple[int | None, int | None], place: str) -> np.ndarray:
     encoded: list[image.Encoded] = [(file, file) for file in files]
     sample = lambda: [encoded[k] for k in image.evenly_spaced(len(encoded), image.PROBES)]
-    known = image.shape_for(sample, *shape)
+    known = image.shape_for(sample, *shape, place=place)
+    say_changes(place, sample(), shape)
     _check_memory(len(files), known, place)
     return image.decode_batch(encoded, known)
+
+
+def say_changes(place: str, sample: Sequence[image.Encoded], shape: tuple[int | None, int | None]) -> None:
+    """Say that images are decoded to another size, or to grey; ``shape``: their side and channels, or None."""
+    sizes, grey = image.kinds(sample)
+    said_size(place, sizes, shape[0])
+    if shape[1] == 1 and not grey:
+        note(f"{printable(place)}: images in colour become grey, as those of the data are")
+
+
+def said_size(place: str, sizes: Collection[tuple[int, int]], side: int | None) -> None:
+    """Say that images of these sizes (width, height) are resized to a side, unless they have it or it is None."""
+    if side is not None and set(sizes) != {(side, side)}:
+        note(f"{printable(place)}: {image.described(sizes)} are resized to {side}x{side}, as `image_size` says")
 
 
 def _check_memory(count: int, shape: tuple[int, ...], place: str) -> None:
@@ -159,23 +174,19 @@ def _weight(text: str | None, where: str) -> float:
 
 
 def _from_source(name: str, place: places.Place, shape: tuple[int | None, int | None]) -> Found:
-    """The train images of any dataset that `jaxdd.data.load` opens, with the weights of a table."""
+    """The train images of any dataset that `jaxdd.data.load` opens, with their weights."""
     weights = None
-    if is_shards(place.path):
-        source, weights = open_shards(name, *shape, False, False)
+    if is_hub(place.path) or is_shards(place.path):
+        open_files = open_hub if is_hub(place.path) else open_shards
+        source, encoded, read_weights = open_files(name, *shape, False, False)
+        rows = np.arange(len(source.labels["train"]))
+        say_changes(name, encoded("train", rows[image.evenly_spaced(len(rows), image.PROBES)]), shape)
+        weights = read_weights()
     else:
-        source = load(name, *shape, needs_test=False)
+        # Arrays, which are fitted later.
+        source = load(name, needs_test=False)
     labels = source.labels["train"]
     _check_memory(len(labels), source.image_shape, name)
-    if is_hub(place.path):
-        table = open_table(name)
-        split = place.choices.get("train", "train")
-        columns = [column for column in table.splits[split].column_names
-                   if column == place.choices.get("weight", column) and column.lower() in (
-                       *_WEIGHTS, place.choices.get("weight", ""))]  # fmt: skip
-        if "weight" in place.choices and not columns:
-            raise InputError(f"{printable(name)} has no column {place.choices['weight']}; leave out ?weight=")
-        weights = table.values(split, columns[0]) if columns else None
     # The numbers are no names that somebody gave.
     names = source.class_names
     numbers = tuple(map(str, range(len(names))))
@@ -264,7 +275,7 @@ def _one_set(value: list | tuple, place: places.Place, path: Path) -> Any:
         raise InputError(f"{path} has {len(value)} sets of images, none of number {printable(number)}; give ?set=0 or "
                          "another")  # fmt: skip
     if len(value) > 1 and "set" not in place.choices:
-        log(f"{path}: the first of {len(value)} sets of images is taken; choose another with ?set=1")
+        note(f"{path}: the first of {len(value)} sets of images is taken; choose another with ?set=1")
     return value[int(number)]
 
 

@@ -1,20 +1,23 @@
-"""Datasets of the Hugging Face hub, and folders of parquet or arrow files as the library `datasets` writes them."""
+"""Datasets of the Hugging Face hub: parquet or arrow files, class folders, shards; and folders in these layouts."""
 
 import contextlib
+import glob
 import importlib
 import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 
 from jaxdd.data import image, places
 from jaxdd.data.checks import check_class_names, printable
 from jaxdd.data.labels import classes
-from jaxdd.data.source import Source, make_source
+from jaxdd.data.shards import open_found
+from jaxdd.data.source import Opened, Source, make_source
 from jaxdd.ground import dry, extras
 from jaxdd.ground.errors import InputError, shown
 from jaxdd.ground.reading import read_json
@@ -22,12 +25,23 @@ from jaxdd.ground.reading import read_json
 _NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?(?::(?P<config>[\w.-]+))?")
 # Builders of the library that run no code of the dataset and give images as they are encoded.
 _BUILDERS = ("parquet", "arrow", "imagefolder")
+# Of this one only the names of the archives are used: it would decode their members, and copy all images.
+_SHARDS = "webdataset"
+_CLASSES = ("classes.txt", "classes.json")
+_FILE = re.compile(r"hf://datasets/(?P<name>[^@]+)@(?P<revision>[^/]+)/(?P<file>.+)")
 _IMAGES = ("image", "img", "pixel_values", "pixels", "picture", "jpg", "png")
 _LABELS = ("label", "labels", "fine_label", "target", "class", "y")
+_WEIGHTS = ("weight", "weights", "w")
 _SAVED = ("dataset_dict.json", "state.json")
 _CHUNK = 2**16
 # Parquet files of images hardly shrink. A few bytes could otherwise fill the disk.
 _MOST_EXPANSION, _SMALL = 100, 2**26
+
+
+class Archives(NamedTuple):
+    """The archives of a dataset that is stored as shards, by the names of its splits."""
+
+    files: dict[str, list[str]]
 
 
 class Table(NamedTuple):
@@ -56,6 +70,15 @@ class Table(NamedTuple):
         columns = [part.to_numpy(zero_copy_only=False) if part.null_count == 0 else np.array(part.to_pylist(), object)
                    for part in (part.combine_chunks() for part in parts)]  # fmt: skip
         return np.concatenate(columns) if columns else np.empty(0, np.int64)
+
+    def weights(self, split: str) -> np.ndarray | None:
+        """The column of weights of a split, if it has one."""
+        chosen = self.place.choices.get("weight")
+        columns = [name for name in self.splits[split].column_names if name == chosen
+                   or chosen is None and name.lower() in _WEIGHTS]  # fmt: skip
+        if chosen and not columns:
+            raise InputError(f"{printable(self.path)} has no column {printable(chosen)}; leave out ?weight=")
+        return self.values(split, columns[0]) if columns else None
 
     def is_labelled(self, split: str) -> bool:
         """Whether a split has a label for each image; in a split without labels all are missing or -1."""
@@ -97,7 +120,8 @@ def load_hub(
 
     Args:
       name: ``hf:owner/name``, ``hf:owner/name:config`` or ``hf:owner/name@revision``, which is downloaded into the
-        cache of the library `datasets`; or a folder of parquet files, or of `Dataset.save_to_disk`. Choices follow, see
+        cache of the library `datasets`; or a folder of parquet files, or of `Dataset.save_to_disk`. A repository of
+        shards is read as by `load_shards`, with the splits that the library finds. Choices follow, see
         `places.parsed`: ``?image=COLUMN&label=COLUMN&train=SPLIT&test=SPLIT&config=NAME``. Default: the only column of
         images and the only one of class labels by their features, else by their usual names.
       image_size, channels, skip_corrupt, needs_test: as for `load_folder`.
@@ -106,23 +130,34 @@ def load_hub(
       InputError: `datasets` is not installed, no such dataset, one that is damaged or in another format, or no such
         columns or several.
     """
+    return open_hub(name, image_size, channels, skip_corrupt, needs_test).source
+
+
+def open_hub(name: str, image_size: int | None, channels: int | None, skip_corrupt: bool, needs_test: bool) -> Opened:
+    """What `load_hub` opens; the weight of an image is in the column weight, weights, w, or ``?weight=COLUMN``."""
     image.check_request(image_size, channels)
     table = open_table(name)
+    if isinstance(table, Archives):
+        return open_found(name, table.files, image_size, channels, skip_corrupt, needs_test)
     splits = places.splits_of(table.place, tuple(table.splits), table.is_labelled, needs_test, table.path)
     raw = {split: table.values(part, table.label_column) for split, part in splits.items()}
     names, labels = classes(raw, table.class_names, table.path)
 
-    def sample() -> list[image.Encoded]:
-        return table.encoded(splits["train"], image.evenly_spaced(len(labels["train"]), image.PROBES))
+    def encoded(split: str, rows: np.ndarray) -> list[image.Encoded]:
+        return table.encoded(splits[split], rows)
 
-    shape = image.shape_for(sample, image_size, channels, skip_corrupt)
+    def sample() -> list[image.Encoded]:
+        return encoded("train", image.evenly_spaced(len(labels["train"]), image.PROBES))
+
+    shape = image.shape_for(sample, image_size, channels, skip_corrupt, table.path)
 
     def read(split: str, rows: np.ndarray) -> np.ndarray:
-        return image.decode_batch(table.encoded(splits[split], rows), shape)
+        return image.decode_batch(encoded(split, rows), shape)
 
     place = table.place
-    return make_source(name.replace(place.path, os.path.expanduser(place.path), 1), names, shape,
-                       {"test": np.empty(0, np.int32)} | labels, read)  # fmt: skip
+    source = make_source(name.replace(place.path, os.path.expanduser(place.path), 1), names, shape,
+                         {"test": np.empty(0, np.int32)} | labels, read)  # fmt: skip
+    return Opened(source, encoded, lambda: table.weights(splits["train"]))
 
 
 def is_hub(path: str) -> bool:
@@ -133,8 +168,8 @@ def is_hub(path: str) -> bool:
     return folder.is_dir() and (any((folder / name).is_file() for name in _SAVED) or bool(_parquets(folder)))
 
 
-def open_table(name: str) -> Table:
-    """Open a dataset as a table, see `load_hub`."""
+def open_table(name: str) -> Table | Archives:
+    """Open a dataset as a table, or find its archives, see `load_hub`."""
     place = places.parsed(name)
     path = place.path.removeprefix(places.HUB)
     is_folder = os.path.isdir(os.path.expanduser(path))
@@ -143,6 +178,8 @@ def open_table(name: str) -> Table:
     with _quiet(library):
         try:
             splits = _from_folder(library, path, place) if is_folder else _from_hub(library, path, place)
+            if isinstance(splits, Archives):
+                return splits
             image_column, label_column = _columns(library, place, next(iter(splits.values())).features, path)
             feature = next(iter(splits.values())).features[label_column]
             splits = {name: split.cast_column(image_column, library.Image(decode=False))
@@ -191,7 +228,7 @@ def _remedy(is_folder: bool, error: Exception) -> str:
     return "check the name and the network, or give a local folder in that layout"
 
 
-def _from_hub(library: Any, path: str, place: places.Place) -> dict[str, Any]:
+def _from_hub(library: Any, path: str, place: places.Place) -> dict[str, Any] | Archives:
     found = _NAME.fullmatch(path.removeprefix(places.HUB))
     if not found:
         raise InputError(f"dataset {printable(path)}; give hf:owner/name, hf:owner/name:config or a folder that exists")
@@ -199,6 +236,8 @@ def _from_hub(library: Any, path: str, place: places.Place) -> dict[str, Any]:
     settings = library.DownloadConfig(local_files_only=True) if dry.is_on() else None
     try:
         builder = _builder(library, found["name"], config, revision=found["revision"], download_config=settings)
+        if _kind(builder) == _SHARDS:
+            return _archives(builder, path)
         if dry.is_on() and not os.path.isdir(builder.cache_dir):
             raise FileNotFoundError("it is not in the cache")
     except Exception as error:
@@ -215,14 +254,45 @@ def _builder(library: Any, place: str, config: str | None, **given: Any) -> Any:
     # Until version 4 the library would run scripts of datasets, if asked.
     refuse = {"trust_remote_code": False} if int(library.__version__.partition(".")[0]) < 4 else {}
     builder = library.load_dataset_builder(place, config, **given, **refuse)
-    module = type(builder).__module__
-    if not module.startswith("datasets.packaged_modules.") or module.rpartition(".")[2] not in _BUILDERS:
-        raise InputError(f"dataset {printable(place)} is in the format {module.rpartition('.')[2]}; give one of "
-                         f"{', '.join(_BUILDERS)}")  # fmt: skip
+    is_packaged = type(builder).__module__.startswith("datasets.packaged_modules.")
+    if not is_packaged or _kind(builder) not in (*_BUILDERS, _SHARDS):
+        raise InputError(f"dataset {printable(place)} is in the format {_kind(builder)}; give one of "
+                         f"{', '.join((*_BUILDERS, _SHARDS))}")  # fmt: skip
     return builder
 
 
-def _from_folder(library: Any, path: str, place: places.Place) -> dict[str, Any]:
+def _kind(builder: Any) -> str:
+    return type(builder).__module__.rpartition(".")[2]
+
+
+def _archives(builder: Any, path: str) -> Archives:
+    """The archives of a dataset in the cache of the hub, into which they are downloaded, or in a local folder."""
+    named = {split: list(map(str, files)) for split, files in (builder.config.data_files or {}).items()}
+    every = [file for files in named.values() for file in files]
+    if all(map(os.path.isabs, every)):
+        return Archives(named)
+    found = {file: _FILE.fullmatch(file) for file in every}
+    for file, parts in found.items():
+        if not parts:
+            raise InputError(f"dataset {printable(path)} names {shown(file)}, which is not in its repository; download "
+                             "its archives, and give their folder")  # fmt: skip
+    inside = {file: parts["file"] for file, parts in found.items() if parts}
+    first = next(parts for parts in found.values() if parts)
+    # The names of the classes, which are no part of the dataset for the library.
+    beside = {str(PurePosixPath(file).with_name(name)) for file in inside.values() for name in _CLASSES}
+    root = importlib.import_module("huggingface_hub").snapshot_download(
+        first["name"], repo_type="dataset", revision=unquote(first["revision"]),
+        allow_patterns=[glob.escape(file) for file in (*inside.values(), *sorted(beside))],
+        local_files_only=dry.is_on(),
+    )  # fmt: skip
+    local = {split: [os.path.join(root, inside[file]) for file in files] for split, files in named.items()}
+    for file in (file for files in local.values() for file in files):
+        if not os.path.isfile(file):
+            raise FileNotFoundError(f"{file} is not there")
+    return Archives(local)
+
+
+def _from_folder(library: Any, path: str, place: places.Place) -> dict[str, Any] | Archives:
     folder = Path(path)
     if any((folder / name).is_file() for name in _SAVED):
         names = read_json(folder / _SAVED[0]).get("splits") if (folder / _SAVED[0]).is_file() else None
@@ -239,6 +309,8 @@ def _from_folder(library: Any, path: str, place: places.Place) -> dict[str, Any]
     for files in (builder.config.data_files or {}).values():
         for file in files:
             _check_inside(str(file), path)
+    if _kind(builder) == _SHARDS:
+        return _archives(builder, path)
     builder.download_and_prepare()
     return dict(builder.as_dataset())
 

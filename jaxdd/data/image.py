@@ -7,7 +7,7 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -17,6 +17,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from jaxdd.data.checks import printable
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import open_regular
+from jaxdd.ground.progress import note
 
 PROBES = 64
 DEFAULT_SIZE = 224
@@ -183,22 +184,33 @@ def fit_arrays(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def shape_for(
-    sample: Callable[[], Sequence[Encoded]], image_size: int | None, channels: int | None, skip: bool = False
+    sample: Callable[[], Sequence[Encoded]],
+    image_size: int | None,
+    channels: int | None,
+    skip: bool = False,
+    place: str = "",
 ) -> tuple[int, int, int]:
     """The shape (S, S, C) of the decoded images.
 
     A size or number of channels that is None is derived from the headers of a sample, which are read only then. The
     size is the side of the images if all are equal squares, else 224. The channels are 1 if all are grey, else 3. With
-    ``skip``, images whose headers cannot be read do not count.
+    ``skip``, images whose headers cannot be read do not count. If it is 224 for want of a common size, a line says so
+    that begins with ``place``, the name of the dataset.
 
     Raises:
       DamagedImage: a header cannot be read, or with ``skip`` none.
     """
     if image_size is not None and channels is not None:
         return int(image_size), int(image_size), int(channels)
-    sizes, grey = set(), True
-    damage = None
-    for encoded in sample():
+    sizes, grey = kinds(sample(), skip)
+    size = image_size or side_of(sizes, place)
+    return int(size), int(size), int(channels or (1 if grey else 3))
+
+
+def kinds(sample: Sequence[Encoded], skip: bool = False) -> tuple[set[tuple[int, int]], bool]:
+    """The sizes (width, height) of images, and whether all are grey, by their headers; see `shape_for`."""
+    sizes, grey, damage = set(), True, None
+    for encoded in sample:
         try:
             image_sides, mode = _header(encoded)
         except DamagedImage as error:
@@ -210,9 +222,24 @@ def shape_for(
         grey &= mode in _GREY or mode.startswith("I;16")
     if damage and not sizes:
         raise damage
-    width, height = sizes.pop() if len(sizes) == 1 else (0, -1)
-    size = int(image_size or (width if width == height else DEFAULT_SIZE))
-    return size, size, int(channels or (1 if grey else 3))
+    return sizes, grey
+
+
+def side_of(sizes: Collection[tuple[int, int]], place: str = "") -> int:
+    """The side of images of these sizes: their own if all are equal squares, else 224, which a line says."""
+    (width, height), *others = sorted(sizes) or [(0, 0)]
+    if width == height and not others:
+        return width or DEFAULT_SIZE
+    if place:
+        note(f"{printable(place)}: {described(sizes)} become {DEFAULT_SIZE}x{DEFAULT_SIZE} pixels; `image_size` says "
+             "otherwise")  # fmt: skip
+    return DEFAULT_SIZE
+
+
+def described(sizes: Collection[tuple[int, int]]) -> str:
+    """Images of these sizes, in words."""
+    first, *others = (f"{width}x{height}" for width, height in sorted(sizes))
+    return f"images of several sizes, such as {first} and {others[-1]}," if others else f"images of {first} pixels"
 
 
 def evenly_spaced(count: int, most: int) -> np.ndarray:

@@ -78,7 +78,7 @@ def load_numpy(
     names = names_beside(path) if os.path.isdir(path) else class_names(arrays)
     known, labels = classes(labels, names, path)
     _, height, width, depth = images["train"].shape
-    size = image_size or (height if height == width else image.DEFAULT_SIZE)
+    size = image_size or image.side_of([(width, height)], path)
     shape = (int(size), int(size), int(channels or depth))
 
     def read_rows(split: str, rows: np.ndarray) -> np.ndarray:

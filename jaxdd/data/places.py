@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from jaxdd.data.checks import printable
 from jaxdd.ground.errors import InputError, shown
+from jaxdd.ground.progress import note
 
 HUB = "hf:"
 """How the name of a dataset of the Hugging Face hub begins."""
@@ -18,6 +19,8 @@ TEST_SPLITS = ("test", "val", "valid", "validation")
 """The names of a test split; the first that is there, and is labelled, is taken."""
 TAKEN = "digits, a folder, hf:owner/name, an .npz file, .tar files of WebDataset or a TFDS name"
 """What a dataset may be given as, for messages."""
+HOLD_OUT = "`holdout` 0.2, which sets a share of the train images of each class aside as the test images"
+"""What to give for a dataset that has train images alone."""
 _CHOICES = {
     "image": "the column, array or extension of the images",
     "label": "that of the labels",
@@ -107,7 +110,9 @@ def title(name: str) -> str:
 def splits_of(
     place: Place, present: Collection[str], is_labelled: Callable[[str], bool], needs_test: bool, what: str
 ) -> dict[str, str]:
-    """The names of the splits "train" and "test" of a dataset; the latter only if it is there or needed.
+    """The names of the splits "train" and "test" of a dataset; the latter only if it is needed or chosen.
+
+    If no test split is needed, the only split of a dataset is that of the train images, whatever it is called.
 
     Args:
       present: the names of its splits.
@@ -121,16 +126,20 @@ def splits_of(
     wanted |= {split: (place.choices[split],) for split in wanted if split in place.choices}
     if not needs_test and "test" not in place.choices:
         del wanted["test"]
+        if "train" not in place.choices and len(present) == 1 and "train" not in present:
+            wanted["train"] = tuple(present)
+            note(f"{printable(what)}: its only split, {printable(wanted['train'][0])}, is taken as the train images")
     chosen = {}
     for split, names in wanted.items():
         found = [name for name in names if name in present]
         labelled = [name for name in found if is_labelled(name)]
         if not labelled:
             state = "has no labels in" if found else "has no split"
-            also = ", or a `holdout` of train images" if split == "test" else ""
+            is_alone = needs_test and len(present) == 1 and not found
+            also = f"give {HOLD_OUT}, or " if split == "test" or is_alone else ""
             raise InputError(
                 f"{printable(what)} {state} {' or '.join(map(printable, found or names))} (its splits: "
-                f"{', '.join(map(printable, present)) or 'none'}); choose one with ?{split}=SPLIT{also}"
+                f"{', '.join(map(printable, present)) or 'none'}); {also}choose one with ?{split}=SPLIT"
             )
         chosen[split] = labelled[0]
     return chosen

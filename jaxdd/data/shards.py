@@ -11,7 +11,7 @@ from jaxdd.data import image, places, tar_index
 from jaxdd.data.checks import printable
 from jaxdd.data.folder import EXTENSIONS
 from jaxdd.data.labels import classes, names_beside
-from jaxdd.data.source import Source, make_source
+from jaxdd.data.source import Opened, Source, make_source
 from jaxdd.ground.errors import InputError, shown
 from jaxdd.ground.files import open_regular
 from jaxdd.ground.progress import progress
@@ -52,36 +52,49 @@ def load_shards(
       InputError: no such shards, a compressed or damaged archive, one with links or names that lead out of it, a sample
         without an image or a label; at `Source.read`, a damaged image.
     """
-    return open_shards(name, image_size, channels, skip_corrupt, needs_test)[0]
+    return open_shards(name, image_size, channels, skip_corrupt, needs_test).source
 
 
 def open_shards(
     name: str, image_size: int | None, channels: int | None, skip_corrupt: bool, needs_test: bool
-) -> tuple[Source, np.ndarray | None]:
-    """What `load_shards` opens, and the "weight" of each train image in its .json, float64 [n], if all have one."""
-    image.check_request(image_size, channels)
+) -> Opened:
+    """What `load_shards` opens; the weight of an image is the "weight" in its .json."""
     place = places.parsed(name)
     path = os.path.expanduser(place.path)
-    found = _shards(path, place)
+    shape = image_size, channels
+    return open_found(name.replace(place.path, path, 1), _shards(path, place), *shape, skip_corrupt, needs_test)
+
+
+def open_found(
+    name: str,
+    found: dict[str, list[str]],
+    image_size: int | None,
+    channels: int | None,
+    skip_corrupt: bool,
+    needs_test: bool,
+) -> Opened:
+    """The same of a dataset whose archives are ``found``, by the names of its splits."""
+    image.check_request(image_size, channels)
+    place = places.parsed(name)
+    path = place.path
     splits = places.splits_of(place, tuple(found), lambda split: True, needs_test, path)
     indices = {split: _indexed(found[part], place) for split, part in splits.items()}
     labels = {split: np.array(index.labels, object if index.has_names else None) for split, index in indices.items()}
     known, labels = classes(labels, names_beside(os.path.dirname(found[splits["train"]][0])), path)
 
-    def encoded(split: str, row: int) -> image.Encoded:
-        return indices[split].encoded(row)
+    def encoded(split: str, rows: np.ndarray) -> list[image.Encoded]:
+        return [indices[split].encoded(row) for row in rows]
 
     def sample() -> list[image.Encoded]:
-        return [encoded("train", row) for row in image.evenly_spaced(len(labels["train"]), image.PROBES)]
+        return encoded("train", image.evenly_spaced(len(labels["train"]), image.PROBES))
 
-    shape = image.shape_for(sample, image_size, channels, skip_corrupt)
+    shape = image.shape_for(sample, image_size, channels, skip_corrupt, path)
 
     def read(split: str, rows: np.ndarray) -> np.ndarray:
-        return image.decode_batch([encoded(split, row) for row in rows], shape)
+        return image.decode_batch(encoded(split, rows), shape)
 
-    all_labels = {"test": np.empty(0, np.int32)} | labels
-    source = make_source(name.replace(place.path, path, 1), known, shape, all_labels, read)
-    return source, indices["train"].weights
+    source = make_source(name, known, shape, {"test": np.empty(0, np.int32)} | labels, read)
+    return Opened(source, encoded, lambda: indices["train"].weights)
 
 
 def is_shards(path: str) -> bool:

@@ -10,7 +10,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from jaxdd.data.checks import check_class_names, check_labels, check_name, check_pixels
-from jaxdd.data.image import DamagedImage, evenly_spaced
+from jaxdd.data.image import DamagedImage, Encoded, evenly_spaced
+from jaxdd.data.places import HOLD_OUT
 from jaxdd.ground.arrays import as_array, is_integer
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.progress import progress
@@ -49,6 +50,20 @@ class Source(NamedTuple):
     skipped: tuple[Skipped, ...] = ()
 
 
+class Opened(NamedTuple):
+    """A dataset of image files, with what distilled images need of it beside.
+
+    Attributes:
+      source: the dataset.
+      encoded: (split, rows [k]) -> the images as they are encoded.
+      weights: () -> the weight of each train image, float64 [n], or None if not all have one.
+    """
+
+    source: Source
+    encoded: Callable[[str, np.ndarray], list[Encoded]]
+    weights: Callable[[], np.ndarray | None]
+
+
 def make_source(name, class_names, image_shape, labels, read, skipped=()) -> Source:
     """A Source of checked parts, whose ``read`` checks the split, the indices, and what the given ``read`` returns.
 
@@ -83,8 +98,11 @@ def checked(source: Source, needs_test: bool = True) -> Source:
     height, width, channels = source.image_shape
     if height != width or channels not in (1, 3):
         raise InputError(f"images of {source.name} are {list(source.image_shape)}; give squares of 1 or 3 channels")
-    for split in ("train", "test") if needs_test else ("train",):
-        _count(source, split)
+    _count(source, "train")
+    if needs_test and not len(source.labels.get("test", ())):
+        state = f"split 'test' of {source.name} holds no images" if "test" in source.labels else (
+            f"{source.name} has no split 'test'")  # fmt: skip
+        raise InputError(f"{state}: add some, or give {HOLD_OUT}")
     empty = np.flatnonzero(np.bincount(source.labels["train"], minlength=len(source.class_names)) == 0)
     if empty.size:
         raise InputError(

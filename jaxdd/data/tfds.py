@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdd.data import image
+from jaxdd.data import image, places
 from jaxdd.data.places import TAKEN, meant, nearest
 from jaxdd.data.source import Source, make_source
 from jaxdd.ground import dry, extras
@@ -34,10 +34,11 @@ def load_tfds(
     """Open a TFDS dataset. If it is not in ``data_dir``, it is downloaded and prepared there as array_record.
 
     Images and labels are the supervised keys of the dataset. The split "test" is "test" of TFDS if that is labelled,
-    else "validation". All labels are read here, but images are decoded only at `Source.read`. Conversion to the common
-    shape, and the defaults of image_size and channels, are those of `load_folder`. A dataset on disk without random
-    access (tfrecord) is decoded into memory here, up to 4 GiB at that shape, and must not hold a damaged image.
-    ``skip_corrupt`` and ``needs_test`` are as for `load_folder`.
+    else "validation"; ``name?train=SPLIT&test=SPLIT`` chooses others, see `places.parsed`. All labels are read here,
+    but images are decoded only at `Source.read`. Conversion to the common shape, and the defaults of image_size and
+    channels, are those of `load_folder`. A dataset on disk without random access (tfrecord) is decoded into memory
+    here, up to 4 GiB at that shape, and must not hold a damaged image. ``skip_corrupt`` and ``needs_test`` are as for
+    `load_folder`.
 
     Raises:
       InputError: TFDS is not installed or cannot be imported, an unknown name (the message lists similar ones), a
@@ -45,6 +46,8 @@ def load_tfds(
         memory.
     """
     image.check_request(image_size, channels)
+    given, place = name, places.parsed(name)
+    name = place.path
     try:
         tfds = _library()
     except ImportError as error:
@@ -55,8 +58,8 @@ def load_tfds(
     builder = _builder(tfds, name, data_dir)
     keys = _supervised_keys(tfds, name, builder.info)
     _prepare(builder, name)
-    examples = _open(tfds, builder, name, keys, needs_test)
-    shape = image.shape_for(examples.sample, image_size, channels, skip_corrupt)
+    examples = _open(tfds, builder, place, keys, needs_test)
+    shape = image.shape_for(examples.sample, image_size, channels, skip_corrupt, name)
     if examples.random_access:
         labels, read = examples.on_disk(shape)
     else:
@@ -72,7 +75,7 @@ def load_tfds(
     for split, values in labels.items():
         if values.min() < 0 or values.max() >= len(class_names):
             raise InputError(f"the {split} images of TFDS dataset {name!r} are not all labelled: choose another")
-    return make_source(name, class_names, shape, {"test": np.empty(0, np.int32)} | labels, read)
+    return make_source(given, class_names, shape, {"test": np.empty(0, np.int32)} | labels, read)
 
 
 @dataclass(frozen=True)
@@ -202,9 +205,9 @@ def _supervised_keys(tfds, name: str, info) -> tuple[str, str]:
     return keys
 
 
-def _open(tfds, builder, name: str, keys: tuple[str, str], needs_test: bool) -> _Examples:
+def _open(tfds, builder, place: places.Place, keys: tuple[str, str], needs_test: bool) -> _Examples:
     """The labelled splits of a prepared dataset."""
-    info = builder.info
+    info, name = builder.info, place.path
     # No image feature is decoded: labels need no pixels, and other images, such as segmentation maps, are not used.
     kept = {
         key: tfds.decode.SkipDecoding()
@@ -219,26 +222,19 @@ def _open(tfds, builder, name: str, keys: tuple[str, str], needs_test: bool) -> 
         config = tfds.ReadConfig(try_autocache=False)
         return tfds.as_numpy(builder.as_dataset(split=split, decoders=kept, read_config=config))
 
+    opened: dict[str, Any] = {}
+
+    def is_labelled(split: str) -> bool:
+        opened[split] = open_split(split)
+        # In an unlabelled split of TFDS all labels are -1.
+        return next(iter(opened[split]))[keys[1]] >= 0
+
+    present = [split for split in info.splits if info.splits[split].num_examples]
     try:
-        splits = {"train": _first_labelled(("train",), name, info, open_split, keys[1])}
-        if needs_test:
-            splits["test"] = _first_labelled(("test", "validation"), name, info, open_split, keys[1])
+        chosen = places.splits_of(place, present, is_labelled, needs_test, f"TFDS dataset {name}")
     except ImportError as error:
         raise InputError(f"reading TFDS dataset {name!r} needs {error.name}: {extras.install('tfds')}") from error
-    return _Examples(name, *keys, splits, random_access)
-
-
-def _first_labelled(candidates: tuple[str, ...], name: str, info, open_split, label_key: str):
-    for split in candidates:
-        if split in info.splits and info.splits[split].num_examples:
-            examples = open_split(split)
-            # In an unlabelled split of TFDS all labels are -1.
-            if next(iter(examples))[label_key] >= 0:
-                return examples
-    raise InputError(
-        f"TFDS dataset {name!r} has no labelled {' or '.join(candidates)} split "
-        f"(its splits: {', '.join(info.splits)}): choose another dataset"
-    )
+    return _Examples(name, *keys, {split: opened[part] for split, part in chosen.items()}, random_access)
 
 
 def _first_line(error: Exception) -> str:

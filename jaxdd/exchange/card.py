@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import jaxdd
 from jaxdd.data.distilled import DistilledDataset
@@ -26,53 +26,60 @@ def check_licence(name: str) -> str:
     return name
 
 
-def card(
-    dataset: DistilledDataset,
-    form: Form,
-    rows: Sequence[dict],
-    title: str,
-    licence: str,
-    command: str | None,
-    streams: dict | None,
-) -> str:
-    """The text of README.md.
+class Facts(NamedTuple):
+    """What is known of an export beside its images.
 
-    Args:
-      rows: of evaluation.json, for the table of scores.
+    Attributes:
+      title: of the card.
+      licence: an identifier of the hub.
       command: the command line that made the images, if it is known.
+      soft: whether the images have soft labels.
       streams: the stream.json of stored soft labels, if the export has some.
     """
+
+    title: str
+    licence: str
+    command: str | None
+    soft: bool
+    streams: dict | None
+
+
+def card(dataset: DistilledDataset, form: Form, rows: Sequence[dict], facts: Facts) -> str:
+    """The text of README.md; ``rows``: of evaluation.json, for the table of scores."""
     known = dataset.provenance
     blocks = [
-        _front(dataset, form, title, licence),
-        f"# {_plain(title)}",
+        _front(dataset, form, facts),
+        f"# {_plain(facts.title)}",
         "![some of the images, a row a class](preview.png)",
         _what(dataset, form),
         "## Use",
         _code("python", form.use),
-        _soft(streams),
+        _soft(facts.streams),
         "## Scores",
         _scores(rows),
         "## Provenance",
-        _provenance(known, command),
+        _provenance(known, facts.command),
         "## Licence",
-        _licensing(known, licence),
+        _licensing(known, facts.licence),
         "## Cite",
         _cite(known),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _front(dataset: DistilledDataset, form: Form, title: str, licence: str) -> str:
+def _front(dataset: DistilledDataset, form: Form, facts: Facts) -> str:
     count = len(dataset.labels)
     size = next((name for most, name in _SIZES if count < most), "n>1M")
-    lines = [f"license: {json.dumps(licence)}", f"pretty_name: {json.dumps(one_line(title))}",
-             "task_categories: [image-classification]", "tags: [dataset-distillation, jaxdd]",
-             f"size_categories: [{json.dumps(size)}]"]  # fmt: skip
-    if form.data:
-        lines.append(
-            f"configs: [{{config_name: default, data_files: [{{split: train, path: {json.dumps(form.data)}}}]}}]"
-        )
+    entries = {
+        "license": facts.licence,
+        "pretty_name": one_line(facts.title),
+        "task_categories": ["image-classification"],
+        "tags": ["dataset-distillation", "jaxdd"],
+        "size_categories": [size],
+    }
+    entries |= form.hub(dataset, facts.soft) if form.hub else {}
+    # JSON is YAML, but for characters that JSON would escape as two halves.
+    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in entries.items()]
     return "\n".join(["---", *lines, "---"])
 
 
@@ -116,8 +123,20 @@ def _scores(rows: Sequence[dict]) -> str:
     return (
         f"Top-1 accuracy in percent of students on the real test images of {_plain(rows[0]['dataset'])}, mean and "
         f"standard deviation over {many} seeds. Each column is a protocol of `jaxdd evaluate`. All methods in it are "
-        f"trained in the same way, `random` on random real images.\n\n{table}"
+        f"trained in the same way, `random` on random real images.\n\n{table}{_lengths(rows)}"
     )
+
+
+def _lengths(rows: Sequence[dict]) -> str:
+    """How long students were trained under each protocol, as far as the rows say it."""
+    said = {}
+    for row in rows:
+        if all(isinstance(row.get(name), int) for name in ("epochs", "steps", "batch_size")):
+            said[row["labels"], row["ipc"]] = (
+                f"{caption(row['labels'])}, {row['ipc']} images per class: {row['steps']:,} steps of "
+                f"{row['batch_size']} images ({row['epochs']:,} epochs)"
+            )
+    return "\n\nLength of the training: " + "; ".join(map(_plain, said.values())) + "." if said else ""
 
 
 def _provenance(known: dict, command: str | None) -> str:

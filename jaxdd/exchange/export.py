@@ -63,7 +63,8 @@ def export(run: Path, form: str, out: Path, settings: ExportSettings = ExportSet
         preview.preview(dataset, folder / "preview.png")
         title = settings.title or _title(dataset, config)
         command = run_page.command(card.without_places(config))
-        write_text(folder / "README.md", card.card(dataset, chosen, scores, title, licence, command, stream))
+        facts = card.Facts(title, licence, command, soft is not None, stream)
+        write_text(folder / "README.md", card.card(dataset, chosen, scores, facts))
 
 
 def _title(dataset: DistilledDataset, config: dict) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdd.data.distilled import DistilledDataset
-from jaxdd.exchange.base import FORMS, Form
+from jaxdd.exchange.base import FORMS, Form, hub_files
 from jaxdd.exchange.items import items, needed, unique_names
 
 _SHARD_BYTES = 400 * 2**20
@@ -51,4 +51,5 @@ from datasets import load_dataset
 
 dataset = load_dataset(".", split="train")  # or the name of the repository on the hub
 image, label, weight = dataset[0]["image"], dataset[0]["label"], dataset[0]["weight"]"""
-FORMS.register("hf", Form("Hugging Face datasets (parquet)", write, USE, "data/train-*.parquet"))
+HUB = lambda dataset, soft: hub_files("data/train-*.parquet")
+FORMS.register("hf", Form("Hugging Face datasets (parquet)", write, USE, HUB))

@@ -3,12 +3,13 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxdd.data.distilled import DistilledDataset
-from jaxdd.exchange.base import FORMS, Form
-from jaxdd.exchange.items import items, written
+from jaxdd.exchange.base import FORMS, Form, class_label, hub_files
+from jaxdd.exchange.items import items, unique_names, written
 
 
 def write(place: Path, dataset: DistilledDataset, soft_labels: np.ndarray | None) -> None:
@@ -27,8 +28,25 @@ def write(place: Path, dataset: DistilledDataset, soft_labels: np.ndarray | None
         np.save(place / "soft_labels.npy", soft_labels, allow_pickle=False)
 
 
+def hub(dataset: DistilledDataset, soft: bool) -> dict[str, Any]:
+    """The entries of the card: the columns of metadata.csv, of which the label is a class."""
+    columns = [
+        {"name": "image", "dtype": "image"},
+        class_label("label", unique_names(dataset)),
+        {"name": "class_name", "dtype": "string"},
+        {"name": "weight", "dtype": "float32"},
+    ]
+    return hub_files("train/**", features=columns)
+
+
 USE = """\
 from torchvision.datasets import ImageFolder  # or any other reader of folders
 
-dataset = ImageFolder("train")  # labels in the order of the folders; weights are in train/metadata.csv"""
-FORMS.register("imagefolder", Form("a folder of images a class", write, USE, "train/**"))
+dataset = ImageFolder("train")  # labels in the order of the folders; weights are in train/metadata.csv
+
+from datasets import load_dataset
+
+dataset = load_dataset(".", split="train")  # the label is a class and has its name, as this card says
+# load_dataset("imagefolder", data_dir=".") reads no card, so the label is a number. To make it a class:
+# dataset = dataset.cast_column("label", datasets.ClassLabel(names=names)), with the names in this card"""
+FORMS.register("imagefolder", Form("a folder of images a class", write, USE, hub))

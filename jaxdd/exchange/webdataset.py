@@ -4,11 +4,12 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxdd.data.distilled import DistilledDataset
-from jaxdd.exchange.base import FORMS, Form
+from jaxdd.exchange.base import FORMS, Form, class_label, hub_files
 from jaxdd.exchange.items import items, unique_names, written
 
 _SHARD_BYTES = 400 * 2**20
@@ -37,6 +38,20 @@ def write(place: Path, dataset: DistilledDataset, soft_labels: np.ndarray | None
     written(place / "classes.txt", "".join(f"{name}\n" for name in unique_names(dataset)).encode())
 
 
+def hub(dataset: DistilledDataset, soft: bool) -> dict[str, Any]:
+    """The entries of the card: the parts of a sample, of which .cls is a class. The reader leaves out all others."""
+    types = {"label": "int64", "class_name": "string", "weight": "float64"}
+    columns = [
+        {"name": "png", "dtype": "image"},
+        class_label("cls", unique_names(dataset)),
+        {"name": "json", "struct": [{"name": name, "dtype": dtype} for name, dtype in types.items()]},
+        *([{"name": "soft.npy", "list": "float32"}] if soft else []),
+        {"name": "__key__", "dtype": "string"},
+        {"name": "__url__", "dtype": "string"},
+    ]
+    return hub_files("train-*.tar") | {"dataset_info": {"features": columns}}
+
+
 def _npy(array: np.ndarray) -> bytes:
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
@@ -47,4 +62,4 @@ USE = """\
 import webdataset
 
 dataset = webdataset.WebDataset("train-000000.tar", shardshuffle=False).decode("pil").to_tuple("png", "cls", "json")"""
-FORMS.register("webdataset", Form("WebDataset shards", write, USE, "train-*.tar"))
+FORMS.register("webdataset", Form("WebDataset shards", write, USE, hub))

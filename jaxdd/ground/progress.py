@@ -36,16 +36,18 @@ _DELAY = 2.0
 
 wording: ContextVar[Callable[[str], str]] = ContextVar("wording", default=lambda line: line)
 """How a program words the lines of `log`, which name parameters in backticks."""
+_noted: ContextVar[set[str] | None] = ContextVar("noted", default=None)
 
 
 @contextlib.contextmanager
 def worded(words: Callable[[str], str]) -> Iterator[None]:
-    """A context manager in which lines of `log` are worded in this way."""
-    token = wording.set(words)
+    """A context manager of a program, in which lines of `log` are worded in this way, and those of `note` said once."""
+    token, noted = wording.set(words), _noted.set(set())
     try:
         yield
     finally:
         wording.reset(token)
+        _noted.reset(noted)
 
 
 def progress(iterable: Iterable, bar: Bar | str, total: int | None = None) -> Iterable:
@@ -145,6 +147,15 @@ def log(message: str) -> None:
     """Print a line about progress to stderr; stdout is for results. Of several processes only the first prints."""
     if hosts.is_first():
         say(wording.get()(message))
+
+
+def note(message: str) -> None:
+    """`log` about the data, which a program may open several times: it prints the same line only once."""
+    noted = _noted.get()
+    if noted is None or message not in noted:
+        log(message)
+    if noted is not None:
+        noted.add(message)
 
 
 def say(line: str) -> None:

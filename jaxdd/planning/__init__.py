@@ -2,11 +2,12 @@
 
 from jaxdd.planning.following import followed
 from jaxdd.planning.plan import Plan, made, text
-from jaxdd.planning.requests import comparison, distillation, grid, relabelling, summaries, table, training
+from jaxdd.planning.requests import comparison, comparisons, distillation, grid, relabelling, summaries, table, training
 
 __all__ = [
     "Plan",
     "comparison",
+    "comparisons",
     "distillation",
     "followed",
     "grid",

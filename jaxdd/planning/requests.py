@@ -16,7 +16,7 @@ from jaxdd.ground.tracing import shapes_of, struct
 from jaxdd.latent import decoding, dit, vae
 from jaxdd.latent import training as latent_training
 from jaxdd.latent.decoding import LatentModel, latent_shape
-from jaxdd.methods import Recipe
+from jaxdd.methods import RECIPES, Recipe
 from jaxdd.nn import Classifier, Moments
 from jaxdd.planning.clock import reading_seconds
 from jaxdd.stages.context import Classes, Context, Teacher
@@ -29,7 +29,7 @@ from jaxdd.students.lanes import Form, Lanes, Limits
 from jaxdd.students.protocol import Protocol
 from jaxdd.students.train import TrainSettings
 from jaxdd.workspace import Comparison, Workspace, encoding, full_training, grid_runner, latent_models, runs, teachers
-from jaxdd.workspace.comparison import with_flip
+from jaxdd.workspace.comparison import by_size, with_flip
 from jaxdd.workspace.real_data import pass_size
 
 
@@ -75,6 +75,19 @@ def comparison(
     for student in setting.students:
         works += _full(setting, student)
     return works
+
+
+def comparisons(setting: Comparison, datasets: dict[str, DistilledDataset], baselines: Sequence[str]) -> list[Work]:
+    """The work of `compare_sets`: datasets of one or several numbers of images per class, with their baselines."""
+    recipes, sizes = [], []
+    for ipc, some in by_size(datasets).items():
+        recipes.append([RECIPES.find(name) for name in baselines if name not in some])
+        count = len(some) + len(recipes[-1])
+        sizes.append((ipc, setting, lambda *_, count=count: count))
+    if len(sizes) == 1:
+        ipc, _, methods = sizes[0]
+        return comparison(setting, methods, ipc, recipes[0])
+    return grid(setting.workspace, recipes, sizes, setting.students)
 
 
 def summaries(workspace: Workspace, space: str, counts: Sequence[int]) -> list[Work]:

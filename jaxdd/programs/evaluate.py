@@ -23,7 +23,7 @@ from jaxdd.ground.programs import Work
 from jaxdd.methods import RECIPES
 from jaxdd.reports import run_page, tables
 from jaxdd.students.protocol import PROTOCOLS
-from jaxdd.workspace import Comparison, compare, comparison, finished, judging, makers_for
+from jaxdd.workspace import Comparison, compare_sets, comparison, finished, judging
 from jaxdd.workspace.judging import JudgeConfig
 from jaxdd.workspace.protocols import ProtocolConfig
 
@@ -32,7 +32,7 @@ from jaxdd.workspace.protocols import ProtocolConfig
 class EvaluateConfig(ProtocolConfig, JudgeConfig):
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Run folders, or anybody's distilled images: a folder <class>/*, an .npz or .pt file, hf:owner/name. All have the
-    same classes, image size and number of images per class."""
+    same classes and image size. Each is beside the baselines of its number of images per class."""
     students: tuple[str, ...] = ()
     """Architectures; default: the teacher's. The teacher's has its width and stem."""
     width: int | None = None
@@ -78,18 +78,16 @@ def opened(config: EvaluateConfig) -> tuple[Comparison, dict[str, DistilledDatas
 
 def plan(config: EvaluateConfig, known: tuple | None = None) -> list[Work]:
     setting, datasets, _ = known or opened(config)
-    baselines = [RECIPES.find(name) for name in config.baselines if name not in datasets]
-    count, ipc = len(datasets) + len(baselines), next(iter(datasets.values())).ipc
-    return planning.comparison(setting, lambda *_: count, ipc, baselines)
+    return planning.comparisons(setting, datasets, config.baselines)
 
 
 def main(config: EvaluateConfig) -> None:
     setting, datasets, out = known = opened(config)
     place = out.with_name(f"{out.name}.parts")
-    makers = makers_for(datasets, config.baselines, next(iter(datasets.values())).ipc, setting.workspace)
     with planning.followed(lambda: plan(config, known)), finished.scratch(place) as scratch:
         setting = replace(setting, scratch=scratch)
-        rows = compare(makers, setting, lambda rows: write_json(out, rows) if hosts.is_first() else None)
+        keep = lambda rows: write_json(out, rows) if hosts.is_first() else None
+        rows = compare_sets(datasets, config.baselines, setting, keep)
         if hosts.is_first() and config.out is None and judging.is_run(config.runs[0]):
             run_page.write(config.runs[0])
     if hosts.is_first():

@@ -1,6 +1,6 @@
 """Everything that is kept on disk: teachers, latent models, resumable run folders, comparisons and grids."""
 
-from jaxdd.workspace.comparison import Comparison, compare, makers_for, workspace_of
+from jaxdd.workspace.comparison import Comparison, compare, compare_sets, makers_for, workspace_of
 from jaxdd.workspace.distillation import DistillConfig, config_of, distill, distill_in
 from jaxdd.workspace.latent_models import LatentConfig
 from jaxdd.workspace.real_data import DataConfig, RealData, open_data
@@ -16,6 +16,7 @@ __all__ = [
     "TeacherConfig",
     "Workspace",
     "compare",
+    "compare_sets",
     "config_of",
     "distill",
     "distill_in",

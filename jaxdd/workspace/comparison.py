@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -90,11 +89,12 @@ def compare(makers: dict[str, Maker], comparison: Comparison, keep: Callable[[li
     Args:
       keep: called with all rows so far whenever there is a new one.
     """
-    name, ipc = comparison.workspace.real.name, next(iter(makers.values()))(0).ipc
+    real, ipc = comparison.workspace.real, next(iter(makers.values()))(0).ipc
+    name, classes = real.name, len(real.class_names)
     rows: list[dict] = []
 
-    def add(*values: Any) -> None:
-        rows.append(row(*values))
+    def add(new: dict) -> None:
+        rows.append(new)
         keep(rows)
 
     for student in comparison.students:
@@ -105,10 +105,49 @@ def compare(makers: dict[str, Maker], comparison: Comparison, keep: Callable[[li
             stored = {method: maker for method, maker in makers.items() if method in labels}
             for some in (replayed, stored):
                 for method, values in measured(some, comparison, student, kind, labels):
-                    add(method, name, ipc, label, kind, values)
+                    trained = length(protocol, ipc * classes)
+                    add(row(method, name, ipc, label, kind, values) | trained)
         if comparison.full:
-            add("full", name, None, label, "hard", full_accuracies(comparison, student))
+            add(row("full", name, None, label, "hard", full_accuracies(comparison, student)))
     return rows
+
+
+def length(protocol: Protocol, images: int) -> dict[str, int]:
+    """How long students of a protocol are trained on so many images, for their rows."""
+    training = protocol.train
+    return {"epochs": training.epochs, "steps": training.steps(images), "batch_size": training.batch(images)}
+
+
+def compare_sets(
+    datasets: dict[str, DistilledDataset],
+    baselines: tuple[str, ...],
+    comparison: Comparison,
+    keep: Callable[[list[dict]], None],
+) -> list[dict]:
+    """Compare distilled datasets with baselines of their numbers of images per class, one number after the other.
+
+    Args:
+      baselines: names of recipes.
+      keep: as of `compare`, with the rows of all numbers.
+    """
+    rows: list[dict] = []
+    groups = by_size(datasets)
+
+    def keep_all(new: list[dict]) -> None:
+        keep([*rows, *new])
+
+    for ipc, some in groups.items():
+        # Students of all real images have no number of images per class; they are trained with the last.
+        part = comparison if ipc == max(groups) else replace(comparison, full=0)
+        makers = makers_for(some, baselines, ipc, comparison.workspace)
+        rows += compare(makers, part, keep_all)
+    return rows
+
+
+def by_size(datasets: dict[str, DistilledDataset]) -> dict[int, dict[str, DistilledDataset]]:
+    """Datasets by their numbers of images per class, ascending."""
+    sizes = sorted({dataset.ipc for dataset in datasets.values()})
+    return {ipc: {name: one for name, one in datasets.items() if one.ipc == ipc} for ipc in sizes}
 
 
 def measured(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxdd.data import distilled, foreign, places
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.data.folder import no_run
+from jaxdd.data.whitening import Whitening, fit_zca
 from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation
@@ -33,7 +34,7 @@ class JudgeConfig(TeacherConfig):
 
     runs: tuple[Path, ...] = ()
     """Run folders, or anybody's distilled images: a folder <class>/*, an .npz or .pt file, hf:owner/name. All have the
-    same classes, image size and number of images per class."""
+    same classes and image size."""
     names: tuple[str, ...] = ()
     """What they are called in tables; default: the method of a run, the name of a file."""
     dataset: str = ""
@@ -43,8 +44,9 @@ class JudgeConfig(TeacherConfig):
     teacher_width: int | None = settings.bounded(None, settings.WIDTH)
     """Channels of the first block of a teacher that is trained here; default: --width, or those of the model."""
     image_norm: str | None = None
-    """How floating images are normalised: cifar10, cifar100, imagenet, svhn, mnist, fashion_mnist, unit (pixels / 255)
-    or bytes (0 to 255); default: what the file says, or unit if all values are in [0, 1]."""
+    """How floating images are normalised: cifar10, cifar100, imagenet, svhn, mnist, fashion_mnist, unit (pixels / 255),
+    bytes (0 to 255) or zca (whitened, with eps 0.1 and the train images of --dataset; zca:cifar10 if normalised
+    before); default: what the file says, or unit if all values are in [0, 1]."""
     image_mean: tuple[float, ...] | None = None
     """The same by the mean of each channel, in [0, 1]."""
     image_std: tuple[float, ...] | None = None
@@ -79,15 +81,16 @@ def opened(config: JudgeConfig) -> Judged:
     """The images that a config names, with the real data and the teacher; nothing is trained yet.
 
     Raises:
-      InputError: see `distilled.load`, `foreign.open_distilled` and `open_workspace`; sets that differ in their classes
-        or numbers of images per class; settings of the data beside a run folder, which has its own; none without one.
+      InputError: see `distilled.load`, `foreign.open_distilled` and `open_workspace`; sets of other classes; settings
+        of the data beside a run folder, which has its own; none without one.
     """
     if config.names and len(config.names) != len(config.runs):
         raise InputError(f"`names` {' '.join(config.names)} are {len(config.names)}, for {len(config.runs)} sets; give "
                          "one for each")  # fmt: skip
     known = {path: distilled.load(path) for path in config.runs if is_run(path)}
     workspace = _of_run(next(iter(known)), config) if known else _of_flags(config)
-    strangers = {path: _opened(path, config, workspace) for path in config.runs if path not in known}
+    norm = _image_norm(config, workspace) if len(known) < len(config.runs) else None
+    strangers = {path: _opened(path, config, workspace, norm) for path in config.runs if path not in known}
     found = [(known | strangers)[path] for path in config.runs]
     _check_alike(config.runs, found)
     names = config.names or _names(config.runs, found, set(strangers))
@@ -138,8 +141,8 @@ def _no_dataset(path: Path) -> str:
     return text if text.endswith(name) else f"{text}; if it holds distilled images already, {name}"
 
 
-def _opened(path: Path, config: JudgeConfig, workspace: Workspace) -> DistilledDataset:
-    """Foreign images in the normalisation of the teacher."""
+def _image_norm(config: JudgeConfig, workspace: Workspace) -> str | Normalisation | Whitening | None:
+    """How the floating images of others are normalised or whitened, as far as the config says it."""
     if (config.image_mean is None) != (config.image_std is None):
         raise InputError("`image_mean` and `image_std` must be given together; give both or neither")
     norm: str | Normalisation | None = config.image_norm
@@ -147,6 +150,19 @@ def _opened(path: Path, config: JudgeConfig, workspace: Workspace) -> DistilledD
         if norm is not None:
             raise InputError("`image_norm` and `image_mean` say the same; give one of them")
         norm = Normalisation(*(np.array(part, np.float32) for part in (config.image_mean, config.image_std)))
+    kind, _, before = norm.partition(":") if isinstance(norm, str) else ("", "", "")
+    if kind != foreign.ZCA:
+        return norm
+    if workspace.config.holdout:
+        raise InputError(f"`image_norm` {norm} is fitted on all train images; leave out `holdout`")
+    source = workspace.real.source
+    return fit_zca(source, foreign.named(before or "unit", source.image_shape[2], source.name))
+
+
+def _opened(
+    path: Path, config: JudgeConfig, workspace: Workspace, norm: str | Normalisation | Whitening | None
+) -> DistilledDataset:
+    """Foreign images in the normalisation of the teacher."""
     real = workspace.real
     return foreign.open_distilled(
         str(path), real.class_names, real.norm, norm, real.source.image_shape, config.image_size is not None,
@@ -155,11 +171,10 @@ def _opened(path: Path, config: JudgeConfig, workspace: Workspace) -> DistilledD
 
 
 def _check_alike(paths: Sequence[Path], datasets: Sequence[DistilledDataset]) -> None:
-    """InputError if a set has other classes or another number of images per class than the first."""
-    first = datasets[0]
+    """InputError if a set has other classes than the first."""
     for path, dataset in zip(paths, datasets):
-        if (dataset.ipc, dataset.class_names) != (first.ipc, first.class_names):
-            raise InputError(f"{path} has other classes or images per class than {paths[0]}; evaluate it separately")
+        if dataset.class_names != datasets[0].class_names:
+            raise InputError(f"{path} has other classes than {paths[0]}; evaluate it separately")
 
 
 def _names(paths: Sequence[Path], datasets: Sequence[DistilledDataset], strangers: set[Path]) -> list[str]:

@@ -13,7 +13,7 @@ from jaxdd.data import Source, places
 from jaxdd.ground import hosts, settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import Normalisation
-from jaxdd.ground.progress import log
+from jaxdd.ground.progress import note
 
 # Datasets of characters: a mirrored character is not the same character, so mirroring is off by default.
 _HANDED = ("digits", "mnist", "kmnist", "emnist", "svhn_cropped", "omniglot")
@@ -28,9 +28,10 @@ class DataConfig:
     """Which images, and at what size."""
 
     dataset: str = "digits"
-    """"digits", a folder with train/<class>/* and val|test/<class>/*, hf:owner/name of the Hugging Face hub or a folder
-    of its parquet files, an .npz file, train-{000000..000009}.tar of WebDataset, any TFDS name, or your own dataset as
-    package.module:Name. Columns and splits: hf:owner/name?image=img&label=fine_label&train=train&test=validation."""
+    """"digits", a folder with train/<class>/* and val|test/<class>/* (or <class>/* alone, with --holdout),
+    hf:owner/name of the Hugging Face hub or a folder of its parquet files, an .npz file, train-{000000..000009}.tar of
+    WebDataset, any TFDS name, or your own dataset as package.module:Name.
+    Columns and splits: hf:owner/name?image=img&label=fine_label&train=train&test=validation."""
     image_size: int | None = settings.bounded(None, settings.SIDE)
     """Side of the images in pixels; default: 8 for digits, the size on disk if all are equal squares, else 224."""
     channels: int | None = settings.bounded(None, settings.CHANNELS)
@@ -44,7 +45,8 @@ class DataConfig:
     flip: bool | None = None
     """Mirror images at random in all stages; default: yes, except for datasets of characters."""
     holdout: float = 0.0
-    """Share of the train images that replace the test images: use these to choose settings, not the test images."""
+    """Share of the train images of each class that replace the test images: for data that have none, and to choose
+    settings without the test images."""
     skip_corrupt: bool = False
     """Leave out images that cannot be decoded, and list them, instead of stopping at the first one."""
     memory_gib: float = settings.bounded(4.0, settings.Bounds(0, 2**20))
@@ -123,9 +125,10 @@ def open_data(config: DataConfig, source: Source | None = None) -> RealData:
 def _list(skipped: list[str]) -> None:
     """Say which images were left out."""
     for line in skipped[:_LISTED]:
-        log(f"skipped {line}")
+        note(f"skipped {line}")
     if skipped:
-        log(f"skipped {len(skipped)} damaged images" + (" (...)" if len(skipped) > _LISTED else ""))
+        what = "1 damaged image" if len(skipped) == 1 else f"{len(skipped)} damaged images"
+        note(f"skipped {what}" + (" (...)" if len(skipped) > _LISTED else ""))
 
 
 def content(source: Source, split: str) -> str:

@@ -1062,7 +1062,7 @@ FORMATS = {
     "an archive that is none": archive("it is no tar archive", b"x" * 1024),
     "an archive that is compressed": archive("it is compressed (gzip)", b"\x1f\x8b" + bytes(600)),
     "an archive that is empty": archive("it is no tar archive", b""),
-    "arrays without a test split": arrays("or a --holdout of train images", x_train=SQUARES, y_train=[0, 0, 1, 1]),
+    "arrays without a test split": arrays("give --holdout 0.2, which sets", x_train=SQUARES, y_train=[0, 0, 1, 1]),
     "arrays of floats": arrays(
         "float64 [4, 8, 8, 1]", x_train=SQUARES / 1, y_train=[0] * 4, x_test=SQUARES, y_test=[0] * 4
     ),

@@ -245,7 +245,8 @@ def test_real_images_in_place_of_a_run_folder_are_recognised(tmp_path):
         line = no_run(place, "no")
         assert line == f"no: it {words} a, b, c, ...; distil them first, with jaxdd distill --dataset {pets}"
     line = no_run(flat, "no")
-    assert line.startswith(f"no: it {words} cat, dog; distil them first, from a folder with train/<class>/*")
+    given = f"with jaxdd distill --dataset {flat} --holdout 0.2"
+    assert line == f"no: it {words} cat, dog; distil them first, {given}"
     assert no_run(tmp_path / "empty", "no", "x") == no_run(f"{flat}/cat/0.png", "no", "x") == "no; x"
     assert no_run(tmp_path / "peds", "no", "x") == f"no: it does not exist (did you mean {pets}?); x"
 

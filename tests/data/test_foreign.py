@@ -15,6 +15,7 @@ from source_helpers import (
     NAMES,
     as_arrow,
     as_folder,
+    as_npy,
     as_parquet,
     as_shards,
     as_table,
@@ -68,6 +69,16 @@ def test_layouts_of_tensors(digits, name, tolerance):
     assert dataset.provenance["method"] == name.partition(".")[0]
     if tolerance == 1e-6:
         np.testing.assert_array_equal(dataset.pixels(), pixels)
+
+
+def test_labels_in_a_file_of_another_name(digits, tmp_path):
+    for name, other in (("images_best.pt", "images_zca_5000.pt"), ("labels_best.pt", "labels_5000.pt")):
+        (tmp_path / other).write_bytes((GOLDEN / name).read_bytes())
+    assert "without labels" in message(
+        lambda: jaxdd.open_distilled(tmp_path / "images_zca_5000.pt", image_norm="mnist")
+    )
+    dataset = jaxdd.open_distilled(f"{tmp_path}/images_zca_5000.pt?label=labels_5000.pt", image_norm="mnist")
+    np.testing.assert_array_equal(dataset.pixels(), digits[0])
 
 
 def test_strides_and_other_normalisations(digits):
@@ -336,6 +347,35 @@ def test_images_of_another_size(tmp_path):
     floats = written(tmp_path, x=PIXELS / 256, y=LABELS)
     line = message(lambda: jaxdd.open_distilled(floats, image_shape=shape, resize=True))
     assert "floats are not resized" in line
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "folder", "list", "parquet", "shards", "mixed"])
+def test_what_is_resized_or_turned_grey_is_said(tmp_path, form, capsys):
+    rows, place = even(), tmp_path / "set"
+    pixels, labels = stacked(rows)
+    write = {"parquet": as_parquet, "shards": as_shards, "npy": as_npy}.get(form, as_folder)
+    if form == "npz":
+        place = tmp_path / "set.npz"
+        np.savez(place, images=pixels, labels=labels, class_names=list(NAMES))
+    else:
+        write(place, {"train": rows})
+    if form == "list":
+        lines = [f'"train/{label}/{name}","{label}"' for label, name, _ in rows]
+        (place / "metadata.csv").write_text("\n".join(["file_name,label", *lines]), encoding="utf-8")
+    if form == "mixed":
+        (place / "train" / "a" / "0.png").write_bytes(png(np.zeros((16, 8, 3), np.uint8)))
+    capsys.readouterr()  # the library `datasets` draws bars as it writes
+    for shape, resized, is_grey in (
+        ((8, 8, 3), form == "mixed", False),
+        ((4, 4, 3), True, False),
+        ((4, 4, 1), True, True),
+    ):
+        dataset = jaxdd.open_distilled(place, tuple(NAMES), image_shape=shape, resize=True)
+        assert dataset.images.shape == (3, *shape)
+        lines = [line.partition("set")[2].partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+        sizes = "images of several sizes, such as 8x8 and 8x16," if form == "mixed" else "images of 8x8 pixels"
+        said = [f"{sizes} are resized to {shape[0]}x{shape[0]}, as `image_size` says"] if resized else []
+        assert lines == said + ["images in colour become grey, as those of the data are"] * is_grey
 
 
 def even(channels=3):

@@ -40,7 +40,11 @@ def test_tiny_imagenet_as_it_is_shipped(tmp_path, capsys):
     assert levels(source, "train") == [0, 1, 10, 11, 20, 21]
     assert levels(source, "test") == [100, 101, 110, 111, 120, 121]
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"{tmp_path}: left out 3 files that are no images, 2 images without labels in test/"
+    assert line == (
+        f"{tmp_path}: left out 3 files that are no images (train/{WNIDS[0]}/{WNIDS[0]}_boxes.txt, "
+        f"train/{WNIDS[1]}/{WNIDS[1]}_boxes.txt, train/{WNIDS[2]}/{WNIDS[2]}_boxes.txt), "
+        "2 images without labels in test/ (test/images/test_0.JPEG, test/images/test_1.JPEG)"
+    )
 
 
 def test_tiny_imagenet_sorted_into_class_folders_by_a_script(tmp_path, capsys):
@@ -50,7 +54,8 @@ def test_tiny_imagenet_sorted_into_class_folders_by_a_script(tmp_path, capsys):
         (tmp_path / f"val/{name}").mkdir(exist_ok=True)
         (tmp_path / f"val/images/{file}").rename(tmp_path / f"val/{name}/{file}")
     assert levels(data.load(root), "test") == [100, 101, 110, 111, 120, 121]
-    assert "4 files that are no images" in capsys.readouterr().err
+    line = capsys.readouterr().err
+    assert "4 files that are no images (train/" in line and "boxes.txt, ...)" in line
 
 
 @pytest.mark.parametrize(
@@ -75,8 +80,8 @@ def test_annotations_and_images_that_lack_each_other_are_counted(tmp_path, capsy
     place.write_text("\n".join([*lines[1:], lines[1], "none.JPEG\tn01443537"]))
     assert len(data.load(root).labels["test"]) == 5
     text = capsys.readouterr().err
-    assert "2 lines of val_annotations.txt without an image of their own" in text
-    assert "1 images without labels in val/" in text
+    assert f"2 lines of val_annotations.txt without an image of their own (val/images/{lines[1].split()[0]}, " in text
+    assert "1 image without labels in val/ (val/images/" in text
     os.remove(place)
     os.mkfifo(place)
     assert "not a regular file" in message(lambda: data.load(root))
@@ -91,8 +96,8 @@ def test_deeper_folders_are_read_where_a_class_has_no_other_images(tmp_path, cap
     assert levels(source, "train") == [9, 0, 1, 20] and levels(source, "test") == [30]
     assert capsys.readouterr().err.splitlines() == [
         f"{root}: 1 of 2 classes have no test images",
-        f"{root}: left out 1 images outside of class folders, 1 files that are no images, 2 images in deeper folders, "
-        "below others",
+        f"{root}: left out 1 image outside of class folders (train/stray.png), 1 file that is no image "
+        "(train/b/notes.txt), 2 images in deeper folders, below others (train/b/crops/0.png, train/b/crops/1.png)",
     ]
 
 
@@ -107,7 +112,9 @@ def test_each_name_of_a_test_split(tmp_path, name, capsys):
     assert levels(data.load(root), "test") == ([2, 3] if name == "validation" else [2])
     text = capsys.readouterr().err
     assert "2 images without labels in test/" in text
-    assert ("1 images in validation/, as there is another test split" in text) == (name != "validation")
+    assert ("1 image in validation/, as there is another test split (validation/a/1.png)" in text) == (
+        name != "validation"
+    )
 
 
 def test_classes_of_the_test_images_must_be_known(tmp_path):

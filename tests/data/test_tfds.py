@@ -201,6 +201,14 @@ def test_a_share_of_the_train_images_needs_no_test_split(prepared):
     assert (held_out.read("test", np.arange(6))[:, 0, 0, 0] == 40 * held_out.labels["test"]).all()
 
 
+def test_splits_are_chosen_as_of_other_datasets(prepared):
+    source = data.load("jaxdd_squares?train=validation&test=train", data_dir=prepared)
+    assert {split: len(labels) for split, labels in source.labels.items()} == {"test": 30, "train": 12}
+    assert source.name == "jaxdd_squares?train=validation&test=train"
+    line = message(lambda: data.load("jaxdd_squares?test=test", data_dir=prepared))
+    assert "jaxdd_squares has no labels in test" in line and "give `holdout` 0.2" in line
+
+
 def test_a_library_that_stays_empty_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", types.ModuleType("tensorflow_datasets"))
     for call in (lambda: tfds_source.is_builder("cifar10"), lambda: tfds_source.load_tfds("cifar10")):

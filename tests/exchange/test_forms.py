@@ -15,6 +15,7 @@ import jaxdd
 from jaxdd.data import distilled, load_folder
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.exchange import FORMS, ExportSettings, export, items
+from jaxdd.exchange.card import Facts, card
 from jaxdd.ground import extras
 from jaxdd.ground.files import write_json
 from jaxdd.students.rows import row
@@ -165,6 +166,37 @@ def test_a_program_writes_a_folder_for_each_form(program, finished, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("form", "label"), [("hf", "label"), ("imagefolder", "label"), ("webdataset", "cls")])
+@pytest.mark.parametrize("has_soft", [True, False])
+def test_the_label_is_a_class_with_a_name_for_hugging_face(dataset, soft, tmp_path, form, label, has_soft):
+    datasets = pytest.importorskip("datasets")
+    chosen, given = FORMS.find(form), soft if has_soft else None
+    (tmp_path / "x").mkdir()
+    chosen.write(tmp_path / "x", dataset, given)
+    facts = Facts("a 😀 title", "unknown", None, has_soft, None)
+    (tmp_path / "x" / "README.md").write_text(card(dataset, chosen, [], facts))
+    table = datasets.load_dataset(str(tmp_path / "x"), split="train", cache_dir=tmp_path / "cache")
+    names = table.features[label].names
+    assert names == ["0 a b", "1 Ünï|code", "2 <b>'\"#", "3 same", "4 same"]
+    order = np.argsort(table[label], kind="stable")
+    images = np.stack([np.asarray(image) for image in table["image" if form != "webdataset" else "png"]])
+    weights = table["weight"] if form != "webdataset" else [line["weight"] for line in table["json"]]
+    same(dataset, soft, images[order], np.array(table[label])[order], np.array(weights)[order])
+    if has_soft and form != "imagefolder":
+        softs = np.float32(table["soft.npy" if form == "webdataset" else "soft_label"])
+        np.testing.assert_array_equal(softs[order], soft)
+
+
+def test_without_the_card_one_line_makes_the_label_a_class(written, dataset):
+    datasets = pytest.importorskip("datasets")
+    place = written("imagefolder")
+    table = datasets.load_dataset("imagefolder", data_dir=str(place), split="train", cache_dir=place / "cache")
+    assert not isinstance(table.features["label"], datasets.ClassLabel)
+    names = ["0", "1", "2", "3", "4"]
+    table = table.cast_column("label", datasets.ClassLabel(names=names))
+    assert table.features["label"].names == names and sorted(table["label"]) == dataset.labels.tolist()
+
+
 def front(card):
     """The front matter of a card by its keys, each of which holds JSON."""
     _, text, _ = card.split("---\n", 2)
@@ -207,6 +239,17 @@ def test_names_are_no_markup(finished, tmp_path):
     assert not re.search(r"(?<!\\)<", text) and "\nlicense: gpl" not in text
     assert json.loads(front(card)["license"]) == "unknown"
     assert "| \\<script\\>\\|x | 1 | a\\`b | 55.0 ± 7.1 |" in text
+
+
+def test_the_card_says_how_long_students_were_trained(finished, tmp_path):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    long = {"epochs": 300, "steps": 1200, "batch_size": 25}
+    rows = [row(method, "digits", 10, "convnet3", "hard", [0.5]) | long for method in ("random", "wmdd")]
+    write_json(run / "evaluation.json", [*rows, row("full", "digits", None, "convnet3", "hard", [0.9])])
+    export(run, "npz", tmp_path / "x")
+    card = (tmp_path / "x" / "README.md").read_text()
+    said = "Length of the training: hard labels, 10 images per class: 1,200 steps of 25 images (300 epochs)."
+    assert card.count(said) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from golden_helpers import HERE
+from helpers import message
 from PIL import Image
 from source_helpers import as_torch, tar
 
@@ -205,9 +206,38 @@ def test_settings_of_data_beside_a_run_folder(refused, run, tmp_path):
     assert "labels_best.pt has images without labels" in line
     (tmp_path / "one.npz").write_bytes(b"")
     assert "one.npz cannot be read" in refused("evaluate", run, tmp_path / "one.npz")
-    np.savez(tmp_path / "one.npz", images=np.zeros((10, 8, 8), np.uint8), labels=np.arange(10))
-    line = refused("evaluate", run, tmp_path / "one.npz")
-    assert "one.npz has other classes or images per class" in line
+    sets = [distilled.DistilledDataset.from_arrays(np.zeros((2, 8, 8, 1), np.uint8), [0, 1], class_names=names)
+            for names in (("a", "b"), ("a", "c"))]  # fmt: skip
+    line = message(lambda: judging._check_alike([run, tmp_path / "one.npz"], sets))
+    assert "one.npz has other classes than" in line and str(run) in line
+
+
+def cells(place):
+    return {(row["method"], row["ipc"]): row["accuracies"] for row in json.loads(place.read_text())}
+
+
+@pytest.mark.slow
+def test_sets_of_several_numbers_of_images_per_class(run, tmp_path, program):
+    dataset = distilled.load(run)
+    np.savez(tmp_path / "one.npz", images=dataset.pixels()[::2, ..., 0], labels=dataset.labels[::2])
+    fast = ["--seeds", 1, "--full", 1, "--hard.train.epochs", 2, "--protocols", "hard", "--baselines", "random"]
+    given = [run, tmp_path / "one.npz", "--names", "two", "one", *fast]
+    status, out, err = program("evaluate", *given, "--dry-run")
+    assert status == 0 and "convnet3, hard, IPC 1" in out and "convnet3, hard, IPC 2" in out, err
+    status, out, err = program("evaluate", *given, "--out", tmp_path / "both.json")
+    assert status == 0, err
+    both = cells(tmp_path / "both.json")
+    assert list(both) == [("random", 1), ("one", 1), ("random", 2), ("two", 2), ("full", None)]
+    assert [line.split()[2:4] for line in out.splitlines()[2:]] == [
+        [method, "all" if ipc is None else str(ipc)] for method, ipc in both
+    ]
+    alone = {}
+    for name, place in (("two", run), ("one", tmp_path / "one.npz")):
+        flags = ["--dataset", "digits", "--teacher", run / "teacher"] if name == "one" else []
+        status, _, err = program("evaluate", place, "--names", name, *flags, *fast, "--out", tmp_path / "alone.json")
+        assert status == 0, err
+        alone |= cells(tmp_path / "alone.json")
+    assert alone == both
 
 
 def test_what_is_a_run_folder(run, tmp_path):
