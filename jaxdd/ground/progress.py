@@ -139,8 +139,13 @@ def duration(seconds: float) -> str:
     """Seconds in words, with two digits."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
-            return f"{seconds / size:.2g} {unit}" if seconds < 100 * size else f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.2g} s" if seconds < 100 else f"{seconds:.0f} s"
+            return f"{_digits(seconds / size)} {unit}"
+    return f"{_digits(seconds)} s"
+
+
+def _digits(number: float) -> str:
+    # From 99.5 on two digits would be 1e+02.
+    return f"{number:.2g}" if number < 99.5 else f"{number:,.0f}"
 
 
 def log(message: str) -> None:
