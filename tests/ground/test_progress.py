@@ -52,8 +52,9 @@ def test_a_program_words_the_names_of_its_flags(clock, capfd):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.0123, "0.012 s"), (4.26, "4.3 s"), (99.7, "100 s"), (119.0, "119 s"), (150.0, "2.5 min"), (5985.0, "100 min"), (6000.0, "100 min"),
-     (7300.0, "2 h"), (2 * 86400.0, "2 days"), (1e8, "1,157 days")])  # fmt: skip
+    [(0.0123, "0.012 s"), (4.26, "4.3 s"), (99.7, "100 s"), (119.0, "119 s"), (150.0, "2.5 min"),
+     (5985.0, "100 min"), (6000.0, "100 min"), (7300.0, "2 h"),
+     (2 * 86400.0, "2 days"), (1e8, "1,157 days")])  # fmt: skip
 def test_durations_in_words(seconds, words):
     assert duration(seconds) == words
 
