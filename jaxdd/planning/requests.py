@@ -1,6 +1,8 @@
 """What each request has to do, stage by stage, as far as it is known before anything is computed."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,7 +30,17 @@ from jaxdd.students import evaluation, lanes
 from jaxdd.students.lanes import Form, Lanes, Limits
 from jaxdd.students.protocol import Protocol
 from jaxdd.students.train import TrainSettings
-from jaxdd.workspace import Comparison, Workspace, encoding, full_training, grid_runner, latent_models, runs, teachers
+from jaxdd.workspace import (
+    Comparison,
+    Workspace,
+    committee,
+    encoding,
+    full_training,
+    grid_runner,
+    latent_models,
+    runs,
+    teachers,
+)
 from jaxdd.workspace.comparison import by_size, with_flip
 from jaxdd.workspace.real_data import pass_size
 
@@ -56,6 +68,9 @@ def training(workspace: Workspace, what: str = "teacher", pretrained: bool = Fal
 def distillation(workspace: Workspace, recipe: Recipe, ipc: int) -> list[Work]:
     """Distillation of all classes, with the models that it needs and that do not exist yet."""
     models, works = _models(workspace, recipe)
+    if recipe.imager.takes_committee:
+        # The teacher is planned already.
+        works += _labeller(workspace)[1][len(_teacher(workspace)[1]) :]
     return works + _own(workspace, recipe, ipc, models)
 
 
@@ -106,7 +121,7 @@ def summaries(workspace: Workspace, space: str, counts: Sequence[int]) -> list[W
 
 def relabelling(workspace: Workspace, stream: Stream, form: LabelSettings, steps: int) -> list[Work]:
     """Storing the soft labels of ``steps`` steps of a stream."""
-    teacher, works = _teacher(workspace)
+    teacher, works = _labeller(workspace)
     return [*works, storing.work(teacher, stream, form, workspace.real.source.image_shape, steps)]
 
 
@@ -167,7 +182,7 @@ def _kind(recipe: Recipe) -> tuple:
 def _shared(workspace: Workspace, recipes: Iterable[Recipe]) -> tuple[dict[tuple, Models], list[Work]]:
     """The models of recipes by their `_kind`, and the work that all runs share, each once."""
     models: dict[tuple, Models] = {}
-    works = {work.title: work for work in _teacher(workspace)[1]}
+    works = {work.title: work for work in _labeller(workspace)[1]}
     for kind, recipe in {_kind(recipe): recipe for recipe in recipes}.items():
         models[kind], more = _models(workspace, recipe)
         works |= {work.title: work for work in more}
@@ -190,7 +205,23 @@ def _teacher(workspace: Workspace) -> tuple[Teacher, list[Work]]:
     if workspace.given_teacher or runs.is_finished(place):
         return workspace.teacher, []
     model = teachers.build(teachers.describe(config, real), config.compute)
-    return Teacher(model.apply, teachers.shapes(model, real.source.image_shape), real.norm), training(workspace)
+    variables = teachers.shapes(model, real.source.image_shape)
+    return Teacher(model.apply, variables, real.norm, apply_train=model.apply_train), training(workspace)
+
+
+def _labeller(workspace: Workspace) -> tuple[Teacher, list[Work]]:
+    """The teacher, or the committee, with the training of those that do not exist yet."""
+    teacher, works = _teacher(workspace)
+    members = []
+    for part in committee.parts(workspace.config):
+        if isinstance(part, Path):
+            members.append(committee.loaded(part, workspace.config, workspace.real)[0])
+            continue
+        name = part.model
+        member, more = _teacher(replace(workspace, config=part, given_teacher=None))
+        members.append(member)
+        works += [work.titled(f"{work.title}, {name}") for work in more]
+    return committee.joined(teacher, tuple(members)), works
 
 
 def _found(workspace: Workspace, denoiser: bool) -> LatentModel | None:
@@ -290,7 +321,7 @@ def _context(workspace: Workspace, recipe: Recipe, teacher: Teacher, latent: Lat
 
 def _all_students(setting: Comparison, methods: Callable[[str, str], int], ipc: int) -> list[Work]:
     """The students of all architectures and protocols."""
-    teacher, works = _teacher(setting.workspace)[0], []
+    teacher, works = _labeller(setting.workspace)[0], []
     for student in setting.students:
         for kind, protocol in setting.protocols.items():
             count = methods(student, kind) * setting.seeds

@@ -71,7 +71,7 @@ def opened(config: RelabelConfig) -> Opened:
 def plan(config: RelabelConfig, known: Opened | None = None) -> list[Work]:
     dataset, workspace, protocol, form, out = known or opened(config)
     stream = protocol.stream(len(dataset.labels))
-    steps = storing.steps_left(out, dataset, stream, workspace.teacher, form, config.seed)
+    steps = storing.steps_left(out, dataset, stream, workspace.labeller, form, config.seed)
     return planning.relabelling(workspace, stream, form, steps) if steps else []
 
 
@@ -82,7 +82,7 @@ def main(config: RelabelConfig) -> None:
         planning.followed(lambda: plan(config, known)),
         locked(out.with_name(f".{out.name}{LOCK}"), f"the folder of labels {out}"),
     ):
-        labels = storing.materialise(out, dataset, stream, workspace.teacher, form, config.seed)
+        labels = storing.materialise(out, dataset, stream, workspace.labeller, form, config.seed)
     print(label_sizes(labels, config.run, views.drawn_bytes(labels, dataset)))
 
 

@@ -19,6 +19,7 @@ from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.progress import progress
 from jaxdd.ground.tracing import struct
 from jaxdd.nn.classifier import Apply, Classifier, Variables
+from jaxdd.stages.context import Teacher
 from jaxdd.stages.relabel.forms import decode
 from jaxdd.stages.relabel.labelling import Labelling
 from jaxdd.stages.relabel.stored import Labels, check_fits
@@ -147,6 +148,46 @@ def side_by_side(
     names = [lane.name or f"student {s}, seed {lane.seed}" for s, lane in enumerate(students)]
     work = lanes.Lanes(which, [lane.seed for lane in students], batch_size, steps, names)
     return lanes.run(trainer, pool, work, trainer.prepare(context), limits)
+
+
+def labelled(lane: Lane, protocol: Protocol, teacher: Teacher) -> Lane:
+    """The lane with one soft label an image, if the labels of the protocol are such."""
+    if not protocol.labels.per_image:
+        return lane
+    return lane._replace(targets=_soft_targets(_Identity(lane.dataset), protocol.labels, _Identity(teacher)))
+
+
+class _Identity:
+    """A key for what has no hash: equal only for the same object, which it keeps alive."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+@lru_cache(maxsize=64)
+def _soft_targets(dataset: _Identity, labels: Labelling, teacher: _Identity) -> np.ndarray:
+    """The targets of a dataset, once for all its students, which then share it on the devices."""
+    return labels.targets(answers(teacher.value, dataset.value), dataset.value.labels)
+
+
+def answers(teacher: Teacher, dataset: DistilledDataset, batch_size: int = 250) -> np.ndarray:
+    """The logits of a teacher on the images of a dataset as they are, float32 [n, K]."""
+    count = len(dataset.labels)
+    size, answer = min(batch_size, count), _answering(teacher.apply)
+    rows = [np.minimum(np.arange(first, first + size), count - 1) for first in range(0, count, size)]
+    parts = [answer(teacher.variables, dataset.images[some]) for some in rows]
+    return np.concatenate(parts)[:count].astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _answering(apply: Apply):
+    return jax.jit(lambda variables, images: apply(variables, images).logits)
 
 
 def _targets(lane: Lane) -> np.ndarray:

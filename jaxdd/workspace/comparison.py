@@ -17,12 +17,12 @@ from jaxdd.methods import RECIPES, Recipe
 from jaxdd.nn import Classifier
 from jaxdd.stages.context import Teacher
 from jaxdd.stages.relabel.stored import Labels, check_fits, fingerprint, open_labels
-from jaxdd.students.evaluation import Lane, accuracies, accuracy, side_by_side, student_trainer
+from jaxdd.students.evaluation import Lane, accuracies, accuracy, labelled, side_by_side, student_trainer
 from jaxdd.students.lanes import Limits, Trained
 from jaxdd.students.protocol import Protocol
 from jaxdd.students.rows import cell, row
 from jaxdd.students.train import TrainSettings
-from jaxdd.workspace import full_training, records, teachers
+from jaxdd.workspace import committee, full_training, records, teachers
 from jaxdd.workspace.distillation import make
 from jaxdd.workspace.finished import Finished
 from jaxdd.workspace.real_data import DataConfig, test_batches
@@ -168,11 +168,11 @@ def measured(
     if not makers:
         return
     workspace, model, seeds = comparison.workspace, comparison.network(student), comparison.seeds
-    teacher, protocol = workspace.teacher, with_flip(comparison.protocols[kind], workspace.real.flip)
+    teacher, protocol = workspace.labeller, with_flip(comparison.protocols[kind], workspace.real.flip)
     names = [method for method in makers for _ in range(seeds)]
     stored = {method: (labels or {}).get(method) for method in makers}
     lanes = [
-        Lane(makers[method](seed), seed, stored[method], f"{method}, seed {seed}")
+        labelled(Lane(makers[method](seed), seed, stored[method], f"{method}, seed {seed}"), protocol, teacher)
         for method in makers
         for seed in range(seeds)
     ]
@@ -283,8 +283,10 @@ def workspace_of(run: Path, compute: str = "auto") -> Workspace:
     """
     saved = records.run(run)
     manifest.verify(run, "teacher", content=False)
+    members = sorted((run / committee.FOLDER).glob("*"), key=lambda place: place.name)
     names = ("dataset", "data_dir", "flip", "memory_gib", "image_size", "channels", "holdout", "skip_corrupt")
     data = {name: saved[name] for name in names if name in saved}
     config = settings.changed(DataConfig(), {k: v for k, v in data.items() if v is not None}, str(run / "config.json"))
     shared = {name: getattr(config, name) for name in names}
-    return open_workspace(TeacherConfig(**shared, compute=compute), run.parent, run / "teacher")
+    config = TeacherConfig(**shared, compute=compute, committee=tuple(map(str, members)))
+    return open_workspace(config, run.parent, run / "teacher")

@@ -22,7 +22,7 @@ from jaxdd.ground.reading import read_json
 from jaxdd.methods import RECIPES, Recipe, Result
 from jaxdd.stages.context import OnSnapshot
 from jaxdd.students.evaluation import recognised
-from jaxdd.workspace import beside, runs, teachers
+from jaxdd.workspace import beside, committee, runs, teachers
 from jaxdd.workspace.latent_models import LatentConfig
 from jaxdd.workspace.runs import PARTS
 from jaxdd.workspace.teachers import TeacherConfig
@@ -136,12 +136,21 @@ def fill(config: DistillConfig, workspace: Workspace, on_snapshot: OnSnapshot | 
     if hosts.count() == 1:  # otherwise no process has seen the images of all classes
         images = beside.beside(workspace, recipe.summarizer.space, dataset, seed)
         beside.save(config.out / beside.FILE, images)
-    save_run(config, workspace.teacher_folder, dataset, result)
+    save_run(config, workspace, dataset, result)
     runs.finish(config.out, RESULTS)
     return dataset
 
 
-RESULTS = ("config.json", "teacher", "atoms.npz", "metrics.jsonl", "skipped.txt", beside.FILE, "distilled")
+RESULTS = (
+    "config.json",
+    "teacher",
+    committee.FOLDER,
+    "atoms.npz",
+    "metrics.jsonl",
+    "skipped.txt",
+    beside.FILE,
+    "distilled",
+)
 """What `save_run` writes."""
 
 
@@ -247,13 +256,14 @@ def _dataset(method: str, recipe: Recipe, seed: int, workspace: Workspace, resul
     )
 
 
-def save_run(config: DistillConfig, teacher_folder: Path, dataset: DistilledDataset, result: Result) -> None:
-    """Write the config, the teacher, the atoms, the loss curve and the images into a run folder."""
+def save_run(config: DistillConfig, workspace: Workspace, dataset: DistilledDataset, result: Result) -> None:
+    """Write the config, the teachers, the atoms, the loss curve and the images into a run folder."""
     out = config.out
     write_json(out / "config.json", record(config))
-    with atomic(out / "teacher") as place:
-        # Another process may look for the same teacher just now, and hold its lock.
-        shutil.copytree(teacher_folder, place, ignore=shutil.ignore_patterns(".*"))
+    _copy(workspace.teacher_folder, out / "teacher")
+    for k, (_, folder) in enumerate(workspace.members):
+        (out / committee.FOLDER).mkdir(exist_ok=True)
+        _copy(folder, out / committee.FOLDER / f"{k:03d}")
     # Pass an open file: np.savez would append .npz to a name.
     with atomic(out / "atoms.npz") as place, open(place, "wb") as file:
         np.savez(file, points=result.atoms.points, weights=result.atoms.weights, costs=result.costs)
@@ -265,3 +275,9 @@ def save_run(config: DistillConfig, teacher_folder: Path, dataset: DistilledData
     if lines:
         write_text(out / "metrics.jsonl", "\n".join(lines) + "\n")
     distilled.save(dataset, out / "distilled")
+
+
+def _copy(folder: Path, place: Path) -> None:
+    with atomic(place) as partial:
+        # Another process may look for the same teacher just now, and hold its lock.
+        shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(".*"))

@@ -331,7 +331,8 @@ def _key(work: Work, *what: Any) -> str:
     teacher = {name: value for name, value in info.items() if name not in ("dataset", "seconds", "jax")}
     data = [real.name, real.source.image_shape, real.flip, len(real.source.labels["train"])]
     plain = [settings.record(part) for part in what]
-    parts = [teacher, data, teachers.dtype_of(work.config.compute), plain]
+    members = [dict(member.info) for member, _ in work.workspace.members]
+    parts = [teacher, data, teachers.dtype_of(work.config.compute), plain, *members]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
 
 

@@ -43,6 +43,9 @@ class TeacherConfig(DataConfig):
     """The dtype in which networks compute: float32, bfloat16, or auto (bfloat16 on accelerators that have it).
     Parameters, pixels, moments and losses are float32."""
     seed: int = settings.bounded(0, settings.SEED)
+    committee: tuple[str, ...] = ()
+    """More teachers: architectures, trained as the teacher is, or folders of jaxdd train. Recovery takes them in turn
+    with the teacher, and soft labels are the mean of all."""
     teacher_train: train.TrainSettings = field(
         default_factory=lambda: train.TrainSettings(
             epochs=30,

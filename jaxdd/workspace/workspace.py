@@ -18,7 +18,7 @@ from jaxdd.latent.decoding import LatentModel
 from jaxdd.methods import Recipe
 from jaxdd.stages.context import Classes, Context, Problem, Teacher
 from jaxdd.stages.encode import SPACES, Encoded
-from jaxdd.workspace import latent_models, runs, teachers
+from jaxdd.workspace import committee, latent_models, runs, teachers
 from jaxdd.workspace.encoding import Encoder, encode_train, kept_or_encoded, local_rows
 from jaxdd.workspace.latent_models import LatentConfig
 from jaxdd.workspace.real_data import RealData, open_data
@@ -58,6 +58,16 @@ class Workspace:
     def teacher(self) -> Teacher:
         """The teacher, which is trained if there is none yet."""
         return self._teacher[0]
+
+    @cached_property
+    def members(self) -> tuple[tuple[Teacher, Path], ...]:
+        """The teachers of the committee beside the teacher, each with its folder; they are trained if need be."""
+        return committee.found(self.config, self.real, self.root / "teachers")
+
+    @cached_property
+    def labeller(self) -> Teacher:
+        """The teacher that labels images: the teacher, or the committee."""
+        return committee.joined(self.teacher, tuple(member for member, _ in self.members))
 
     @property
     def teacher_folder(self) -> Path:
@@ -100,6 +110,7 @@ class Workspace:
         """
         latent = self.latent_model("denoiser" in recipe.needs)[0] if recipe.needs else None
         resources = Resources(self.config.memory_bytes)
+        rows = None
         if mesh is None or not mesh.is_multi_process:
             classes = self.classes(recipe.summarizer.space)
         else:
@@ -107,7 +118,21 @@ class Workspace:
             rows = local_rows(self.real.source, mesh, together)
             encoder, source = self._encoder(recipe.summarizer.space)
             classes = self._with_images(encode_train(encoder, source, rows, mesh), np.concatenate(rows))
-        return Context(self.teacher, classes, latent, self.real.flip, resources)
+        others = self._committee(mesh, rows) if recipe.imager.takes_committee else ()
+        return Context(self.teacher, classes, latent, self.real.flip, resources, committee=others)
+
+    def _committee(self, mesh: Mesh | None, rows: list[np.ndarray] | None) -> tuple[tuple[Teacher, Classes], ...]:
+        """The members, each with the images as it encodes them: some ``rows``, or all in this process."""
+        found = []
+        for member, _ in self.members:
+            encoder = member.apply, member.variables, member.norm
+            if rows is None:
+                encoded = kept_or_encoded(encoder, self.real.source, self.root / "encoded")
+                here = np.concatenate(local_rows(self.real.source, parallel.mesh(jax.local_devices())))
+            else:
+                encoded, here = encode_train(encoder, self.real.source, rows, mesh), np.concatenate(rows)
+            found.append((member, self._with_images(encoded, here)))
+        return tuple(found)
 
     def classes(self, space: str) -> Classes:
         """All real train images, encoded in a space by this process alone; they are encoded only once."""
@@ -160,6 +185,7 @@ def open_workspace(
         sweep(Path(root) / name)
     settings.check(config)
     settings.check(latent)
+    committee.check(config)
     given_teacher = None
     if source is not None:
         config = replace(config, dataset=data.checked(source, needs_test=False).name)

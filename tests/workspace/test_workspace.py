@@ -427,3 +427,42 @@ def test_bad_requests_leave_nothing(source, request_of, tmp_path):
     ):
         assert words in message(lambda config=config: distill(config, source))
         assert list(tmp_path.iterdir()) == []
+
+
+# A committee
+
+
+@pytest.mark.slow
+def test_a_committee_takes_turns_labels_together_and_is_kept_with_the_run(source, root, tmp_path):
+    member = open_workspace(replace(CONFIG, seed=1), root, source=source)
+    assert member.teacher.info["seed"] == 1
+    known = {item.name: getattr(CONFIG, item.name) for item in dataclasses.fields(CONFIG)}
+    known |= {"committee": (str(member.teacher_folder),)}
+    first = open_workspace(CONFIG, root, source=source)
+    recipe = Recipe(Barycenter(), Recover(steps=4, min_scale=1.0))
+    config = config_of("wmdd", **known, ipc=2, out=root / "committee", teacher=first.teacher_folder, recipe=recipe)
+    images = distill(config, source).images
+    alone = distill(replace(config, committee=(), out=root / "alone"), source).images
+    assert np.abs(images - alone).max() > 1e-3
+
+    workspace = open_workspace(replace(CONFIG, committee=known["committee"]), root, source=source)
+    (other, _), pixels = workspace.members[0], images[:3]
+    answers = [np.asarray(one.apply(one.variables, pixels).logits) for one in (workspace.teacher, other)]
+    mean = sum(z - z.mean(1, keepdims=True) for z in answers) / 2
+    labeller = workspace.labeller
+    np.testing.assert_allclose(labeller.apply(labeller.variables, pixels).logits, mean, atol=1e-5)
+    assert first.labeller is first.teacher
+    kept = teachers.load_teacher(root / "committee" / "committee" / "000")
+    jax.tree.map(np.testing.assert_array_equal, kept.variables, other.variables)
+    assert not (root / "alone" / "committee").exists()
+
+
+def test_members_that_are_not_there_or_see_other_images_are_refused(source, root, tmp_path):
+    ask = lambda *names: open_workspace(replace(CONFIG, committee=names), root, source=source)
+    assert "convnet3" in message(lambda: ask("convnet33"))
+    place = open_workspace(CONFIG, root, source=source).teacher_folder
+    other = teachers.load_teacher(place)
+    teachers.save_teacher(tmp_path / "other", other._replace(info=other.info | {"mean": [0.1], "std": [0.7]}))
+    assert "another normalisation" in message(lambda: ask(str(tmp_path / "other")).members)
+    teachers.save_teacher(tmp_path / "fewer", other._replace(info=other.info | {"class_names": ["a", "b", "c"]}))
+    assert "was trained on classes" in message(lambda: ask(str(tmp_path / "fewer")).members)

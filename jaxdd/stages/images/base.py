@@ -41,6 +41,8 @@ class Imager:
     """The spaces in which the atoms may lie."""
     is_real: ClassVar[bool] = False
     """Whether its pixels are those of real images."""
+    takes_committee: ClassVar[bool] = False
+    """Whether it makes use of the committee of a context."""
 
     @property
     def needs(self) -> frozenset[str]:

@@ -53,6 +53,10 @@ class Labelling:
     def check(self) -> None:
         """Raise InputError for settings out of range."""
 
+    def targets(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """What images are called, float32 [n, K], if `per_image`: from the teacher's logits [n, K] and classes [n]."""
+        raise TypeError(f"{type(self).__name__} defines no targets(logits, labels)")
+
     def criterion(self, teacher_apply: Apply | None) -> Criterion:
         """The loss of a student; ``teacher_apply`` is the teacher's function if `asks_teacher`, otherwise unused."""
         raise TypeError(f"{type(self).__name__} defines no criterion(teacher_apply)")

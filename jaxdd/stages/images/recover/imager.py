@@ -28,6 +28,7 @@ class Recover(RecoverSettings, Imager):
     """Minimises the loss of `recover.loss` over the pixels of each class."""
 
     spaces: ClassVar[tuple[str, ...]] = ("features",)
+    takes_committee: ClassVar[bool] = True
 
     @property
     def needs(self) -> frozenset[str]:
