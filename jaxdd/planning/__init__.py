@@ -2,7 +2,8 @@
 
 from jaxdd.planning.following import followed
 from jaxdd.planning.plan import Plan, made, text
-from jaxdd.planning.requests import comparison, comparisons, distillation, grid, relabelling, summaries, table, training
+from jaxdd.planning.requests import comparison, comparisons, distillation, grid, relabelling, summaries, table
+from jaxdd.planning.trained import training
 
 __all__ = [
     "Plan",

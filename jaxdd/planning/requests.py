@@ -1,26 +1,21 @@
 """What each request has to do, stage by stage, as far as it is known before anything is computed."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxdd import nn
 from jaxdd.data.distilled import DistilledDataset
-from jaxdd.ground import dry, parallel
+from jaxdd.ground import dry
 from jaxdd.ground.memory import Resources
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.programs import Work
 from jaxdd.ground.tracing import shapes_of, struct
-from jaxdd.latent import decoding, dit, vae
-from jaxdd.latent import training as latent_training
-from jaxdd.latent.decoding import LatentModel, latent_shape
+from jaxdd.latent.decoding import LatentModel
 from jaxdd.methods import RECIPES, Recipe
-from jaxdd.nn import Classifier, Moments
-from jaxdd.planning.clock import reading_seconds
+from jaxdd.nn import Moments
+from jaxdd.planning import trained
 from jaxdd.stages.context import Classes, Context, Teacher
 from jaxdd.stages.encode import SPACES, Encoded
 from jaxdd.stages.relabel import storing
@@ -29,40 +24,13 @@ from jaxdd.stages.summarize import Barycenter, Quantization
 from jaxdd.students import evaluation, lanes
 from jaxdd.students.lanes import Form, Lanes, Limits
 from jaxdd.students.protocol import Protocol
-from jaxdd.students.train import TrainSettings
 from jaxdd.workspace import (
     Comparison,
     Workspace,
-    committee,
-    encoding,
-    full_training,
     grid_runner,
-    latent_models,
-    runs,
     teachers,
 )
 from jaxdd.workspace.comparison import by_size, with_flip
-from jaxdd.workspace.real_data import pass_size
-
-
-def training(workspace: Workspace, what: str = "teacher", pretrained: bool = False) -> list[Work]:
-    """Training of a "teacher", of an autoencoder ("vae"), or of that and a denoiser ("dit"), whatever exists already.
-
-    Args:
-      pretrained: whether the teacher has published weights, and is only tested.
-    """
-    if what == "teacher":
-        config, real = workspace.config, workspace.real
-        model = teachers.build(teachers.describe(config, real), config.compute)
-        settings = teachers.with_flip(config.teacher_train, real.flip)
-        variables = teachers.shapes(model, real.source.image_shape)
-        tested = _tested(workspace, Teacher(model.apply, variables, real.norm), 1)
-        fitted = _fitted(workspace, model, settings, full_training.TITLE).titled("train the teacher")
-        return [tested] if pretrained else [fitted, tested]
-    if what == "dit" and workspace.latent.place is not None:
-        return _denoiser(workspace, _found(workspace, False))[1]
-    whole, works = _autoencoder(workspace)
-    return works + (_denoiser(workspace, whole)[1] if what == "dit" else [])
 
 
 def distillation(workspace: Workspace, recipe: Recipe, ipc: int) -> list[Work]:
@@ -70,7 +38,7 @@ def distillation(workspace: Workspace, recipe: Recipe, ipc: int) -> list[Work]:
     models, works = _models(workspace, recipe)
     if recipe.imager.takes_committee:
         # The teacher is planned already.
-        works += _labeller(workspace)[1][len(_teacher(workspace)[1]) :]
+        works += trained.labeller_of(workspace)[1][len(trained.teacher_of(workspace)[1]) :]
     return works + _own(workspace, recipe, ipc, models)
 
 
@@ -121,14 +89,14 @@ def summaries(workspace: Workspace, space: str, counts: Sequence[int]) -> list[W
 
 def relabelling(workspace: Workspace, stream: Stream, form: LabelSettings, steps: int) -> list[Work]:
     """Storing the soft labels of ``steps`` steps of a stream."""
-    teacher, works = _labeller(workspace)
+    teacher, works = trained.labeller_of(workspace)
     return [*works, storing.work(teacher, stream, form, workspace.real.source.image_shape, steps)]
 
 
 def table(work: grid_runner.Work) -> list[Work]:
     """What is missing of a table: datasets, and their students."""
     workspace = work.workspace
-    is_new = bool(_teacher(workspace)[1])
+    is_new = bool(trained.teacher_of(workspace)[1])
     sizes = grid_runner.left(work, is_new)
     cells = [(left.ipc, left.comparison, lambda *cell, left=left: left.methods[cell]) for left in sizes]
     recipes = [[entry.recipe for entry in left.entries] for left in sizes]
@@ -165,13 +133,15 @@ Models = tuple[Teacher, LatentModel | None]
 
 def _models(workspace: Workspace, recipe: Recipe) -> tuple[Models, list[Work]]:
     """The models of a recipe, as shapes where they do not exist yet, and the work that all its runs share."""
-    teacher, works = _teacher(workspace)
+    teacher, works = trained.teacher_of(workspace)
     latent = None
     if recipe.needs or "autoencoder" in SPACES.find(recipe.summarizer.space).needs:
-        latent, more = _latent(workspace, "denoiser" in recipe.needs)
+        latent, more = trained.latent_of(workspace, "denoiser" in recipe.needs)
         works += more
     encoder, shape = _space(workspace, recipe, teacher, latent)
-    return (teacher, latent), works + _encoding(workspace, encoder, shape, f"encode: {recipe.summarizer.space}")
+    return (teacher, latent), works + trained.encoding_of(
+        workspace, encoder, shape, f"encode: {recipe.summarizer.space}"
+    )
 
 
 def _kind(recipe: Recipe) -> tuple:
@@ -182,7 +152,7 @@ def _kind(recipe: Recipe) -> tuple:
 def _shared(workspace: Workspace, recipes: Iterable[Recipe]) -> tuple[dict[tuple, Models], list[Work]]:
     """The models of recipes by their `_kind`, and the work that all runs share, each once."""
     models: dict[tuple, Models] = {}
-    works = {work.title: work for work in _labeller(workspace)[1]}
+    works = {work.title: work for work in trained.labeller_of(workspace)[1]}
     for kind, recipe in {_kind(recipe): recipe for recipe in recipes}.items():
         models[kind], more = _models(workspace, recipe)
         works |= {work.title: work for work in more}
@@ -194,90 +164,8 @@ def _own(workspace: Workspace, recipe: Recipe, ipc: int, models: Models) -> list
     context = _context(workspace, recipe, *models)
     summarize, images = recipe.summarizer.work(context, ipc), recipe.imager.work(context, ipc)
     if recipe.imager.is_real and images is not None:
-        images = _reading(workspace, images, images.units)
+        images = trained.reading(workspace, images, images.units)
     return [work for work in (summarize, images) if work is not None]
-
-
-def _teacher(workspace: Workspace) -> tuple[Teacher, list[Work]]:
-    """The teacher if it exists, otherwise its shapes and its training."""
-    config, real = workspace.config, workspace.real
-    place = teachers.place_of(config, real, workspace.root / "teachers")[0]
-    if workspace.given_teacher or runs.is_finished(place):
-        return workspace.teacher, []
-    model = teachers.build(teachers.describe(config, real), config.compute)
-    variables = teachers.shapes(model, real.source.image_shape)
-    return Teacher(model.apply, variables, real.norm, apply_train=model.apply_train), training(workspace)
-
-
-def _labeller(workspace: Workspace) -> tuple[Teacher, list[Work]]:
-    """The teacher, or the committee, with the training of those that do not exist yet."""
-    teacher, works = _teacher(workspace)
-    members = []
-    for part in committee.parts(workspace.config):
-        if isinstance(part, Path):
-            members.append(committee.loaded(part, workspace.config, workspace.real)[0])
-            continue
-        name = part.model
-        member, more = _teacher(replace(workspace, config=part, given_teacher=None))
-        members.append(member)
-        works += [work.titled(f"{work.title}, {name}") for work in more]
-    return committee.joined(teacher, tuple(members)), works
-
-
-def _found(workspace: Workspace, denoiser: bool) -> LatentModel | None:
-    cache = workspace.root / "latents"
-    return latent_models.found(workspace.latent, workspace.config, workspace.real, cache, denoiser)
-
-
-def _latent(workspace: Workspace, denoiser: bool) -> tuple[LatentModel, list[Work]]:
-    """The latent model if it exists, otherwise its shapes and the training of what is missing."""
-    known = _found(workspace, denoiser)
-    if known is not None:
-        return known, []
-    works: list[Work] = []
-    whole = _found(workspace, False)
-    if whole is None:
-        whole, works = _autoencoder(workspace)
-    if denoiser:
-        whole, more = _denoiser(workspace, whole)
-        works += more
-    return whole, works
-
-
-def _autoencoder(workspace: Workspace) -> tuple[LatentModel, list[Work]]:
-    """The shapes of the autoencoder to train, and the work."""
-    latent, real = workspace.latent, workspace.real
-    latent_models.check(latent, real)
-    shape = real.source.image_shape
-    model = vae.autoencoder(vae.small(shape, latent.channels))
-    variables = jax.eval_shape(lambda key: model.init(key, shape), jax.random.key(0))
-    trainer = latent_training.vae_trainer(model, latent.vae_train, shape, real.flip)
-    batch = struct(latent.vae_train.batch_size, *shape, dtype=np.uint8)
-    steps = latent_training.steps_of(latent.vae_train)
-    work = latent_training.work("train autoencoder", trainer, batch, steps, "a lower `latent.vae_train.images`")
-    whole = LatentModel(model, variables, shape)
-    # The scale of the latents is measured on all images.
-    scaled = _encoding(workspace, _latent_encoder(whole), shape, "scale of the latents")
-    return whole, [_reading(workspace, work, work.units * steps), *scaled]
-
-
-def _denoiser(workspace: Workspace, whole: LatentModel | None) -> tuple[LatentModel, list[Work]]:
-    """The model with the shapes of the denoiser to train, and the work."""
-    assert whole is not None
-    latent, real = workspace.latent, workspace.real
-    net = dit.denoiser(latent_models.dit_sizes(latent, real, whole))
-    trainer = latent_training.dit_trainer(net, whole.schedule, latent.dit_train)
-    batch, steps = struct(latent.dit_train.batch_size, *latent_shape(whole)), latent_training.steps_of(latent.dit_train)
-    shorter = "a lower `latent.dit_train.images`"
-    works = []
-    for view in ("latents to train on", "mirrored latents to train on")[: 1 + real.flip]:
-        works += _encoding(workspace, _latent_encoder(whole), whole.image_shape, view)
-    works.append(latent_training.work("train denoiser", trainer, batch, steps, shorter))
-    return whole._replace(denoiser=net, variables=jax.eval_shape(net.init, jax.random.key(0))), works
-
-
-def _latent_encoder(model: LatentModel) -> encoding.Encoder:
-    return decoding.encoder(model), model.vae_variables, vae.RANGE
 
 
 def _space(workspace: Workspace, recipe: Recipe, teacher: Teacher, latent: LatentModel | None):
@@ -287,22 +175,6 @@ def _space(workspace: Workspace, recipe: Recipe, teacher: Teacher, latent: Laten
     if latent is not None and "autoencoder" in kind.needs:
         shape = latent.image_shape
     return kind.encoder(teacher, latent), shape
-
-
-def _encoding(workspace: Workspace, encoder: encoding.Encoder, shape: tuple[int, int, int], title: str) -> list[Work]:
-    """Encoding of all real images; nothing if the run folder keeps what an encoder that exists makes of them."""
-    source = workspace.real.source
-    if shape == source.image_shape and not _has_shapes(encoder[1]) and not dry.is_elsewhere():
-        place = encoding.kept_place(encoder, source, workspace.root / "encoded")
-        if place is not None and place.is_file():
-            return []
-    work = encoding.work(encoder, source._replace(image_shape=shape))
-    return [_reading(workspace, work.titled(title), work.units)]
-
-
-def _has_shapes(tree: Any) -> bool:
-    """Whether a model does not exist yet, so that there are only shapes."""
-    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
 
 
 def _context(workspace: Workspace, recipe: Recipe, teacher: Teacher, latent: LatentModel | None) -> Context:
@@ -321,7 +193,7 @@ def _context(workspace: Workspace, recipe: Recipe, teacher: Teacher, latent: Lat
 
 def _all_students(setting: Comparison, methods: Callable[[str, str], int], ipc: int) -> list[Work]:
     """The students of all architectures and protocols."""
-    teacher, works = _labeller(setting.workspace)[0], []
+    teacher, works = trained.labeller_of(setting.workspace)[0], []
     for student in setting.students:
         for kind, protocol in setting.protocols.items():
             count = methods(student, kind) * setting.seeds
@@ -348,9 +220,9 @@ def _students(
     title = f"{setting.label(student)}, {kind}"
     datasets = -(-count // setting.seeds)
     limits = Limits(title=title, shorter=setting.hint(kind))
-    trained = lanes.work(trainer, Form(datasets, n, shape, classes), work, context, limits)
+    fit = lanes.work(trainer, Form(datasets, n, shape, classes), work, context, limits)
     network = Teacher(model.apply, teachers.shapes(model, shape), teacher.norm)
-    return [trained, _tested(workspace, network, count, f"test {title}")]
+    return [fit, trained.tested(workspace, network, count, f"test {title}")]
 
 
 def _distilled(n: int, shape: tuple[int, int, int], classes: int, norm: Normalisation) -> DistilledDataset:
@@ -368,40 +240,14 @@ def _zeros(*shape: int) -> Any:
 def _full(setting: Comparison, student: str) -> list[Work]:
     """The students that are trained on all real images."""
     workspace, model = setting.workspace, setting.network(student)
-    teacher, works = _teacher(workspace)
+    teacher, works = trained.teacher_of(workspace)
     count = setting.full - (model.apply is teacher.apply)
     if count < 1:
         return []
     own = workspace.config.teacher_train if works else teachers.training_of(teacher)
     settings = setting.full_train or own
     training = teachers.with_flip(settings, workspace.real.flip)
-    work = _fitted(workspace, model, training, f"{student}, full")
+    work = trained.fitted(workspace, model, training, f"{student}, full")
     work = work.titled(f"{setting.label(student)} on all real images")
     seconds = count * work.reading_seconds
     return [work._replace(steps=work.steps * count, shorter="a lower `full`", reading_seconds=seconds)]
-
-
-def _fitted(workspace: Workspace, model: Classifier, settings: TrainSettings, title: str) -> Work:
-    """The training of a classifier on all real images."""
-    work = full_training.work(workspace.real, model, settings, title)
-    return _reading(workspace, work, work.units * work.steps)
-
-
-def _reading(workspace: Workspace, work: Work, count: int, split: str = "train") -> Work:
-    """The work with the time in which ``count`` real images are read for it, which a rough plan leaves out."""
-    if dry.is_rough():
-        return work
-    return work._replace(reading_seconds=reading_seconds(workspace.real.source, split, count))
-
-
-def _tested(workspace: Workspace, model: Teacher, count: int, title: str = "test the teacher") -> Work:
-    """The tests of ``count`` classifiers on the real test images."""
-    source = workspace.real.source
-    images, local = len(source.labels["test"]), parallel.mesh(jax.local_devices())
-    variables = jax.eval_shape(lambda tree: tree, model.variables)
-    if nn.foldable(model.apply, variables, source.image_shape):
-        variables = shapes_of(nn.fold, variables)
-    form = count, images, min(pass_size(), images)
-    work = evaluation.testing(model.apply, variables, source.image_shape, form, local)
-    work = work.titled(title)._replace(shorter=work.shorter if count > 1 else "")
-    return _reading(workspace, work, images, "test")

@@ -19,7 +19,7 @@ from jaxdd.ground.machines import CHIPS, machine
 from jaxdd.ground.programs import Program, Work
 from jaxdd.ground.tracing import struct
 from jaxdd.methods import RECIPES, Recipe
-from jaxdd.planning import following, requests
+from jaxdd.planning import following, trained
 from jaxdd.planning import plan as plans
 from jaxdd.planning.clock import drawn, reading_seconds, timed
 from jaxdd.stages.images import Crops, Nearest, Recover, crops
@@ -319,7 +319,7 @@ def test_a_table_is_planned_for_what_is_missing(workspace, tmp_path):
 
 def test_a_rough_plan_compiles_and_reads_nothing(workspace, monkeypatch):
     monkeypatch.setattr(memory, "compiled_bytes", lambda _: pytest.fail("compiled"))
-    monkeypatch.setattr(requests, "reading_seconds", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(trained, "reading_seconds", lambda *_: pytest.fail("read"))
     with dry.run(rough=True):
         stages = [following.stage(work) for work in planning.distillation(workspace, RECIPE, 2)]
     assert [stage.title for stage in stages][-2:] == ["summarize", "recover"]
