@@ -42,7 +42,7 @@ from jaxdd.nn.classifier import Apply, Variables, moment_layers
 from jaxdd.nn.convnet import average_pool_2x2
 
 STARTS = Registry("start", home="jaxdd.stages.images.recover.starts")
-"""Where pixels start: functions of a key, a context and a summary that return a `chunks.Start`."""
+"""Where pixels start: functions of a key, these settings, a context and a summary that return a `chunks.Start`."""
 PATCHES = Registry("patch", home="jaxdd.stages.images.recover.starts")
 """What is mixed in: functions of a context and a `chunks.Start` that return what `chunks.Pictures.patch` is."""
 
@@ -72,6 +72,8 @@ class RecoverSettings:
     start: str = "real"
     """Start from the "real" images nearest to the atoms, from "crops" of real images as `rded` chooses them, or from
     "noise": N(0, 1) in normalised space."""
+    parts: int | None = None
+    """For the start "crops": crops per image, a square number; default: 1 for small images, otherwise 4."""
     sides: tuple[float, ...] = bounded((1.0,), Bounds(0.05, 1.0, longest=64))
     """The sides of the images in stretches of the optimisation, as shares of the whole side. Each stretch is a descent
     of its own on an equal part of the steps. FADRM (arXiv 2506.24125) takes 200 and 224 pixels in turn."""

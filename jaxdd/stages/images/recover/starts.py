@@ -20,27 +20,29 @@ from jaxdd.stages.summarize.base import Summary
 
 def pictures(key: jax.Array, settings: RecoverSettings, context: Context, summary: Summary) -> Pictures:
     """The images from which those of a summary start, and what is mixed into them."""
-    begin = STARTS.find(settings.start)(key, context, summary)
+    begin = STARTS.find(settings.start)(key, settings, context, summary)
     patch = PATCHES.find(settings.patches)(context, begin)
     return Pictures(begin, patch if settings.mixing else None)
 
 
-def _from_noise(key: jax.Array, context: Context, summary: Summary) -> Start:
+def _from_noise(key: jax.Array, settings: RecoverSettings, context: Context, summary: Summary) -> Start:
     shape = summary.atoms.weights.shape[1], *context.classes.image_shape
     draw = partial(noise, jax.random.fold_in(key, 0), shape=shape)
     return lambda places: draw(jnp.asarray(context.labels[places]))
 
 
-def _from_images(key: jax.Array, context: Context, summary: Summary) -> Start:
+def _from_images(key: jax.Array, settings: RecoverSettings, context: Context, summary: Summary) -> Start:
     """The real images of the summary; noise if it has none."""
     rows = summary.rows
-    return _from_noise(key, context, summary) if rows is None else lambda places: real_images(context, rows[places])
+    if rows is None:
+        return _from_noise(key, settings, context, summary)
+    return lambda places: real_images(context, rows[places])
 
 
-def _from_crops(key: jax.Array, context: Context, summary: Summary) -> Start:
+def _from_crops(key: jax.Array, settings: RecoverSettings, context: Context, summary: Summary) -> Start:
     """The crops of `Crops`; those of the last chunk are kept, as they may be mixed in again."""
     classes, ipc = context.classes, summary.atoms.weights.shape[1]
-    condense = crops.condenser(jax.random.fold_in(key, 2), context.teacher, crops.Crops(), ipc, classes.image_shape,
+    condense = crops.condenser(jax.random.fold_in(key, 2), context.teacher, crops.Crops(parts=settings.parts), ipc, classes.image_shape,
                                context.resources)  # fmt: skip
 
     @lru_cache(maxsize=1)
