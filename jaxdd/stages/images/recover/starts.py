@@ -42,8 +42,9 @@ def _from_images(key: jax.Array, settings: RecoverSettings, context: Context, su
 def _from_crops(key: jax.Array, settings: RecoverSettings, context: Context, summary: Summary) -> Start:
     """The crops of `Crops`; those of the last chunk are kept, as they may be mixed in again."""
     classes, ipc = context.classes, summary.atoms.weights.shape[1]
-    condense = crops.condenser(jax.random.fold_in(key, 2), context.teacher, crops.Crops(parts=settings.parts), ipc, classes.image_shape,
-                               context.resources)  # fmt: skip
+    chosen = crops.Crops(parts=settings.parts)
+    shape, resources = classes.image_shape, context.resources
+    condense = crops.condenser(jax.random.fold_in(key, 2), context.teacher, chosen, ipc, shape, resources)
 
     @lru_cache(maxsize=1)
     def cut(labels: tuple[int, ...]) -> np.ndarray:
