@@ -164,10 +164,11 @@ def _shared(workspace: Workspace, recipes: Iterable[Recipe]) -> tuple[dict[tuple
 def _own(workspace: Workspace, recipe: Recipe, ipc: int, models: Models) -> list[Work]:
     """The work of one run of a recipe."""
     context = _context(workspace, recipe, *models)
-    summarize, images = recipe.summarizer.work(context, ipc), recipe.imager.work(context, ipc)
-    if recipe.imager.is_real and images is not None:
-        images = _reading(workspace, images, images.units)
-    return [work for work in (summarize, images) if work is not None]
+    summarize = recipe.summarizer.work(context, ipc // recipe.imager.repeats)
+    images = recipe.imager.works(context, ipc)
+    if recipe.imager.is_real:
+        images = [_reading(workspace, work, work.units) for work in images]
+    return images if summarize is None else [summarize, *images]
 
 
 def _teacher(workspace: Workspace) -> tuple[Teacher, list[Work]]:
