@@ -86,7 +86,7 @@ def check(recipe: Recipe, problem: Problem) -> None:
     if problem.ipc < 1:
         raise InputError(f"`ipc` {problem.ipc} is no valid number of images per class; use 1 or more")
     recipe.imager.check(problem, recipe.summarizer)
-    recipe.summarizer.check(problem)
+    recipe.summarizer.check(problem._replace(ipc=problem.ipc // recipe.imager.repeats))
 
 
 def distill(key: jax.Array, recipe: Recipe, ipc: int, context: Context) -> Result:
@@ -116,8 +116,10 @@ def distill_parts(key: jax.Array, recipe: Recipe, ipc: int, context: Context) ->
     """
     check(recipe, context.problem("this recipe", ipc))
     k_atoms, k_images = jax.random.split(key)
-    summary = recipe.summarizer(k_atoms, context, ipc)
+    repeats = recipe.imager.repeats
+    summary = recipe.summarizer(k_atoms, context, ipc // repeats)
     check_summary(context, recipe.summarizer, summary)
+    summary = summary.repeated(repeats) if repeats > 1 else summary
     if "rows" in recipe.imager.needs and summary.rows is None and recipe.summarizer.has_atoms:
         summary = summary._replace(rows=nearest_rows(context, summary.atoms.points))
     for part in recipe.imager(k_images, context, summary):

@@ -10,13 +10,15 @@ import pytest
 
 from jaxdd import nn
 from jaxdd.data.augment import CROPS, MIXES, Augment, pipeline
+from jaxdd.ground import parallel
 from jaxdd.ground.measure import Measure
 from jaxdd.ground.normalise import Normalisation
-from jaxdd.latent import VAEConfig, autoencoder, diffusion, dit, training, unet
+from jaxdd.latent import TinyConfig, VAEConfig, autoencoder, diffusion, dit, tiny, training, unet
 from jaxdd.latent.clip import CLIPTextConfig, text_encoder
+from jaxdd.latent.decoding import LatentModel
 from jaxdd.latent.diffusion import Sampling, Schedule
 from jaxdd.stages import encode
-from jaxdd.stages.images import crops
+from jaxdd.stages.images import Diffusion, crops, together
 from jaxdd.stages.images.recover import Goal, RecoverSettings, descent
 from jaxdd.stages.relabel import forms
 from jaxdd.stages.relabel.labelling import HardLabels, SoftLabels
@@ -125,6 +127,9 @@ def test_latent_models():
     vae = autoencoder(VAEConfig(3, 4, (8, 16), 1, 8, 0.5, 32), jnp.bfloat16)
     weights = traced(lambda key: vae.init(key, (32, 32, 3)), key())
     traced(vae.decode, weights, traced(vae.encode, weights, images()).mean)
+    least = tiny.autoencoder(TinyConfig(encoder_pools=(0, 0, 0, 8)), jnp.bfloat16)
+    weights_of_least = traced(lambda key: least.init(key, (32, 32, 3)), key())
+    traced(least.decode, weights_of_least, traced(least.encode, weights_of_least, images()).mean)
     step = training.vae_trainer(vae, training.VAETraining(), (32, 32, 3), True)
     state = traced(step.init, key())
     traced(step.step, state, key(), images(), shape(4, dtype=jnp.int32), shape(4), None)
@@ -142,6 +147,10 @@ def test_latent_models():
             sampling = Sampling(steps=5, strength=0.7, guidance=3.0, sampler=sampler)
             sample = lambda w, k, x, y, net=net, how=sampling: diffusion.sample(net, w, Schedule(), how, k, x, y)
             traced(sample, weights, keys, latents, labels)
+    whole = LatentModel(vae, {}, (64, 64, 3), small, traced(small.init, key()))
+    guided = Diffusion(steps=5, transport=0.5, per_atom=2, candidates=2)
+    program = together.program(whole, guided, (4, 6), together.Sizes(1, 3), parallel.mesh(jax.devices()[:1]))
+    traced(program.function, *program.arguments)
     trainer = training.dit_trainer(small, Schedule(), training.DiTTraining())
     traced(trainer.step, traced(trainer.init, key()), key(), latents, labels, shape(4), None)
     text = text_encoder(CLIPTextConfig(11, 8, 16, 1, 2, 7), jnp.bfloat16)

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxdd.ground import parallel
 from jaxdd.ground.errors import DivergenceError, InputError
+from jaxdd.ground.measure import Array
 from jaxdd.ground.memory import Resources, forward_bytes
 from jaxdd.ground.normalise import Normalisation
 from jaxdd.ground.programs import Program
@@ -77,7 +78,7 @@ def decode(
     key: jax.Array,
     model: LatentModel,
     settings: Sampling,
-    latents: jax.Array,
+    latents: Array,
     pixels: Pixels,
     classes: np.ndarray | None = None,
     resources: Resources = Resources(),  # noqa: B008
@@ -110,7 +111,7 @@ def decode(
         raise InputError(f"strength {settings.strength} of noise, but no denoiser; give one, or strength 0")
     side = latent_shape(model)
     owner = np.repeat(np.arange(count) if classes is None else classes, m)
-    keys = _keys(key, owner, np.tile(np.arange(m), count))
+    keys = keys_of(key, owner, np.tile(np.arange(m), count))
     labels = owner if model.labels is None else np.asarray(model.labels)[owner]
     flat = np.asarray(latents, np.float32).reshape(-1, *side)
 
@@ -126,7 +127,7 @@ def decode(
         rows = np.maximum(places, 0)
         made, lost = pictures(*same, *parallel.put((keys[rows], flat[rows], labels[rows]), local))
         if np.asarray(lost).any():
-            raise _diverged(owner[rows[np.argmax(lost)]], settings)
+            raise diverged(owner[rows[np.argmax(lost)]], settings)
         images.append(np.asarray(made))
     return np.concatenate(images)[: len(flat)].reshape(count, m, *pixels.image_shape)
 
@@ -136,14 +137,20 @@ def batch_size(model: LatentModel, classes: int, m: int, resources: Resources) -
     devices, side = resources.mesh.devices.size, latent_shape(model)
     needed = forward_bytes(model.autoencoder.decode, model.vae_variables, struct(1, *side))
     if model.denoiser is not None:
-        # Guidance takes every latent twice; attention in a UNet holds far more than the autoencoder.
-        pair = struct(2, *side), struct(2, dtype=np.int32), struct(2, dtype=np.int32)
-        needed = max(needed, forward_bytes(model.denoiser.apply, model.variables, *pair))
+        # Attention in a UNet holds far more than the autoencoder.
+        needed = max(needed, denoising_bytes(model))
     fits = resources.bytes_per_device // needed
     # On a CPU core about ten atoms, always of whole classes: the images are then the same bit for bit, whatever other
     # classes this process decodes.
     most = m * max(1, 10 // m) if parallel.is_cpu(resources.mesh) else -(-classes * m // devices)
     return max(1, min(BATCH, most, fits)) * devices
+
+
+def denoising_bytes(model: LatentModel) -> int:
+    """An estimate of the memory that denoising a latent takes, which guidance does twice."""
+    assert model.denoiser is not None
+    pair = struct(2, *model.denoiser.latent_shape), struct(2, dtype=np.int32), struct(2, dtype=np.int32)
+    return forward_bytes(model.denoiser.apply, model.variables, *pair)
 
 
 def program(
@@ -160,12 +167,12 @@ def program(
     return Program(function, (*at(same, parallel.SAME), *at(each, parallel.EACH)))
 
 
-def _keys(key: jax.Array, classes: np.ndarray, places: np.ndarray) -> jax.Array:
+def keys_of(key: jax.Array, classes: np.ndarray, places: np.ndarray) -> jax.Array:
     """The keys of the atoms at these places of these classes, [N]."""
     return jax.vmap(lambda c, j: jax.random.fold_in(jax.random.fold_in(key, c), j))(classes, places)
 
 
-def _diverged(label: int, settings: Sampling) -> DivergenceError:
+def diverged(label: int, settings: Sampling) -> DivergenceError:
     return DivergenceError(
         f"denoise: class {label} diverged by step {round(settings.strength * settings.steps)}: its latents are not "
         "finite or far too large; use a lower `imager.guidance`"
@@ -181,16 +188,21 @@ def _pictures(
     It is compiled once for these settings.
     """
 
-    def pictures(vae_variables, variables, norm, keys, z, labels):
-        size = lambda z: jnp.sqrt(jnp.square(z).mean((1, 2, 3)))
-        most = GROWN * jnp.maximum(1.0, size(z))
+    def pictures(vae_variables, variables, norm, keys, start, labels):
+        z = start
         if denoiser is not None:
-            most = most / np.sqrt(diffusion.steps_of(schedule, settings).signal.min(initial=1.0))
-            z = diffusion.sample(denoiser, variables, schedule, settings, keys, z, labels)
-        # The comparison is false for a size that is no number.
-        return fitted(autoencoder.decode(vae_variables, z), norm, shape), ~(size(z) <= most)
+            z = diffusion.sample(denoiser, variables, schedule, settings, keys, start, labels)
+        return fitted(autoencoder.decode(vae_variables, z), norm, shape), has_diverged(start, z, schedule, settings)
 
     return jax.jit(parallel.sharded(pictures, local, (*[parallel.SAME] * 3, *[parallel.EACH] * 3)))
+
+
+def has_diverged(start: jax.Array, z: jax.Array, schedule: Schedule, settings: Sampling) -> jax.Array:
+    """Whether each of the latents z [N, h, w, c] that were denoised from ``start`` has diverged, see `GROWN`: [N]."""
+    size = lambda z: jnp.sqrt(jnp.square(z).mean((1, 2, 3)))
+    noise = np.sqrt(diffusion.steps_of(schedule, settings).signal.min(initial=1.0))
+    # The comparison is false for a size that is no number.
+    return ~(size(z) <= GROWN * jnp.maximum(1.0, size(start)) / noise)
 
 
 def latent_shape(model: LatentModel) -> tuple[int, int, int]:

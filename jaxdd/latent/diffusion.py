@@ -205,28 +205,65 @@ def sample(
     Raises:
       InputError: see `check`.
     """
+    return sampler(denoiser, schedule, settings)(variables, keys, start, labels)
+
+
+def sampler(
+    denoiser: Denoiser, schedule: Schedule, settings: Sampling, move: Callable[[jax.Array], jax.Array] | None = None
+) -> Callable[[Variables, jax.Array, jax.Array, jax.Array], jax.Array]:
+    """`sample` as a function of the variables, the keys, the initial latents and the classes.
+
+    Args:
+      denoiser, schedule, settings: as of `sample`.
+      move: a change of the latents [N, h, w, c] that a step predicts from its noisy ones. The step then goes on from
+        the moved latents, and with the noise as it was predicted: DDIM to sqrt(a') move(x_0) + sqrt(1 - a') e.
+
+    Raises:
+      InputError: see `check`.
+    """
     steps = steps_of(schedule, settings)
-    if not len(steps.times):
-        return start
-    denoise, c = guided(denoiser.apply, denoiser.null, settings.guidance), start.shape[-1]
+    denoise = guided(denoiser.apply, denoiser.null, settings.guidance)
 
-    def noise(index):
-        return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, index), start.shape[1:], jnp.float32))(keys)
+    def run(variables, keys, start, labels):
+        if not len(steps.times):
+            return start
+        c = start.shape[-1]
+        draw = lambda index: lambda k: jax.random.normal(jax.random.fold_in(k, index), start.shape[1:], jnp.float32)
+        noise = lambda index: jax.vmap(draw(index))(keys)
 
-    def step(x, now):
-        i, t, a, after = now
-        out = denoise(variables, x, jnp.full(x.shape[0], t), labels).astype(jnp.float32)
-        clean, e = clean_and_noise(x, out[..., :c], a, schedule.prediction_type)
-        if settings.sampler == "ddim":
-            return jnp.sqrt(after) * clean + jnp.sqrt(1 - after) * e, None
-        least, largest = reverse_variance(a, after)
-        log_variance = least if out.shape[-1] == c else _between(least, largest, out[..., c:])
-        spread = jnp.where(i < len(steps.times), jnp.exp(0.5 * log_variance), 0.0)
-        return reverse_mean(x, clean, a, after) + spread * noise(i), None
+        def step(x, now):
+            i, t, a, after = now
+            out = denoise(variables, x, jnp.full(x.shape[0], t), labels).astype(jnp.float32)
+            clean, e = clean_and_noise(x, out[..., :c], a, schedule.prediction_type)
+            clean = clean if move is None else move(clean)
+            if settings.sampler == "ddim":
+                return jnp.sqrt(after) * clean + jnp.sqrt(1 - after) * e, None
+            least, largest = reverse_variance(a, after)
+            log_variance = least if out.shape[-1] == c else _between(least, largest, out[..., c:])
+            spread = jnp.where(i < len(steps.times), jnp.exp(0.5 * log_variance), 0.0)
+            return reverse_mean(x, clean, a, after) + spread * noise(i), None
 
-    x = noised(start, noise(0), steps.signal[0])
-    order = np.arange(1, len(steps.times) + 1, dtype=np.int32)
-    return jax.lax.scan(step, x, (order, *map(jnp.asarray, steps)))[0]
+        x = noised(start, noise(0), steps.signal[0])
+        order = np.arange(1, len(steps.times) + 1, dtype=np.int32)
+        return jax.lax.scan(step, x, (order, *map(jnp.asarray, steps)))[0]
+
+    return run
+
+
+def sliced(apply: Denoise, most: int) -> Denoise:
+    """The denoiser with at most so many latents at a time, so that its activations fit in memory."""
+
+    def call(variables, x, t, labels):
+        count = len(x)
+        if count <= most:
+            return apply(variables, x, t, labels)
+        size = -(-count // -(-count // most))
+        # The last part is filled up with the last latent.
+        rows = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
+        out = jax.lax.map(lambda some: apply(variables, x[some], t[some], labels[some]), jnp.asarray(rows))
+        return out.reshape(-1, *out.shape[2:])[:count]
+
+    return call
 
 
 def _between(least, largest, output):

@@ -162,10 +162,11 @@ def _shared(workspace: Workspace, recipes: Iterable[Recipe]) -> tuple[dict[tuple
 def _own(workspace: Workspace, recipe: Recipe, ipc: int, models: Models) -> list[Work]:
     """The work of one run of a recipe."""
     context = _context(workspace, recipe, *models)
-    summarize, images = recipe.summarizer.work(context, ipc), recipe.imager.work(context, ipc)
-    if recipe.imager.is_real and images is not None:
-        images = trained.reading(workspace, images, images.units)
-    return [work for work in (summarize, images) if work is not None]
+    summarize = recipe.summarizer.work(context, ipc // recipe.imager.repeats)
+    images = recipe.imager.works(context, ipc)
+    if recipe.imager.is_real:
+        images = [trained.reading(workspace, work, work.units) for work in images]
+    return images if summarize is None else [summarize, *images]
 
 
 def _space(workspace: Workspace, recipe: Recipe, teacher: Teacher, latent: LatentModel | None):

@@ -16,7 +16,10 @@ LATENT = ("vae", "unet", "transformer", "text_encoder", "scheduler", "tokenizer"
 def patterns_of(*components: str) -> tuple[str, ...]:
     """Patterns for the files of these components, or of a repository that is a single component."""
     inside = (f"{component}/*.{kind}" for component in components for kind in ("json", "safetensors", "txt"))
-    return (*inside, "config.json", "diffusion_pytorch_model*.safetensors*", "model*.safetensors*")
+    # The last are tiny autoencoders.
+    alone = ("config.json", "diffusion_pytorch_model*.safetensors*", "model*.safetensors*")
+    halves = (f"{before}{part}.safetensors" for part in ("encoder", "decoder") for before in ("", "tae*_"))
+    return (*inside, *alone, *halves)
 
 
 # The same weights in half precision, or not averaged over training, unlike those of published samples.

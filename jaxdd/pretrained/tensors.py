@@ -66,13 +66,24 @@ def tensors(folder: Path) -> dict[str, Stored]:
     """
     contents: dict[str, Stored] = {}
     for file in _files(folder):
-        with _opened(file) as handle:
-            for name in handle.keys():  # noqa: SIM118  a handle is no mapping
-                part = handle.get_slice(name)
-                if part.get_dtype() not in _FLOATING and not _IGNORED.search(name):
-                    raise InputError(f"{file}: {shown(name)} has dtype {part.get_dtype()}; give floating weights, "
-                                     f"{', '.join(_FLOATING)}")  # fmt: skip
-                contents[name] = Stored(file, tuple(part.get_shape()))
+        contents |= tensors_of(file)
+    return contents
+
+
+def tensors_of(file: Path) -> dict[str, Stored]:
+    """The tensors in one safetensors file; their content is not read.
+
+    Raises:
+      InputError: the file is missing or damaged, or a tensor is not floating.
+    """
+    contents: dict[str, Stored] = {}
+    with _opened(file) as handle:
+        for name in handle.keys():  # noqa: SIM118  a handle is no mapping
+            part = handle.get_slice(name)
+            if part.get_dtype() not in _FLOATING and not _IGNORED.search(name):
+                raise InputError(f"{file}: {shown(name)} has dtype {part.get_dtype()}; give floating weights, "
+                                 f"{', '.join(_FLOATING)}")  # fmt: skip
+            contents[name] = Stored(file, tuple(part.get_shape()))
     return contents
 
 

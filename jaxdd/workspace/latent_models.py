@@ -1,4 +1,4 @@
-"""Latent models: loaded from disk or from the hub, or trained on the dataset, always in diffusers' folder layout."""
+"""Latent models: loaded from disk or from the hub, or trained on the dataset; denoisers are in diffusers' layout."""
 
 import dataclasses
 import hashlib
@@ -29,8 +29,8 @@ class LatentConfig:
     """The latent model to use, or to train."""
 
     place: str | None = None
-    """A folder or hub id in diffusers' layout: vae/, and transformer/ or unet/ with their parts. Missing models are
-    trained; default: all of them."""
+    """A folder or hub id in diffusers' layout: vae/, and transformer/ or unet/ with their parts; or the
+    encoder.safetensors and decoder.safetensors of the TAESD family. Missing models are trained; default: all."""
     size: int | None = settings.bounded(None, settings.SIDE)
     """Side of the autoencoder's images; default: the size for which a loaded one was made, or that of the dataset."""
     labels: tuple[int, ...] | None = None
@@ -59,7 +59,7 @@ def find_or_train(
     """
     place = Path(str(hosts.first(lambda: str(_find_or_train(latent, config, real, cache, denoiser)))))
     latent = _computing(latent, config)
-    model = load_vae(latent, place)
+    model = load_autoencoder(latent, place, real)
     return (with_denoiser(latent, real.class_names, place, model) if denoiser else model), place
 
 
@@ -72,7 +72,7 @@ def _find_or_train(latent: LatentConfig, config: TeacherConfig, real: RealData, 
         place = pretrained.find(latent.place)
     if not denoiser or any((place / part / "config.json").is_file() for part in ("transformer", "unet")):
         return place
-    dit_sizes(latent, real, load_vae(latent, place))
+    dit_sizes(latent, real, load_autoencoder(latent, place, real))
     return _kept_dit(latent, config, real, cache, place)
 
 
@@ -86,11 +86,11 @@ def found(
     if latent.place is None and not runs.is_finished(place):
         return None
     computing = _computing(latent, config)
-    model = load_vae(computing, place)
+    model = load_autoencoder(computing, place, real)
     if not denoiser:
         return model
     if not any((place / part / "config.json").is_file() for part in ("transformer", "unet")):
-        place = _dit_place(latent, config, real, cache, pretrained.vae(place))[0]
+        place = _dit_place(latent, config, real, cache, pretrained.autoencoder(place))[0]
         if not runs.is_finished(place):
             return None
     return with_denoiser(computing, real.class_names, place, model)
@@ -110,15 +110,15 @@ def check(latent: LatentConfig, real: RealData) -> None:
         training.steps_of(steps)
 
 
-def load_vae(latent: LatentConfig, place: Path) -> LatentModel:
-    """The autoencoder in ``place``, without a denoiser."""
+def load_autoencoder(latent: LatentConfig, place: Path, real: RealData) -> LatentModel:
+    """The autoencoder in ``place``, without a denoiser; one that suits any size gets that of the real ones."""
     manifest.verify(place, "vae")
-    config, variables = pretrained.vae(place)
-    size = latent.size or config.sample_size
+    config, variables = pretrained.autoencoder(place)
+    size = latent.size or config.sample_size or real.source.image_shape[0]
     if size % config.reduction:
         raise InputError(f"images of {size} pixels are not divisible by {config.reduction}, the reduction of the "
                          "autoencoder; use another `latent.size`")  # fmt: skip
-    return LatentModel(vae.autoencoder(config, _dtype(latent)), variables, (size, size, config.in_channels))
+    return LatentModel(pretrained.build(config, _dtype(latent)), variables, (size, size, config.in_channels))
 
 
 def _dtype(latent: LatentConfig):
@@ -212,12 +212,15 @@ def train_denoiser(latent: LatentConfig, config: TeacherConfig, real: RealData, 
 
     The autoencoder is that of ``latent.place``; without a place it is trained first.
     """
-    check(latent, real)
     info = {}
     if latent.place is None:
+        check(latent, real)
         info["vae"] = latent_training.train_vae(latent.vae_train, latent.channels, real, config.seed, out)
     else:
-        pretrained.save_vae(out / "vae", *pretrained.vae(pretrained.find(latent.place)))
+        place = pretrained.find(latent.place)
+        training.steps_of(latent.dit_train)
+        dit_sizes(latent, real, load_autoencoder(latent, place, real))
+        pretrained.save_autoencoder(out / "vae", *pretrained.autoencoder(place))
     info["dit"] = _train_dit(latent, config, real, out)
     write_json(out / "latents.json", info)
     return f"{latent.dit} on {real.source.name}: loss {info['dit']['loss'][-1]:.4f}"
@@ -225,7 +228,7 @@ def train_denoiser(latent: LatentConfig, config: TeacherConfig, real: RealData, 
 
 def _train_dit(latent: LatentConfig, config: TeacherConfig, real: RealData, out: Path) -> dict:
     """Train a denoiser on the latents of the autoencoder in ``out``, and return its record."""
-    model = load_vae(latent, out)
+    model = load_autoencoder(latent, out, real)
     seen = open_for(model, config, real)._replace(flip=real.flip)
     sizes = dit_sizes(latent, seen, model)
     count, shape = len(seen.source.labels["train"]), list(latent_shape(model))
@@ -249,10 +252,10 @@ def _vae_place(latent: LatentConfig, config: TeacherConfig, real: RealData, cach
 
 def _kept_dit(latent: LatentConfig, config: TeacherConfig, real: RealData, cache: Path, place: Path) -> Path:
     """The folder of the autoencoder of ``place`` and the denoiser that this config describes; trained if needed."""
-    autoencoder = pretrained.vae(place)
+    autoencoder = pretrained.autoencoder(place)
 
     def train(out: Path) -> dict:
-        pretrained.save_vae(out / "vae", *autoencoder)
+        pretrained.save_autoencoder(out / "vae", *autoencoder)
         return {"dit": _train_dit(latent, config, real, out)}
 
     return _kept(*_dit_place(latent, config, real, cache, autoencoder), config, train)

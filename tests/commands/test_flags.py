@@ -216,7 +216,7 @@ OLD_SETTINGS = [
         weighted_moments=False, start="noise", steps=7, learning_rate=0.5, schedule="plateau", anneal=3, coarse=0.5,
         min_scale=0.25, flip=False, roll=0.125, remat="never",
     )),
-    ("ddoq", Diffusion(sampler="ddpm", steps=7, strength=0.25, guidance=2.0)),
+    ("ddoq", Diffusion(sampler="ddpm", steps=7, strength=0.25, guidance=2.0, transport=0.5)),
     ("rded", Crops(pool=7, crops=3, parts=9, min_scale=0.25)),
 ]  # fmt: skip
 

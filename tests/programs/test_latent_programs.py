@@ -7,12 +7,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from conftest import drawn
 from golden_helpers import HERE
 from pretrained_helpers import golden, pipeline
 
 from jaxdd import pretrained
 from jaxdd.data import distilled
-from jaxdd.latent import VAEConfig, dit
+from jaxdd.latent import TinyConfig, VAEConfig, dit, tiny
 
 TEACHER = ["--width", "8", "--teacher-train.epochs", "2"]
 FEW = ["--latent.vae-train.images", "640", "--latent.dit-train.images", "640", "--latent.dit", "DiT-Ti/4"]
@@ -118,6 +119,45 @@ def test_an_autoencoder_of_other_images_is_given_what_it_wants(program, place):
     assert distilled.load(place / "large").images.shape == (10, 12, 12, 1)
     with np.load(place / "large" / "atoms.npz", allow_pickle=False) as atoms:
         assert atoms["points"].shape == (10, 1, 64)
+
+
+@pytest.mark.slow
+def test_a_tiny_autoencoder_gets_a_denoiser_of_its_own(program, refused, place, tmp_path):
+    """Files of the TAESD family see grey digits in colour; a method that adds no noise trains nothing."""
+    config, folder = TinyConfig(3, 5, 8, (1, 1, 1), (1, 1, 1), (0, 0, 8), (8, 0, 0)), tmp_path / "tiny"
+    variables = drawn(lambda key: tiny.autoencoder(config).init(key, (8, 8, 3)), 0)
+    pretrained.save_tiny(folder, config, variables)
+    teacher = ["--dataset", "digits", "--teacher", place / "a" / "teacher", "--latent.place", folder]
+    flags = [*teacher, "--method", "ddoq", "--ipc", 1, "--imager.steps", 4, "--latent.dit-train.images", 640]
+    out = tmp_path / "x"
+    decoded = [*teacher, "--method", "ddoq", "--imager", "vae"]
+    assert "9 pixels are not divisible by 4" in refused("distill", *decoded, "--latent.size", 9, "--out", out)
+    status, _, err = program("distill", *decoded, "--out", place / "plain")
+    assert status == 0 and "training" not in err, err
+    with np.load(place / "plain" / "atoms.npz", allow_pickle=False) as atoms:
+        assert atoms["points"].shape == (10, 1, 2 * 2 * 5)
+    assert "patches of 4" in refused("distill", *flags, "--latent.dit", "DiT-Ti/4", "--out", out)
+    status, _, err = program("distill", *flags, "--out", place / "coloured")
+    assert status == 0 and "training DiT-Ti/2" in err and "autoencoder" not in err, err
+    assert distilled.load(place / "coloured").images.shape == (10, 8, 8, 1)
+    (whole,) = (place / "latents").glob("digits-DiT-Ti-2-*")
+    assert sorted(os.listdir(whole / "vae")) == ["decoder.safetensors", "encoder.safetensors"]
+    kept = pretrained.autoencoder(whole)
+    assert kept.config == config
+    jax.tree.map(np.testing.assert_array_equal, kept.variables, variables)
+    # That folder is found again, and can be named.
+    status, _, err = program("distill", *flags, "--seed", 0, "--imager.guidance", 1, "--out", place / "again")
+    assert status == 0 and "training" not in err and str(whole) in err, err
+    named = ["--dataset", "digits", *teacher[2:4], "--method", "d4m", "--imager.steps", 4, "--latent.place", whole]
+    status, _, err = program("distill", *named, "--out", place / "named")
+    assert status == 0 and "training" not in err, err
+    made = [distilled.load(place / name).images for name in ("coloured", "named")]
+    np.testing.assert_array_equal(*made)
+    # `jaxdd train` does the same by itself.
+    small = ["--what", "dit", "--dataset", "digits", "--latent.place", folder, "--latent.dit-train.images", 640]
+    status, out, err = program("train", *small, "--out", place / "tiny-dit")
+    assert status == 0 and "DiT-Ti/2" in out, err
+    assert pretrained.dit(place / "tiny-dit").config == dit.named("DiT-Ti/2", 10, 2, 5)
 
 
 @pytest.mark.slow

@@ -53,6 +53,11 @@ class Imager:
         """
         return frozenset({"atoms"})
 
+    @property
+    def repeats(self) -> int:
+        """How many images it makes of each atom. The summary that it gets has each atom so many times in a row."""
+        return 1
+
     def check(self, problem: Problem, summarizer: Summarizer) -> None:
         """Raise InputError for unknown settings, or for a summarizer whose result it cannot use."""
         name, other = IMAGERS.name_of(self), type(summarizer).__name__
@@ -62,6 +67,9 @@ class Imager:
         if summarizer.space not in self.spaces:
             raise InputError(f"`imager` {name} takes atoms of {' or '.join(self.spaces)}, not of {summarizer.space}; "
                              f"use `summarizer.space` {self.spaces[0]}, or another imager")  # fmt: skip
+        if self.repeats < 1 or problem.ipc % self.repeats:
+            raise InputError(f"{problem.ipc} images per class are no multiple of the {self.repeats} of each atom; "
+                             "change `ipc`, or the images of an atom")  # fmt: skip
 
     def group_size(self, classes: int, ipc: int) -> int:
         """The number of neighbouring classes, out of ``classes``, that one process must make together."""
@@ -70,6 +78,11 @@ class Imager:
     def work(self, context: Context, ipc: int) -> Work | None:
         """What `__call__` has to do, see `Summarizer.work`."""
         return None
+
+    def works(self, context: Context, ipc: int) -> list[Work]:
+        """All that `__call__` has to do, one after the other, where that is more than `work`."""
+        one = self.work(context, ipc)
+        return [] if one is None else [one]
 
     def __call__(self, key: jax.Array, context: Context, summary: Summary) -> Iterator[Images]:
         """Make the images of the classes ``context.labels``; class c draws its random numbers from fold_in(key, c)."""

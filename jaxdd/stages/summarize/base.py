@@ -29,6 +29,12 @@ class Summary(NamedTuple):
     costs: np.ndarray
     rows: np.ndarray | None = None
 
+    def repeated(self, count: int) -> "Summary":
+        """Each atom so many times in a row, its weight divided among them: the same measure, [C, m count]."""
+        (points, weights), again = self.atoms, lambda x: np.repeat(np.asarray(x), count, 1)
+        atoms = Measure(again(points), again(weights) / np.float32(count))
+        return Summary(atoms, self.costs, None if self.rows is None else again(self.rows))
+
 
 @dataclass(frozen=True)
 class Summarizer:
