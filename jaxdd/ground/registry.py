@@ -85,7 +85,8 @@ class Registry(Mapping[str, Any]):
                 f"{self.kind} {shown(name)} is not registered, and a name read from a file is never imported; if you "
                 f"trust it, import it first with `plugin` {name[:200]}"
             )
-        near = difflib.get_close_matches(name[:100], self._entries, 3, 0.3)
+        # Of a few all are named, as one that is spelt like it need not be the one that was meant.
+        near = difflib.get_close_matches(name[:100], self._entries, 3, 0.3) if len(self._entries) > 4 else None
         raise InputError(f"unknown {self.kind} {shown(name)}; use {' or '.join(near or self._entries)}")
 
     def load(self, name: str) -> Any:

@@ -468,7 +468,7 @@ def test_bad_settings_are_named_by_their_flags(refused, tmp_path):
     for arguments, words in (
         (["--ipc", 0], "--ipc 0"),
         (["--recover.steps", 0], "--imager.steps 0"),
-        (["--imager.start", "nowhere"], "unknown --imager.start 'nowhere'; use real or noise"),
+        (["--imager.start", "nowhere"], "unknown --imager.start 'nowhere'; use real or crops or noise"),
         (["--imager.feature-weight=0", "--imager.moment-weight=0"], "--imager.feature-weight 1"),
         (["--summarizer", "none"], "--imager.feature-weight 0"),
         (["--method", "rded", "--imager.min-scale", 0], "--imager.min-scale 0.0"),
@@ -523,7 +523,7 @@ def test_the_short_help_says_what_the_settings_mean(program):
     assert f"--imager {', '.join(IMAGERS)}, or package.module:Name (default: recover)." in words
     assert "(default: medoid)" in " ".join(program("distill", "--method", "medoid", "-h")[1].split())
     out = program("evaluate", "--help")[1]
-    assert out.startswith("usage: jaxdd evaluate RUNS ... [") and "--hard.*, --soft.*" in out
+    assert out.startswith("usage: jaxdd evaluate RUNS ... [") and "--soft.*, --wmdd.*" in out
     # A program with few settings shows all of them.
     assert "--license" in program("export", "--help")[1] and "--license" in program("export", "--help-all")[1]
 
@@ -533,7 +533,7 @@ def test_help_shows_the_settings_of_what_is_chosen(program, module):
     assert "--summarizer.power" in out and "--imager.pool" in out
     assert "--summarizer.rounds" not in out and "--imager.steps" not in out
     _, out, _ = program("evaluate", "--hard.labels", "soft", "--help-all")
-    assert "--hard.labels.temperature" in out and "--hard.labels: hard, soft, or package.module:Name" in out
+    assert "--hard.labels.temperature" in out and "--hard.labels: hard, soft, mse, fixed, or package.module:Name" in out
 
 
 def test_a_choice_is_forgotten_with_its_settings():

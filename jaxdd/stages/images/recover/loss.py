@@ -41,9 +41,9 @@ from jaxdd.nn.batchnorm import Moments, pool
 from jaxdd.nn.classifier import Apply, Variables, moment_layers
 from jaxdd.nn.convnet import average_pool_2x2
 
-STARTS = Registry("start", home="jaxdd.stages.images.recover.starts")
+STARTS = Registry("`imager.start`", home="jaxdd.stages.images.recover.starts")
 """Where pixels start: functions of a key, these settings, a context and a summary that return a `chunks.Start`."""
-PATCHES = Registry("patch", home="jaxdd.stages.images.recover.starts")
+PATCHES = Registry("`imager.patches`", home="jaxdd.stages.images.recover.starts")
 """What is mixed in: functions of a context and a `chunks.Start` that return what `chunks.Pictures.patch` is."""
 
 

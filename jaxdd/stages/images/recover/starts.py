@@ -53,9 +53,8 @@ def _from_crops(key: jax.Array, settings: RecoverSettings, context: Context, sum
     return lambda places: cut(tuple(int(label) for label in context.labels[places]))
 
 
-STARTS.register("real", _from_images)
-STARTS.register("crops", _from_crops)
-STARTS.register("noise", _from_noise)
+for _name, _begin in {"real": _from_images, "crops": _from_crops, "noise": _from_noise}.items():
+    STARTS.register(_name, _begin)
 PATCHES.register("start", lambda context, begin: lambda places, images: begin(places))
 PATCHES.register("nearest", lambda context, begin: partial(_nearest, context))
 
