@@ -7,6 +7,7 @@ the same one, and the table names it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from jaxdd.data import augment
 from jaxdd.data.augment import Augment
@@ -15,7 +16,8 @@ from jaxdd.ground.errors import InputError
 from jaxdd.ground.measure import POWERS
 from jaxdd.ground.registry import Registry
 from jaxdd.ground.settings import choice
-from jaxdd.stages.relabel.labelling import LABELLINGS, HardLabels, Labelling, SoftLabels
+from jaxdd.stages.relabel.forms import LabelForm
+from jaxdd.stages.relabel.labelling import LABELLINGS, FixedLabels, HardLabels, Labelling, SoftLabels
 from jaxdd.stages.relabel.stored import Stream
 from jaxdd.students import train
 from jaxdd.students.train import TrainSettings
@@ -30,6 +32,10 @@ class Protocol:
     weights: str = "free"
     """The factor of an image's loss: its weight ("free"), the square root of its weight ("sqrt"), or 1 ("uniform")."""
     train: TrainSettings = field(default_factory=lambda: TrainSettings(batch_size=25, augment=Augment(mix="cutmix")))
+
+    def label_bytes(self, ipc: int, num_classes: int) -> int:
+        """The bytes of the labels of a class that travel with its ``ipc`` images, see `Labelling.label_bytes`."""
+        return ipc * self.labels.label_bytes(num_classes, self.train.epochs)
 
     def stream(self, images: int) -> Stream:
         """The label stream of a dataset of ``images`` images, to which stored labels belong.
@@ -69,19 +75,37 @@ for _name, _protocol in {
 }.items():
     PROTOCOLS.register(_name, _protocol)
 
+INT8 = LabelForm("int8")
 CHANGES = Registry("change of a protocol")
 CHANGES.register(
     "plain", lambda p: replace(p, train=replace(p.train, augment=Augment(crop="none", flip=False, mix="none")))
 )
 CHANGES.register("uniform", lambda p: replace(p, weights="uniform"))
 CHANGES.register("hard", lambda p: replace(p, labels=HardLabels()))
+CHANGES.register("fixed", lambda p: replace(p, labels=FixedLabels(form=INT8)))
+CHANGES.register("int8", lambda p: _relabelled(p, form=INT8))
+CHANGES.register("smooth", lambda p: replace(p, train=replace(p.train, horizon=2.0)))
+CHANGES.register("averaged", lambda p: replace(p, train=replace(p.train, average=0.99)))
+COUNTS = Registry("change of a protocol with a number")
+"""Functions of a protocol and a whole number, for changes such as "pool=3"."""
+COUNTS.register("pool", lambda p, count: _relabelled(p, pool=count))
+
+
+def _relabelled(protocol: Protocol, **changes: Any) -> Protocol:
+    """The protocol with changes to the settings of its labels; InputError if they have no such setting."""
+    for name in changes:
+        if not hasattr(protocol.labels, name):
+            raise InputError(f"{LABELLINGS.name_of(protocol.labels)} labels have no `{name}`; use soft ones")
+    return replace(protocol, labels=replace(protocol.labels, **changes))
 
 
 def named(name: str, protocols: Mapping[str, Protocol] | None = None) -> Protocol:
     """A protocol by name, with optional changes after colons.
 
-    ":plain" removes all augmentation, ":uniform" gives all images equal weights, and ":hard" replaces the teacher's
-    labels by hard ones. For example, "soft:plain" means soft labels on images without augmentation.
+    ":plain" removes all augmentation, ":uniform" gives all images equal weights, ":hard" replaces the teacher's labels
+    by hard ones and ":fixed" by one an image, ":int8" rounds them as they travel, and ":pool=3" gives views of three
+    epochs labels, which are used again and again. ":smooth" ends at half the learning rate, ":averaged" keeps a running
+    mean of the student. For example, "soft:plain" means soft labels on images without augmentation.
 
     Args:
       protocols: settings that replace the registered ones, by name.
@@ -93,9 +117,18 @@ def named(name: str, protocols: Mapping[str, Protocol] | None = None) -> Protoco
     protocol = PROTOCOLS.find(base)
     protocol = (protocols or {}).get(base, protocol)
     for change in changes:
-        protocol = CHANGES.find(change)(protocol)
+        protocol = _changed(protocol, change)
     check(protocol)
     return protocol
+
+
+def _changed(protocol: Protocol, change: str) -> Protocol:
+    what, equals, count = change.partition("=")
+    if not equals:
+        return CHANGES.find(change)(protocol)
+    if not count.isdecimal() or not 1 <= int(count) <= settings.EPOCHS.high:
+        raise InputError(f"{change!r} has no whole number after the sign; use, for example, {what}=3")
+    return COUNTS.find(what)(protocol, int(count))
 
 
 def check(protocol: Protocol) -> None:

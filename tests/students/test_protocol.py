@@ -73,3 +73,22 @@ def test_a_stream_is_what_decides_the_answers_of_a_teacher():
     assert wmdd.stream(500) == Stream(wmdd.train.augment, 100, 20.0)
     assert wmdd.stream(30).batch_size == 30
     assert "hard labels" in message(lambda: PROTOCOLS["hard"].stream(30))
+
+
+def test_changes_with_a_number_and_of_labels():
+    pooled = protocol.named("soft:int8:pool=3")
+    assert (pooled.labels.pool, pooled.labels.form.form) == (3, "int8") and pooled.train == PROTOCOLS["soft"].train
+    assert protocol.named("soft:fixed").labels.per_image and not protocol.named("soft:fixed").labels.asks_teacher
+    assert protocol.named("soft:smooth").train.horizon == 2 and protocol.named("hard:averaged").train.average == 0.99
+    assert "no `pool`" in message(lambda: protocol.named("hard:pool=3"))
+    for wrong in ("soft:pool=", "soft:pool=0", "soft:pool=x", "soft:pool=-1"):
+        assert "whole number" in message(lambda wrong=wrong: protocol.named(wrong))
+    assert "'pond'" in message(lambda: protocol.named("soft:pond=3"))
+
+
+def test_the_bytes_of_labels_are_those_of_their_records():
+    """Ten classes: 12 bytes a label as int8, 40 as float32; of ten images a class."""
+    size = lambda name: protocol.named(name).label_bytes(10, 10)
+    assert size("hard") == 0 and size("soft:fixed") == 120
+    assert size("soft:int8:pool=1") == 120 and size("soft:int8:pool=30") == 3600
+    assert size("soft:int8") == 120 * PROTOCOLS["soft"].train.epochs and size("soft") == 400 * 300

@@ -21,7 +21,7 @@ from jaxdd.ground.registry import Registry
 from jaxdd.ground.settings import EPOCHS, SHARE, bounded
 from jaxdd.nn.classifier import Apply, Output
 from jaxdd.stages.context import Teacher
-from jaxdd.stages.relabel.forms import LabelForm, coded
+from jaxdd.stages.relabel.forms import LabelForm, coded, record
 
 Criterion = Callable[[jax.Array, jax.Array, jax.Array, Any], jax.Array]
 
@@ -49,6 +49,13 @@ class Labelling:
     def answering(self, teacher: Teacher) -> Apply:
         """The function of the teacher that gives the labels."""
         return teacher.apply
+
+    def label_bytes(self, num_classes: int, epochs: int) -> int:
+        """The bytes of labels that travel with an image for a student of so many epochs, besides its class.
+
+        The views to which they belong are drawn again from a seed, and take none.
+        """
+        return 0
 
     def check(self) -> None:
         """Raise InputError for settings out of range."""
@@ -117,6 +124,10 @@ class TeacherLabels(Labelling):
     def repeats_after(self) -> int:
         """See `Labelling.repeats_after`."""
         return self.pool
+
+    def label_bytes(self, num_classes: int, epochs: int) -> int:
+        """See `Labelling.label_bytes`: one label for each view."""
+        return record(self.form, num_classes).itemsize * (self.pool or epochs)
 
     def answering(self, teacher: Teacher) -> Apply:
         """See `Labelling.answering`.
@@ -213,6 +224,10 @@ class FixedLabels(Labelling):
     """How labels are rounded to travel, see `stages.relabel.forms.encode`."""
 
     per_image: ClassVar[bool] = True
+
+    def label_bytes(self, num_classes: int, epochs: int) -> int:
+        """See `Labelling.label_bytes`: one label for all views."""
+        return record(self.form, num_classes).itemsize
 
     def check(self) -> None:
         """See `Labelling.check`."""
