@@ -21,7 +21,7 @@ from jaxdd.ground.reading import parse_json, read_text
 from jaxdd.reports import gallery, html, tables
 from jaxdd.reports.names import readable
 from jaxdd.reports.preview import preview
-from jaxdd.students.rows import caption, cell, read
+from jaxdd.students.rows import caption, cell, judged_on, read
 from jaxdd.workspace import beside, config_of, records
 
 _AGAIN = "make the run again"
@@ -135,7 +135,7 @@ def accuracies(rows: list[dict]) -> list[str]:
         highest = max(mean for *_, mean in contest)
         best += [(i, j) for i, j, mean in contest if len(contest) > 1 and mean == highest]
     named = [caption(kind) for kind in kinds]
-    text = "Top-1 accuracy on real test images in percent, mean and standard deviation over the seeds."
+    text = f"Top-1 accuracy on {judged_on(rows)} in percent, mean and standard deviation over the seeds."
     for name in ("dataset", "student"):
         if name not in several:
             text += f" The {name} is {rows[0][name]}."
