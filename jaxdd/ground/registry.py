@@ -34,10 +34,11 @@ class Registry(Mapping[str, Any]):
         any.
       home: the module that registers the entries of this package, if it is another one than that of the registry. It
         is imported when they are first looked for.
+      few: whether messages about an unknown name list all entries, instead of the most similar ones.
     """
 
-    def __init__(self, kind: str, holds: Any = None, home: str | None = None):
-        self.kind, self.holds, self.home = kind, holds, home
+    def __init__(self, kind: str, holds: Any = None, home: str | None = None, few: bool = False):
+        self.kind, self.holds, self.home, self.few = kind, holds, home, few
         self._known: dict[str, Any] = {}
 
     @property
@@ -72,7 +73,7 @@ class Registry(Mapping[str, Any]):
         """The entry of a registered name.
 
         Raises:
-          InputError: no such name; the message lists the most similar ones.
+          InputError: no such name; the message lists the most similar ones, or all if they are `few`.
         """
         if not isinstance(name, str):
             raise InputError(f"{self.kind} {shown(name)} is no name; use {' or '.join(self._entries)}")
@@ -85,7 +86,7 @@ class Registry(Mapping[str, Any]):
                 f"{self.kind} {shown(name)} is not registered, and a name read from a file is never imported; if you "
                 f"trust it, import it first with `plugin` {name[:200]}"
             )
-        near = difflib.get_close_matches(name[:100], self._entries, 3, 0.3)
+        near = [] if self.few else difflib.get_close_matches(name[:100], self._entries, 3, 0.3)
         raise InputError(f"unknown {self.kind} {shown(name)}; use {' or '.join(near or self._entries)}")
 
     def load(self, name: str) -> Any:

@@ -73,9 +73,7 @@ def _facts(dataset: DistilledDataset) -> dict[str, str]:
     height, width, channels = dataset.images.shape[1:]
     known = {"Images": f"{len(dataset.labels)} of {width} × {height} × {channels}"}
     if isinstance(provenance.get("teacher"), dict):
-        teacher = provenance["teacher"]
-        held_out = " (held-out train images)" if teacher.get("holdout") else ""
-        known["Teacher"] = f"{teacher.get('model')}, accuracy {_percent(teacher.get('accuracy'))}{held_out}"
+        known["Teacher"] = teacher(provenance["teacher"])
     if "recognised" in provenance:
         known["Recognised by the teacher"] = _percent(provenance["recognised"])
     for name, label in (
@@ -105,6 +103,12 @@ def _images(place: Path, dataset: DistilledDataset) -> list[str]:
         f"{real.random.shape[1]} random real images. A click enlarges an image."
     )
     return [html.paragraph(text), gallery.grid(dataset, real=real)]
+
+
+def teacher(known: dict) -> str:
+    """The teacher of a provenance in words."""
+    held_out = " (held-out train images)" if known.get("holdout") else ""
+    return f"{known.get('model')}, accuracy {_percent(known.get('accuracy'))}{held_out}"
 
 
 def _percent(share: Any) -> str:
