@@ -73,7 +73,8 @@ class Registry(Mapping[str, Any]):
         """The entry of a registered name.
 
         Raises:
-          InputError: no such name; the message lists the most similar ones, or all if they are `few`.
+          InputError: no such name; the message lists the most similar ones, or all if none is similar or they are
+            `few`.
         """
         if not isinstance(name, str):
             raise InputError(f"{self.kind} {shown(name)} is no name; use {' or '.join(self._entries)}")
@@ -86,7 +87,7 @@ class Registry(Mapping[str, Any]):
                 f"{self.kind} {shown(name)} is not registered, and a name read from a file is never imported; if you "
                 f"trust it, import it first with `plugin` {name[:200]}"
             )
-        near = [] if self.few else difflib.get_close_matches(name[:100], self._entries, 3, 0.3)
+        near = [] if self.few else difflib.get_close_matches(name[:100], self._entries, 3, 0.6)
         raise InputError(f"unknown {self.kind} {shown(name)}; use {' or '.join(near or self._entries)}")
 
     def load(self, name: str) -> Any:

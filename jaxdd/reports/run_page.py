@@ -25,6 +25,8 @@ from jaxdd.students.rows import caption, cell, judged_on, read
 from jaxdd.workspace import beside, config_of, records
 
 _AGAIN = "make the run again"
+# Where the images lie in a run folder.
+_FOLDER = "distilled/train"
 # More steps than any run has.
 STEPS = 10**9
 # Flags that every command shows, even at their defaults.
@@ -91,7 +93,7 @@ def _facts(dataset: DistilledDataset) -> dict[str, str]:
 def _images(place: Path, dataset: DistilledDataset) -> list[str]:
     """The distilled images, beside real ones if the folder has such."""
     if not place.exists():
-        return [gallery.grid(dataset)]
+        return [gallery.grid(dataset, folder=_FOLDER)]
     real = beside.load(place, dataset)
     where = "Beside" if dataset.ipc == 1 else "Below"
     unit = {
@@ -102,7 +104,7 @@ def _images(place: Path, dataset: DistilledDataset) -> list[str]:
         f"{where} each distilled image is the nearest real train image of its class {unit}. Each class ends with "
         f"{real.random.shape[1]} random real images. A click enlarges an image."
     )
-    return [html.paragraph(text), gallery.grid(dataset, real=real)]
+    return [html.paragraph(text), gallery.grid(dataset, real=real, folder=_FOLDER)]
 
 
 def teacher(known: dict) -> str:

@@ -333,4 +333,4 @@ def test_settings_can_be_chosen_without_the_test_images(program, refused, tmp_pa
     assert train + test == 1442 and abs(test - 1442 / 4) < 5
     line = refused("distill", *medoid, "--holdout", "0.5", "--out", tmp_path / "x")
     assert "--holdout 0.5" in line and "0.25" in line
-    assert "share 2.0" in refused("distill", "--holdout", "2", "--out", tmp_path / "x")
+    assert "--holdout 2.0 of the train images" in refused("distill", "--holdout", "2", "--out", tmp_path / "x")
