@@ -13,8 +13,8 @@ import tyro
 from jaxdd.ground import settings
 
 _FIRST = (
-    "runs", "run", "dataset", "method", "methods", "ipc", "image-size", "model", "teacher", "students", "seeds",
-    "protocols", "baselines", "form", "protocol", "epochs", "to", "what", "grid", "only", "seed", "out",
+    "runs", "run", "dataset", "holdout", "method", "methods", "ipc", "image-size", "model", "teacher", "students",
+    "seeds", "protocols", "baselines", "form", "protocol", "epochs", "to", "what", "grid", "only", "seed", "out",
 )  # fmt: skip
 """The settings that are set first, of whichever program has them, in this order."""
 FEW = 12

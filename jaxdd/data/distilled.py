@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdd.data.checks import check_class_names, check_labels, layout
-from jaxdd.data.folder import no_run
+from jaxdd.data.mistaken import no_run
 from jaxdd.ground import manifest
 from jaxdd.ground.arrays import as_array, is_integer
 from jaxdd.ground.errors import InputError, shown

@@ -27,7 +27,8 @@ EXTENSIONS = (
     ".pgm",
 )
 _ALONE = "or train/<class>/* or <class>/* alone with `holdout` 0.2"
-_LAYOUT = "train/<class>/* and val/<class>/* or test/<class>/*"
+LAYOUT = "train/<class>/* and val/<class>/* or test/<class>/*"
+"""The layout of a folder that has test images, for messages."""
 _ANNOTATIONS = "_annotations.txt"
 # Folders of these names, in any case, are no classes.
 _SPLITS = ("train", "training", "testing", *TEST_SPLITS)
@@ -99,7 +100,8 @@ def load_folder(
     def read(split: str, indices: np.ndarray) -> np.ndarray:
         return image.decode_batch([encoded(split, index) for index in indices], shape)
 
-    return make_source(root, class_names, shape, labels, read)
+    names = lambda split, indices: [os.path.relpath(encoded(split, index)[0], root) for index in indices]
+    return make_source(root, class_names, shape, labels, read, names=names)
 
 
 def has_classes(path: str) -> bool:
@@ -139,33 +141,7 @@ def class_files(folder: str) -> dict[str, list[str]]:
     return {name: [os.path.join(split.folders[name], file) for file in split.files[name]] for name in names}
 
 
-def no_run(path: str | os.PathLike, what: str, remedy: str = "give a run folder of jaxdd distill") -> str:
-    """The message for a path that was given as a run folder and is none, such as the real images to be distilled.
-
-    Args:
-      what: how the message begins, with the path.
-      remedy: how it ends, unless the path holds real images.
-    """
-    place = os.fspath(path)
-    if not os.path.exists(place):
-        return f"{what}: it does not exist{meant(nearest(place))}; {remedy}"
-    names, root = [], ""
-    if has_classes(place):
-        names, root = _with_images(os.path.join(place, "train")), place
-    elif os.path.isdir(place):
-        names, parent = _with_images(place), os.path.join(place, os.pardir)
-        if os.path.basename(os.path.abspath(place)) in ("train", *TEST_SPLITS) and has_classes(parent):
-            root = os.path.normpath(parent)
-    if not names:
-        return f"{what}; {remedy}"
-    classes = ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
-    given = f"with jaxdd distill --dataset {printable(root)}" if root else f"from a folder with {_LAYOUT}"
-    if not root and is_plain(place):
-        given = f"with jaxdd distill --dataset {printable(place)} --holdout 0.2"
-    return f"{what}: it looks like a folder of real images, of classes {classes}; distil them first, {given}"
-
-
-def _with_images(folder: str) -> list[str]:
+def with_images(folder: str) -> list[str]:
     """The class folders of a folder that hold images, sorted."""
     return [name for name in _class_folders(folder) if any(_deep_images(os.path.join(folder, name)))]
 
@@ -216,21 +192,21 @@ def _train_folder(root: str, path: str, needs_test: bool) -> str:
     train = os.path.join(root, "train")
     if not os.path.isdir(root):
         near = meant(nearest(path, folders_only=True))
-        raise InputError(f"folder {printable(root)} does not exist{near}: give a folder with {_LAYOUT}")
+        raise InputError(f"folder {printable(root)} does not exist{near}: give a folder with {LAYOUT}")
     if os.path.isdir(train):
         return train
     if not is_plain(root):
-        raise InputError(f"folder {printable(root)} has no train folder: it must hold {_LAYOUT}, {_ALONE}")
+        raise InputError(f"folder {printable(root)} has no train folder: it must hold {LAYOUT}, {_ALONE}")
     if needs_test:
         raise InputError(f"folder {printable(root)} has class folders, but no test images: give {HOLD_OUT}, or the "
-                         f"layout {_LAYOUT}")  # fmt: skip
+                         f"layout {LAYOUT}")  # fmt: skip
     return root
 
 
 def _train_split(folder: str, left_out: _LeftOut) -> _Split:
     names = _class_folders(folder)
     if not names:
-        raise InputError(f"folder {printable(folder)} has no class folders with images: expected {_LAYOUT}")
+        raise InputError(f"folder {printable(folder)} has no class folders with images: expected {LAYOUT}")
     check_class_names(names, folder)
     return _of_class_folders(folder, names, left_out)
 

@@ -40,6 +40,8 @@ class Source(NamedTuple):
       labels: integers [n] for each split, "train" and "test"; int32 from all functions of this package.
       read: (split, indices [k]) -> uint8 [k, H, W, C], in the order of the indices; repeats are allowed.
       skipped: the damaged images that were left out, see `without_damaged`.
+      names: (split, indices [k]) -> what each image is called, such as its file below the folder of the dataset; None
+        if images have no names, see `names_of`.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Source(NamedTuple):
     labels: dict[str, np.ndarray]
     read: Callable[[str, np.ndarray], np.ndarray]
     skipped: tuple[Skipped, ...] = ()
+    names: Callable[[str, np.ndarray], list[str]] | None = None
 
 
 class Opened(NamedTuple):
@@ -64,7 +67,7 @@ class Opened(NamedTuple):
     weights: Callable[[], np.ndarray | None]
 
 
-def make_source(name, class_names, image_shape, labels, read, skipped=()) -> Source:
+def make_source(name, class_names, image_shape, labels, read, skipped=(), names=None) -> Source:
     """A Source of checked parts, whose ``read`` checks the split, the indices, and what the given ``read`` returns.
 
     It raises InputError for an unknown split, for indices that are not integers in [0, n), and for anything but uint8
@@ -74,13 +77,13 @@ def make_source(name, class_names, image_shape, labels, read, skipped=()) -> Sou
       InputError: class names that `check_class_names` refuses, labels that are not the numbers of classes, or an
         image_shape that is not (H, W, C).
     """
-    names = check_class_names(class_names, check_name(name))
+    classes = check_class_names(class_names, check_name(name))
     shape = tuple(image_shape)
     if len(shape) != 3 or not all(isinstance(side, int | np.integer) and side > 0 for side in shape):
         raise InputError(f"images of {name} have shape {image_shape}; give (H, W, C)")
     shape = tuple(int(side) for side in shape)
-    labels = {split: check_labels(part, len(names), f"split {split!r} of {name}") for split, part in labels.items()}
-    source = Source(name, names, shape, labels, read, tuple(skipped))
+    labels = {split: check_labels(part, len(classes), f"split {split!r} of {name}") for split, part in labels.items()}
+    source = Source(name, classes, shape, labels, read, tuple(skipped), names)
     return source._replace(read=lambda split, rows: _read(source, split, _check_indices(source, split, rows)))
 
 
@@ -126,7 +129,8 @@ def without_damaged(source: Source) -> Source:
         return source
     left = {split: source.labels[split][rows] for split, rows in kept.items()}
     read = lambda split, indices: source.read(split, kept[split][indices])
-    return make_source(source.name, source.class_names, source.image_shape, left, read, skipped)
+    names = lambda split, indices: names_of(source, split, kept[split][indices])
+    return make_source(source.name, source.class_names, source.image_shape, left, read, skipped, names)
 
 
 def _damaged(source: Source, split: str, rows: np.ndarray) -> list[tuple[int, str]]:
@@ -138,6 +142,14 @@ def _damaged(source: Source, split: str, rows: np.ndarray) -> list[tuple[int, st
         if len(rows) == 1:
             return [(int(rows[0]), str(error))]
     return [found for half in np.array_split(rows, 2) for found in _damaged(source, split, half)]
+
+
+def names_of(source: Source, split: str, indices: np.ndarray) -> list[str]:
+    """What images are called: by the source, or else by their numbers in their split, from 0 on.
+
+    Without damaged images, or with some held out, they are called as in the source before.
+    """
+    return [str(index) for index in indices] if source.names is None else source.names(split, indices)
 
 
 def class_indices(source: Source, split: str = "train") -> list[np.ndarray]:
@@ -168,7 +180,7 @@ def in_memory(source: Source, limit_bytes: int = 2 * 2**30) -> Source:
                 decoded[split] = images
         return decoded[split][indices]
 
-    return make_source(source.name, source.class_names, source.image_shape, source.labels, read, source.skipped)
+    return make_source(*source._replace(read=read))
 
 
 def hold_out(source: Source, share: float, seed: int = 0) -> Source:
@@ -181,20 +193,23 @@ def hold_out(source: Source, share: float, seed: int = 0) -> Source:
       InputError: share is not between 0 and 1, or some class would have no image in one of the two splits.
     """
     if not 0 < share < 1:
-        raise InputError(f"share {share} of the train images to set aside: give more than 0 and less than 1")
+        raise InputError(
+            f"`holdout` {share} of the train images to set aside: give a share of more than 0 and less than 1"
+        )
     held_out = np.zeros(_count(source, "train"), bool)
     for c, members in enumerate(class_indices(source)):
         count = round(share * len(members))
         if not 0 < count < len(members):
             raise InputError(
-                f"class {source.class_names[c]!r} of {source.name} has {len(members)} train images, of which {count} "
-                "would be set aside: choose another share"
+                f"`holdout` {share}: class {source.class_names[c]!r} of {source.name} has {len(members)} train images, "
+                f"of which {count} would be set aside: choose another share"
             )
         held_out[np.random.default_rng([seed, c]).permutation(members)[:count]] = True
     rows = {"train": np.flatnonzero(~held_out), "test": np.flatnonzero(held_out)}
     labels = {split: _labels(source, "train")[chosen] for split, chosen in rows.items()}
     read = lambda split, indices: source.read("train", rows[split][indices])
-    return make_source(source.name, source.class_names, source.image_shape, labels, read, source.skipped)
+    names = lambda split, indices: names_of(source, "train", rows[split][indices])
+    return make_source(source.name, source.class_names, source.image_shape, labels, read, source.skipped, names)
 
 
 def statistics(source: Source, max_images: int = 10_000) -> tuple[np.ndarray, np.ndarray]:

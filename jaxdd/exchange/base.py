@@ -16,21 +16,27 @@ class Form(NamedTuple):
     Attributes:
       title: what the layout is called.
       write: (a new folder, dataset, soft labels [n, K] or None) writes the images into the folder.
-      use: a few lines of Python that read it back, from the folder of the export; None: the card's own.
-      hub: (dataset, whether there are soft labels) -> the entries of the card by which the Hugging Face hub reads the
-        folder, see `hub_files` and `class_label`; None if it does not.
+      use: a few lines of Python that read it back, from the folder of the export.
+      hub: (dataset, whether there are soft labels, the name of the configuration) -> the entries of the card by which
+        the Hugging Face hub reads the folder, see `hub_files` and `class_label`; None if it does not.
+      libraries: imports what ``write`` needs besides jaxdd, see `items.needed`; None if that is nothing.
     """
 
     title: str
     write: Callable[[Path, DistilledDataset, np.ndarray | None], None]
     use: str
-    hub: Callable[[DistilledDataset, bool], dict[str, Any]] | None = None
+    hub: Callable[[DistilledDataset, bool, str], dict[str, Any]] | None = None
+    libraries: Callable[[], Any] | None = None
 
 
-def hub_files(pattern: str, **more: Any) -> dict[str, Any]:
-    """The entry of a card that says which files are the train images; ``more`` is told to their reader."""
+def hub_files(name: str, pattern: str, **more: Any) -> dict[str, Any]:
+    """The entry of a card that says which files are the train images; ``more`` is told to their reader.
+
+    `datasets` caches what it reads under the name of the folder and that of the configuration, and looks at no content.
+    So ``name`` must be another one for other images, see `items.configuration`.
+    """
     files = [{"split": "train", "path": pattern}]
-    return {"configs": [{"config_name": "default", "data_files": files, **more}]}
+    return {"configs": [{"config_name": name, "default": True, "data_files": files, **more}]}
 
 
 def class_label(column: str, names: Sequence[str]) -> dict[str, Any]:
@@ -38,4 +44,4 @@ def class_label(column: str, names: Sequence[str]) -> dict[str, Any]:
     return {"name": column, "dtype": {"class_label": {"names": {str(k): name for k, name in enumerate(names)}}}}
 
 
-FORMS = Registry("form of an export", Form)
+FORMS = Registry("form of an export", Form, few=True)

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+import numpy as np
+
 import jaxdd
 from jaxdd.data.distilled import DistilledDataset
+from jaxdd.exchange import items
 from jaxdd.exchange.base import Form
 from jaxdd.ground.errors import InputError, one_line
 from jaxdd.recipes import PAPERS
-from jaxdd.reports import tables
+from jaxdd.reports import run_page, tables
 from jaxdd.students.rows import caption, cell
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -33,15 +36,17 @@ class Facts(NamedTuple):
       title: of the card.
       licence: an identifier of the hub.
       command: the command line that made the images, if it is known.
-      soft: whether the images have soft labels.
+      soft: the soft labels of the images, float32 [n, K], if they have some.
       streams: the stream.json of stored soft labels, if the export has some.
+      held_out: whether students were tested on train images that were held out.
     """
 
     title: str
     licence: str
     command: str | None
-    soft: bool
+    soft: np.ndarray | None
     streams: dict | None
+    held_out: bool = False
 
 
 def card(dataset: DistilledDataset, form: Form, rows: Sequence[dict], facts: Facts) -> str:
@@ -53,10 +58,11 @@ def card(dataset: DistilledDataset, form: Form, rows: Sequence[dict], facts: Fac
         "![some of the images, a row a class](preview.png)",
         _what(dataset, form),
         "## Use",
+        "In this folder:",
         _code("python", form.use),
         _soft(facts.streams),
         "## Scores",
-        _scores(rows),
+        _scores(rows, facts.held_out),
         "## Provenance",
         _provenance(known, facts.command),
         "## Licence",
@@ -77,7 +83,8 @@ def _front(dataset: DistilledDataset, form: Form, facts: Facts) -> str:
         "tags": ["dataset-distillation", "jaxdd"],
         "size_categories": [size],
     }
-    entries |= form.hub(dataset, facts.soft) if form.hub else {}
+    if form.hub:
+        entries |= form.hub(dataset, facts.soft is not None, items.configuration(dataset, facts.soft))
     # JSON is YAML, but for characters that JSON would escape as two halves.
     lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in entries.items()]
     return "\n".join(["---", *lines, "---"])
@@ -103,11 +110,13 @@ def _soft(streams: dict | None) -> str:
         f"`soft/` has the teacher's answers on {streams['steps']} augmented batches of {streams['batch_size']} images "
         f"({streams['epochs']} epochs, form {streams['form']}) with the crops, flips and mixes as plain arrays. "
         "`python student.py test.npz` trains a student on them with PyTorch and NumPy alone. Its code shows how they "
-        "are read."
+        "are read. `test.npz` holds the images to test on: `x_test`, uint8 [n, H, W, C] of the size of the distilled "
+        "ones, and `y_test`, the numbers of their classes in the order of `class_names` in `soft/stream.json`. "
+        "docs/export.md of jaxdd has a recipe that makes it from a folder of images."
     )
 
 
-def _scores(rows: Sequence[dict]) -> str:
+def _scores(rows: Sequence[dict], held_out: bool) -> str:
     if not rows:
         return "Not measured. `jaxdd evaluate` trains students on the images and tests them on real ones."
     kinds = list(dict.fromkeys(row["labels"] for row in rows))
@@ -120,10 +129,12 @@ def _scores(rows: Sequence[dict]) -> str:
     above, *below = (f"| {' | '.join(map(_plain, line))} |" for line in [head, *lines])
     table = "\n".join([above, "|" + " --- |" * len(head), *below])
     many = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else f"{min(seeds)}"
+    over = "of 1 seed" if seeds == {1} else f"mean and standard deviation over {many} seeds"
+    where = "held-out train images" if held_out else "the real test images"
     return (
-        f"Top-1 accuracy in percent of students on the real test images of {_plain(rows[0]['dataset'])}, mean and "
-        f"standard deviation over {many} seeds. Each column is a protocol of `jaxdd evaluate`. All methods in it are "
-        f"trained in the same way, `random` on random real images.\n\n{table}{_lengths(rows)}"
+        f"Top-1 accuracy in percent of students on {where} of {_plain(rows[0]['dataset'])}, {over}. Each column is a "
+        "protocol of `jaxdd evaluate`. All methods in it are trained in the same way, `random` on random real images."
+        f"\n\n{table}{_lengths(rows)}"
     )
 
 
@@ -144,7 +155,7 @@ def _provenance(known: dict, command: str | None) -> str:
     facts = {
         "dataset": known.get("dataset"),
         "method": known.get("method"),
-        "teacher": teacher and f"{teacher.get('model')}, accuracy {teacher.get('accuracy')}",
+        "teacher": teacher and run_page.teacher(teacher),
         "latent model": known.get("latents"),
         "seed": known.get("seed"),
         "device": known.get("device"),

@@ -13,13 +13,16 @@ from jaxdd.exchange.items import items, needed, unique_names
 _SHARD_BYTES = 400 * 2**20
 
 
+_library = lambda: needed("datasets", "hf", "hub")
+
+
 def write(place: Path, dataset: DistilledDataset, soft_labels: np.ndarray | None) -> None:
     """Write data/train-<k>-of-<n>.parquet.
 
     Raises:
       InputError: `datasets` is not installed.
     """
-    library = needed("datasets", "hub")
+    library = _library()
     columns = {
         "image": library.Image(),
         "label": library.ClassLabel(names=unique_names(dataset)),
@@ -47,9 +50,11 @@ def write(place: Path, dataset: DistilledDataset, soft_labels: np.ndarray | None
 
 
 USE = """\
+import os
+
 from datasets import load_dataset
 
-dataset = load_dataset(".", split="train")  # or the name of the repository on the hub
+dataset = load_dataset(os.getcwd(), split="train")  # the path of this folder; or the name of a repository on the hub
 image, label, weight = dataset[0]["image"], dataset[0]["label"], dataset[0]["weight"]"""
-HUB = lambda dataset, soft: hub_files("data/train-*.parquet")
-FORMS.register("hf", Form("Hugging Face datasets (parquet)", write, USE, HUB))
+HUB = lambda dataset, soft, name: hub_files(name, "data/train-*.parquet")
+FORMS.register("hf", Form("parquet files for Hugging Face datasets", write, USE, HUB, _library))

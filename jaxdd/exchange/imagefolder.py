@@ -28,7 +28,7 @@ def write(place: Path, dataset: DistilledDataset, soft_labels: np.ndarray | None
         np.save(place / "soft_labels.npy", soft_labels, allow_pickle=False)
 
 
-def hub(dataset: DistilledDataset, soft: bool) -> dict[str, Any]:
+def hub(dataset: DistilledDataset, soft: bool, name: str) -> dict[str, Any]:
     """The entries of the card: the columns of metadata.csv, of which the label is a class."""
     columns = [
         {"name": "image", "dtype": "image"},
@@ -36,17 +36,18 @@ def hub(dataset: DistilledDataset, soft: bool) -> dict[str, Any]:
         {"name": "class_name", "dtype": "string"},
         {"name": "weight", "dtype": "float32"},
     ]
-    return hub_files("train/**", features=columns)
+    return hub_files(name, "train/**", features=columns)
 
 
 USE = """\
-from torchvision.datasets import ImageFolder  # or any other reader of folders
+import os
 
-dataset = ImageFolder("train")  # labels in the order of the folders; weights are in train/metadata.csv
+from datasets import ClassLabel, load_dataset
 
-from datasets import load_dataset
-
-dataset = load_dataset(".", split="train")  # the label is a class and has its name, as this card says
+dataset = load_dataset(os.getcwd(), split="train")  # the path of this folder; labels have names, as this card says
 # load_dataset("imagefolder", data_dir=".") reads no card, so the label is a number. To make it a class:
-# dataset = dataset.cast_column("label", datasets.ClassLabel(names=names)), with the names in this card"""
-FORMS.register("imagefolder", Form("a folder of images a class", write, USE, hub))
+# dataset = dataset.cast_column("label", ClassLabel(names=names)), with the names in this card
+
+# Any other reader of folders will do, such as torchvision.datasets.ImageFolder("train"). Labels are in the order of the
+# folders; weights are in train/metadata.csv."""
+FORMS.register("imagefolder", Form("a folder of images for each class", write, USE, hub))

@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from jaxdd.ground import extras
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import normalise
 from jaxdd.stages.context import Teacher
+from jaxdd.stages.relabel.stored import fingerprint
 
 _BATCH = 100
 
@@ -56,19 +58,31 @@ def soft_labels(dataset: DistilledDataset, teacher: Teacher) -> np.ndarray:
     """The teacher's probabilities, softmax of its logits, for the images as they are in files; float32 [n, K].
 
     Raises:
-      InputError: the teacher has other classes.
+      InputError: see `check_teacher`.
     """
+    check_teacher(dataset, teacher)
     answer = jax.jit(lambda variables, images: jax.nn.softmax(teacher.apply(variables, images).logits))
     pixels, parts = dataset.pixels(), []
     for first in range(0, len(pixels), _BATCH):
         rows = np.minimum(np.arange(first, first + _BATCH), len(pixels) - 1)
         found = answer(teacher.variables, normalise(teacher.norm, pixels[rows]))
         parts.append(np.asarray(found, np.float32)[: len(pixels) - first])
-    probabilities = np.concatenate(parts)
-    if probabilities.shape[1] != len(dataset.class_names):
-        counts = f"{probabilities.shape[1]} classes and the images have {len(dataset.class_names)}"
+    return np.concatenate(parts)
+
+
+def check_teacher(dataset: DistilledDataset, teacher: Teacher) -> None:
+    """Raise InputError for a teacher of another number of classes."""
+    classes = jax.eval_shape(teacher.apply, teacher.variables, dataset.images[:1]).logits.shape[1]
+    if classes != len(dataset.class_names):
+        counts = f"{classes} classes and the images have {len(dataset.class_names)}"
         raise InputError(f"the teacher has {counts}; put the teacher of these images into their run folder")
-    return probabilities
+
+
+def configuration(dataset: DistilledDataset, soft_labels: np.ndarray | None) -> str:
+    """A name that is the same for equal exports alone, such as distilled-1a2b3c4d5e."""
+    names = np.frombuffer(json.dumps(dataset.class_names).encode(), np.uint8)
+    arrays = [dataset.pixels(), dataset.labels, dataset.weights, names]
+    return f"distilled-{fingerprint([*arrays, *([] if soft_labels is None else [soft_labels])])[:10]}"
 
 
 def unique_names(dataset: DistilledDataset) -> list[str]:
@@ -77,8 +91,8 @@ def unique_names(dataset: DistilledDataset) -> list[str]:
     return names if len(set(names)) == len(names) else [f"{label} {name}" for label, name in enumerate(names)]
 
 
-def needed(module: str, extra: str) -> ModuleType:
-    """A library that only an extra installs.
+def needed(module: str, form: str, extra: str) -> ModuleType:
+    """A library of a form that only an extra installs.
 
     Raises:
       InputError: it is not there.
@@ -86,7 +100,7 @@ def needed(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        reason = f"this needs {module}; install it with: {extras.install(extra)}"
+        reason = f"`to` {form} needs {module}; install it with: {extras.install(extra)}"
         raise InputError(f"{reason} ({' '.join(str(error).split())})") from error
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -13,14 +14,18 @@ from jaxdd.exchange.items import needed, unique_names
 NAME, VERSION = "distilled", "1.0.0"
 
 
+def _library() -> ModuleType:
+    needed("tensorflow", "tfds", "tfds")
+    return needed("tensorflow_datasets", "tfds", "tfds")
+
+
 def write(place: Path, dataset: DistilledDataset, soft_labels: np.ndarray | None) -> None:
     """Write distilled/1.0.0/ with the features image, label, weight and, if there are some, soft_label.
 
     Raises:
       InputError: TensorFlow Datasets is not installed.
     """
-    tfds = needed("tensorflow_datasets", "tfds")
-    needed("tensorflow", "tfds")
+    tfds = _library()
     pixels = dataset.pixels()
     features = {
         "image": tfds.features.Image(shape=pixels.shape[1:], encoding_format="png"),
@@ -48,4 +53,4 @@ import tensorflow_datasets as tfds
 
 builder = tfds.builder_from_directory("{NAME}/{VERSION}")
 dataset = builder.as_dataset(split="train")"""
-FORMS.register("tfds", Form("TensorFlow Datasets", write, USE))
+FORMS.register("tfds", Form("files of TensorFlow Datasets", write, USE, libraries=_library))

@@ -69,6 +69,12 @@ def write(folder: Path, labels: Labels, dataset: DistilledDataset, weights: str 
     write_json(folder / "stream.json", _about(labels, dataset))
 
 
+def check(labels: Labels, dataset: DistilledDataset) -> None:
+    """Raise the InputError of `write`, if it would raise one."""
+    check_fits(labels, dataset, Stream(labels.augment, labels.batch_size, labels.temperature))
+    next(chunks(labels, dataset))
+
+
 def drawn_bytes(labels: Labels, dataset: DistilledDataset) -> int:
     """The bytes of `DRAWN` for all steps: what an export holds besides labels and images."""
     _, parts = next(chunks(labels, dataset))

@@ -38,7 +38,7 @@ def write(place: Path, dataset: DistilledDataset, soft_labels: np.ndarray | None
     written(place / "classes.txt", "".join(f"{name}\n" for name in unique_names(dataset)).encode())
 
 
-def hub(dataset: DistilledDataset, soft: bool) -> dict[str, Any]:
+def hub(dataset: DistilledDataset, soft: bool, name: str) -> dict[str, Any]:
     """The entries of the card: the parts of a sample, of which .cls is a class. The reader leaves out all others."""
     types = {"label": "int64", "class_name": "string", "weight": "float64"}
     columns = [
@@ -49,7 +49,7 @@ def hub(dataset: DistilledDataset, soft: bool) -> dict[str, Any]:
         {"name": "__key__", "dtype": "string"},
         {"name": "__url__", "dtype": "string"},
     ]
-    return hub_files("train-*.tar") | {"dataset_info": {"features": columns}}
+    return hub_files(name, "train-*.tar") | {"dataset_info": {"config_name": name, "features": columns}}
 
 
 def _npy(array: np.ndarray) -> bytes:

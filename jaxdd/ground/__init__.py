@@ -33,6 +33,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "settings",
         "stop",
         "tracing",
+        "unfinished",
         "version",
         "watch",
     ],

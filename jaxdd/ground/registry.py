@@ -34,10 +34,11 @@ class Registry(Mapping[str, Any]):
         any.
       home: the module that registers the entries of this package, if it is another one than that of the registry. It
         is imported when they are first looked for.
+      few: whether messages about an unknown name list all entries, instead of the most similar ones.
     """
 
-    def __init__(self, kind: str, holds: Any = None, home: str | None = None):
-        self.kind, self.holds, self.home = kind, holds, home
+    def __init__(self, kind: str, holds: Any = None, home: str | None = None, few: bool = False):
+        self.kind, self.holds, self.home, self.few = kind, holds, home, few
         self._known: dict[str, Any] = {}
 
     @property
@@ -72,7 +73,8 @@ class Registry(Mapping[str, Any]):
         """The entry of a registered name.
 
         Raises:
-          InputError: no such name; the message lists the most similar ones.
+          InputError: no such name; the message lists the most similar ones, or all if none is similar or they are
+            `few`.
         """
         if not isinstance(name, str):
             raise InputError(f"{self.kind} {shown(name)} is no name; use {' or '.join(self._entries)}")
@@ -85,8 +87,7 @@ class Registry(Mapping[str, Any]):
                 f"{self.kind} {shown(name)} is not registered, and a name read from a file is never imported; if you "
                 f"trust it, import it first with `plugin` {name[:200]}"
             )
-        # Of a few all are named, as one that is spelt like it need not be the one that was meant.
-        near = difflib.get_close_matches(name[:100], self._entries, 3, 0.3) if len(self._entries) > 4 else None
+        near = [] if self.few else difflib.get_close_matches(name[:100], self._entries, 3, 0.6)
         raise InputError(f"unknown {self.kind} {shown(name)}; use {' or '.join(near or self._entries)}")
 
     def load(self, name: str) -> Any:

@@ -4,9 +4,9 @@
     jaxdd evaluate path/to/images_best.pt --image-norm cifar10 --dataset path/to/cifar10 --model convnet3
 
 Images of anybody are judged like those of a run folder: --dataset names the real images, --model the teacher, which is
-found in runs/teachers or trained. Prints a table and writes evaluation.json into the first run folder, or
-runs/<name>.evaluation.json (or --out). `random` draws new images for each seed. `full` is the teacher if the student
-has its architecture, otherwise a student trained on all real images.
+found in runs/teachers or trained. Prints a table and adds its rows to evaluation.json in the first run folder, or to
+runs/<name>.evaluation.json (or --out). What the file has already is not measured again. `random` draws new images for
+each seed. `full` is the teacher if the student has its architecture, otherwise a student trained on all real images.
 """
 
 from dataclasses import dataclass, replace
@@ -18,13 +18,13 @@ from jaxdd import commands, planning
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import hosts, settings
 from jaxdd.ground.errors import InputError
-from jaxdd.ground.files import write_json
 from jaxdd.ground.programs import Work
 from jaxdd.methods import RECIPES
 from jaxdd.reports import run_page, tables
 from jaxdd.students.protocol import PROTOCOLS
 from jaxdd.workspace import Comparison, compare_sets, comparison, finished, judging
 from jaxdd.workspace.judging import JudgeConfig
+from jaxdd.workspace.kept_rows import KeptRows
 from jaxdd.workspace.protocols import ProtocolConfig
 
 
@@ -85,9 +85,9 @@ def main(config: EvaluateConfig) -> None:
     setting, datasets, out = known = opened(config)
     place = out.with_name(f"{out.name}.parts")
     with planning.followed(lambda: plan(config, known)), finished.scratch(place) as scratch:
-        setting = replace(setting, scratch=scratch)
-        keep = lambda rows: write_json(out, rows) if hosts.is_first() else None
-        rows = compare_sets(datasets, config.baselines, setting, keep)
+        kept = KeptRows(out)
+        setting = replace(setting, scratch=scratch, before=tuple(kept.before))
+        rows = compare_sets(datasets, config.baselines, setting, kept.add)
         if hosts.is_first() and config.out is None and judging.is_run(config.runs[0]):
             run_page.write(config.runs[0])
     if hosts.is_first():

@@ -13,7 +13,7 @@ from pathlib import Path
 import tyro
 
 from jaxdd import commands
-from jaxdd.exchange import FORMS, ExportSettings, export
+from jaxdd.exchange import FORMS, ExportSettings, opened, write
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.programs import Work
 from jaxdd.ground.progress import log
@@ -42,15 +42,15 @@ def places(config: ExportConfig) -> dict[str, Path]:
 
 
 def plan(config: ExportConfig) -> list[Work]:
-    places(config)
+    opened(config.run, places(config), config)
     return []  # it computes next to nothing
 
 
 def main(config: ExportConfig) -> None:
-    settings = ExportSettings(config.license, config.title, config.labels)
+    found = opened(config.run, places(config), config)
     for form, out in places(config).items():
-        export(config.run, form, out, settings)
-        print(f"{FORMS.find(form).title}: {out}")
+        print(f"writing {form}: {out}", flush=True)
+        write(found, form, out, config)
     if config.labels and not (config.run / "labels").is_dir():
         log(f"without soft labels, as {config.run} stores none; jaxdd relabel {config.run} stores them")
 

@@ -2,11 +2,12 @@
 
 import io
 from math import isqrt
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from jaxdd.data.distilled import DistilledDataset, heaviest
+from jaxdd.data.distilled import DistilledDataset, file_names, heaviest
 from jaxdd.ground.normalise import denormalise
 from jaxdd.reports.html import data, escape, paragraph
 from jaxdd.reports.names import readable
@@ -18,7 +19,7 @@ _PIXELS = 2_560_000
 _FINE, _ENLARGED = 64, 256
 
 
-def grid(dataset: DistilledDataset, most: int = 20, real: Beside | None = None) -> str:
+def grid(dataset: DistilledDataset, most: int = 20, real: Beside | None = None, folder: str = "") -> str:
     """The images of a dataset: one row per class with its name, the heaviest images first, weights below the images.
 
     Shows at most ``most`` images per class and fifty classes. Small images are magnified without smoothing. Large ones
@@ -26,6 +27,7 @@ def grid(dataset: DistilledDataset, most: int = 20, real: Beside | None = None) 
 
     Args:
       real: real images to show beside them: the nearest to each, and some random ones at the end of each row.
+      folder: where the class folders with the images are, so that the file of each is named below it.
     """
     shown, count = dataset.class_names[:CLASSES], min(most, dataset.ipc)
     size = _size(dataset, len(shown) * count)
@@ -34,7 +36,7 @@ def grid(dataset: DistilledDataset, most: int = 20, real: Beside | None = None) 
     box = side, zoom * size[1]
     weighted, largest = uneven(dataset), float(dataset.weights.max())
     beside = _beside(real, box) if real else {}
-    rows = []
+    rows, files = [], file_names(dataset) if folder else None
     for c, name in enumerate(shown):
         chosen = heaviest(dataset, c, count)
         tiles = []
@@ -42,7 +44,10 @@ def grid(dataset: DistilledDataset, most: int = 20, real: Beside | None = None) 
             percent = f"{100 * dataset.weights[i]:.1f}"
             alt = f"class {readable(name)}" + (f", weight {percent} %" if weighted else "")
             bar = f'<i style="width:{100 * dataset.weights[i] / largest:.0f}%"></i>{percent}' if weighted else ""
-            tiles.append(f"<li><div>{_picture(shrunk(pixels, size), box, alt)}{bar}</div>{beside.get(int(i), '')}</li>")
+            below = bar + (_file(folder, files[i]) if files else "")
+            tiles.append(
+                f"<li><div>{_picture(shrunk(pixels, size), box, alt)}{below}</div>{beside.get(int(i), '')}</li>"
+            )
         if real is not None and c < len(real.random):
             alt = f"a real image of class {readable(name)}"
             part = box if dataset.ipc == 1 else (side * 3 // 4, box[1] * 3 // 4)
@@ -54,7 +59,12 @@ def grid(dataset: DistilledDataset, most: int = 20, real: Beside | None = None) 
     # A few classes with one image each are laid out five to a row.
     few = f' style="max-width:{5 * side + 80}px"' if single and len(shown) <= 10 else ""
     kinds = " single" if single else "" if real is None else " real pairs" if dataset.ipc == 1 else " real"
-    return f'<div class="grid{kinds}"{few}>\n' + "\n".join(rows) + f"\n</div>{_notes(dataset, count, size)}"
+    return f'<div class="grid{kinds}"{few}>\n' + "\n".join(rows) + f"\n</div>{_notes(dataset, count, size, folder)}"
+
+
+def _file(folder: str, name: str) -> str:
+    """The file of an image, whose path shows below the pointer."""
+    return f'<div title="{escape(f"{folder}/{name}.png")}">{escape(Path(name).name)}.png</div>'
 
 
 def _size(dataset: DistilledDataset, count: int) -> tuple[int, int]:
@@ -64,12 +74,14 @@ def _size(dataset: DistilledDataset, count: int) -> tuple[int, int]:
     return max(1, round(scale * width)), max(1, round(scale * height))
 
 
-def _notes(dataset: DistilledDataset, count: int, size: tuple[int, int]) -> str:
+def _notes(dataset: DistilledDataset, count: int, size: tuple[int, int], folder: str) -> str:
     """What to know about the images that are shown."""
     notes, shown = [], min(CLASSES, len(dataset.class_names))
     height, width = dataset.images.shape[1:3]
     if uneven(dataset):
         notes.append("The heaviest image of each class comes first; below each is its share of the class in percent.")
+    if folder:
+        notes.append(f"Its file is in the folder of its class in {folder}; the pointer shows the path.")
     if shown < len(dataset.class_names):
         notes.append(f"The first {shown} of {len(dataset.class_names)} classes.")
     if count < dataset.ipc:

@@ -10,6 +10,7 @@ from jaxdd.ground import manifest
 from jaxdd.ground.files import write_text
 from jaxdd.reports import gallery, grid_tables, html, plots
 from jaxdd.reports.run_page import arrays
+from jaxdd.students.rows import judged_on
 from jaxdd.workspace.grid_file import Grid
 from jaxdd.workspace.grid_runner import Work, datasets, folder
 
@@ -101,7 +102,7 @@ def _table(grid: Grid, rows: list[dict]) -> list[str]:
                   if method in column.cells and method != "full"}  # fmt: skip
         if len(values) > 1 and column.name not in ("published", "HLR"):
             best += [(i, j) for i, value in values.items() if value == max(values.values())]
-    note = "Top-1 accuracy on real test images in percent, mean and standard deviation over the seeds."
+    note = f"Top-1 accuracy on {judged_on(rows)} in percent, mean and standard deviation over the seeds."
     if any(column.name == "published" for column in parts):
         note += f" Published: {grid.published}."
     if grid.scores:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxdd.data.distilled import DistilledDataset
+from jaxdd.data.distilled import DistilledDataset, heaviest
 from jaxdd.ground.errors import one_line
 from jaxdd.ground.files import atomic
 from jaxdd.reports.names import readable
@@ -15,12 +15,12 @@ from jaxdd.workspace.beside import CLASSES
 
 
 def preview(dataset: DistilledDataset, path: Path | str, most: int = 20) -> None:
-    """Write a PNG grid: one row per class, with its name and at most ``most`` images; small images are magnified.
+    """Write a PNG grid: one row per class, with its name and at most ``most`` images, the heaviest first.
 
-    At most fifty classes are shown. With one image per class, five classes share a row.
+    Small images are magnified. At most fifty classes are shown. With one image per class, five classes share a row.
     """
     pixels, names = dataset.pixels(), dataset.class_names[:CLASSES]
-    picture = sheet([pixels[np.flatnonzero(dataset.labels == c)[:most]] for c in range(len(names))], names)
+    picture = sheet([pixels[heaviest(dataset, c, most)] for c in range(len(names))], names)
     with atomic(Path(path)) as place:
         picture.save(place, "PNG")
 

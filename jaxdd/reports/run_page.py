@@ -21,10 +21,12 @@ from jaxdd.ground.reading import parse_json, read_text
 from jaxdd.reports import gallery, html, tables
 from jaxdd.reports.names import readable
 from jaxdd.reports.preview import preview
-from jaxdd.students.rows import caption, cell, read
+from jaxdd.students.rows import caption, cell, judged_on, read
 from jaxdd.workspace import beside, config_of, records
 
 _AGAIN = "make the run again"
+# Where the images lie in a run folder.
+_FOLDER = "distilled/train"
 # More steps than any run has.
 STEPS = 10**9
 # Flags that every command shows, even at their defaults.
@@ -73,9 +75,7 @@ def _facts(dataset: DistilledDataset) -> dict[str, str]:
     height, width, channels = dataset.images.shape[1:]
     known = {"Images": f"{len(dataset.labels)} of {width} × {height} × {channels}"}
     if isinstance(provenance.get("teacher"), dict):
-        teacher = provenance["teacher"]
-        held_out = " (held-out train images)" if teacher.get("holdout") else ""
-        known["Teacher"] = f"{teacher.get('model')}, accuracy {_percent(teacher.get('accuracy'))}{held_out}"
+        known["Teacher"] = teacher(provenance["teacher"])
     if "recognised" in provenance:
         known["Recognised by the teacher"] = _percent(provenance["recognised"])
     for name, label in (
@@ -93,7 +93,7 @@ def _facts(dataset: DistilledDataset) -> dict[str, str]:
 def _images(place: Path, dataset: DistilledDataset) -> list[str]:
     """The distilled images, beside real ones if the folder has such."""
     if not place.exists():
-        return [gallery.grid(dataset)]
+        return [gallery.grid(dataset, folder=_FOLDER)]
     real = beside.load(place, dataset)
     where = "Beside" if dataset.ipc == 1 else "Below"
     unit = {
@@ -104,7 +104,13 @@ def _images(place: Path, dataset: DistilledDataset) -> list[str]:
         f"{where} each distilled image is the nearest real train image of its class {unit}. Each class ends with "
         f"{real.random.shape[1]} random real images. A click enlarges an image."
     )
-    return [html.paragraph(text), gallery.grid(dataset, real=real)]
+    return [html.paragraph(text), gallery.grid(dataset, real=real, folder=_FOLDER)]
+
+
+def teacher(known: dict) -> str:
+    """The teacher of a provenance in words."""
+    held_out = " (held-out train images)" if known.get("holdout") else ""
+    return f"{known.get('model')}, accuracy {_percent(known.get('accuracy'))}{held_out}"
 
 
 def _percent(share: Any) -> str:
@@ -135,7 +141,7 @@ def accuracies(rows: list[dict]) -> list[str]:
         highest = max(mean for *_, mean in contest)
         best += [(i, j) for i, j, mean in contest if len(contest) > 1 and mean == highest]
     named = [caption(kind) for kind in kinds]
-    text = "Top-1 accuracy on real test images in percent, mean and standard deviation over the seeds."
+    text = f"Top-1 accuracy on {judged_on(rows)} in percent, mean and standard deviation over the seeds."
     for name in ("dataset", "student"):
         if name not in several:
             text += f" The {name} is {rows[0][name]}."

@@ -34,6 +34,11 @@ def caption(kind: str) -> str:
     return {"hard": "hard labels", "soft": "soft labels"}.get(kind, kind)
 
 
+def judged_on(rows: list[dict]) -> str:
+    """The images on which the students of some rows were tested."""
+    return "held-out train images" if any(row.get("holdout") for row in rows) else "real test images"
+
+
 def cell(accuracies: list[float]) -> str:
     """Mean and sample standard deviation in percent; a single run has no deviation."""
     percent = 100 * np.asarray(accuracies)
@@ -71,6 +76,33 @@ def read(place: Path) -> list[dict]:
         raise InputError(f"{place} holds {len(rows)} rows of {protocols} protocols, too many for a table of up to "
                          f"{_ROWS} and {_PROTOCOLS}; split it")  # fmt: skip
     return rows
+
+
+def joined(earlier: list[dict], new: list[dict]) -> tuple[list[dict], list[dict]]:
+    """The rows of a file after an evaluation, and those that have no place in it any more.
+
+    A new row replaces the one of the same method, dataset, size, student and protocol. Earlier rows of other columns
+    stay. Those of the same column stay if their students were trained equally long and as often; otherwise a table
+    would compare what was not measured alike.
+    """
+    columns = {_column(one): _alike(one) for one in new if one["ipc"] is not None}
+    replaced = {(*_column(one), one["method"], one["ipc"]): _alike(one) for one in new}
+    kept, aside = [], []
+    for one in earlier:
+        alike = replaced.get((*_column(one), one["method"], one["ipc"]))
+        if one["ipc"] is not None and columns.get(_column(one), _alike(one)) != _alike(one):
+            aside.append(one)
+        elif alike is None:
+            kept.append(one)
+    return [*kept, *new], aside
+
+
+def _column(row: dict) -> tuple:
+    return row["dataset"], row["student"], row["labels"]
+
+
+def _alike(row: dict) -> tuple:
+    return row.get("epochs"), row.get("batch_size"), len(row["accuracies"])
 
 
 def check(one: Any, where: str) -> None:

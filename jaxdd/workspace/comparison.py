@@ -48,6 +48,7 @@ class Comparison:
       width: the channels of the first block of all students; default: those of the teacher for its architecture, and of
         each model otherwise.
       scratch: for checkpoints and the accuracies of finished students, from which an interrupted comparison goes on.
+      before: rows of earlier comparisons; what one of them has, of the same students, is not measured again.
     """
 
     workspace: Workspace
@@ -60,6 +61,7 @@ class Comparison:
     width: int | None = None
     scratch: Scratch = Scratch()
     shorter: str = ""
+    before: tuple[dict, ...] = ()
 
     def hint(self, kind: str) -> str:
         """What makes the training of students by a protocol shorter."""
@@ -94,7 +96,7 @@ def compare(makers: dict[str, Maker], comparison: Comparison, keep: Callable[[li
     rows: list[dict] = []
 
     def add(new: dict) -> None:
-        rows.append(new)
+        rows.append(new | held_out(comparison.workspace))
         keep(rows)
 
     for student in comparison.students:
@@ -104,11 +106,12 @@ def compare(makers: dict[str, Maker], comparison: Comparison, keep: Callable[[li
             replayed = {method: maker for method, maker in makers.items() if method not in labels}
             stored = {method: maker for method, maker in makers.items() if method in labels}
             for some in (replayed, stored):
-                for method, values in measured(some, comparison, student, kind, labels):
+                for method, values, key in measured(some, comparison, student, kind, labels):
                     trained = length(protocol, ipc * classes)
-                    add(row(method, name, ipc, label, kind, values) | trained)
+                    add(row(method, name, ipc, label, kind, values) | trained | {"key": key})
         if comparison.full:
-            add(row("full", name, None, label, "hard", full_accuracies(comparison, student)))
+            values, key = _full(comparison, student)
+            add(row("full", name, None, label, "hard", values) | {"key": key})
     return rows
 
 
@@ -116,6 +119,12 @@ def length(protocol: Protocol, images: int) -> dict[str, int]:
     """How long students of a protocol are trained on so many images, for their rows."""
     training = protocol.train
     return {"epochs": training.epochs, "steps": training.steps(images), "batch_size": training.batch(images)}
+
+
+def held_out(workspace: Workspace) -> dict[str, float]:
+    """What rows say of the images on which students are tested, if these are no test images."""
+    share = workspace.config.holdout
+    return {"holdout": share} if share else {}
 
 
 def compare_sets(
@@ -156,8 +165,8 @@ def measured(
     student: str,
     kind: str,
     labels: dict[str, Labels] | None = None,
-) -> Iterator[tuple[str, list[float]]]:
-    """Yield each method with the accuracies of its students, as soon as all its seeds are finished.
+) -> Iterator[tuple[str, list[float], str]]:
+    """Yield each method with the accuracies of its students and their key, as soon as all its seeds are finished.
 
     The students of all methods and seeds are trained in parallel, and distributed over the processes of a run.
 
@@ -178,15 +187,18 @@ def measured(
     ]
     title = f"{comparison.label(student)}, {kind}"
     fields = teachers.fields_of(workspace.config)
-    known = Finished(comparison.scratch, title, fields, protocol, fingerprint(teacher.variables))
+    machine = teachers.machine(workspace.config)
+    known = Finished(comparison.scratch, title, fields, protocol, fingerprint(teacher.variables), machine)
     keys = [known.key(lane) for lane in lanes]
+    parts = [keys[first : first + seeds] for first in range(0, len(keys), seeds)]
+    rows = {method: known.of_rows(comparison.before, part) for method, part in zip(makers, parts)}
     scores, finished = np.array([known.known.get(key, np.nan) for key in keys]).reshape(-1, seeds), set()
     missing = np.flatnonzero(np.isnan(scores))
     mine = missing[parallel.local_classes(len(missing), parallel.mesh())]
     remedy = f"use a lower `{kind.partition(':')[0]}.train.learning_rate`"
     limits = Limits(title=title, remedy=remedy, shorter=comparison.hint(kind), scratch=comparison.scratch)
-    parts = _trained([lanes[s] for s in mine], model, protocol, teacher, limits) if len(mine) else ()
-    for part in chain(parts, [None]) if hosts.count() > 1 else chain([None], parts):
+    trained = _trained([lanes[s] for s in mine], model, protocol, teacher, limits) if len(mine) else ()
+    for part in chain(trained, [None]) if hosts.count() > 1 else chain([None], trained):
         if part:
             at = mine[part.lanes]
             scores.flat[at] = accuracies(model.apply, part.variables, teacher.norm, test_batches(workspace.real.source))
@@ -198,7 +210,7 @@ def measured(
             if method not in finished and not np.isnan(values).any():
                 finished.add(method)
                 log(f"{title}, {method}: {cell(values)}")
-                yield method, values
+                yield method, values, rows[method]
 
 
 def _trained(
@@ -217,16 +229,25 @@ def with_flip(protocol: Protocol, flip: bool) -> Protocol:
 
 def full_accuracies(comparison: Comparison, student: str) -> list[float]:
     """The accuracies of students trained on all real images; the teacher is the first if it has their architecture."""
+    return _full(comparison, student)[0]
+
+
+def _full(comparison: Comparison, student: str) -> tuple[list[float], str]:
+    """`full_accuracies`, and the key of their row."""
     workspace, model = comparison.workspace, comparison.network(student)
     teacher, real = workspace.teacher, workspace.real
     training = teachers.with_flip(comparison.full_train or teachers.training_of(teacher), real.flip)
 
     trainer = full_training.trainer(real, model, training)
 
-    known = Finished(comparison.scratch, comparison.label(student), teachers.fields_of(workspace.config), training)
+    fields, machine = teachers.fields_of(workspace.config), teachers.machine(workspace.config)
+    known = Finished(comparison.scratch, comparison.label(student), fields, training, machine)
+    scores = [teacher.info["accuracy"]] if model.apply is teacher.apply else []
+    keys = [f"{known.common}, full, seed {seed}" for seed in range(comparison.full)]
+    together = known.of_rows(comparison.before, [*map(str, scores), *keys[len(scores) :]])
 
     def full(seed: int) -> str:
-        key = f"{known.common}, full, seed {seed}"
+        key = keys[seed]
         if key not in known.known:
             title = f"{student}, full, seed {seed}"
             followed = full_training.Followed(title, comparison.scratch)
@@ -234,8 +255,8 @@ def full_accuracies(comparison: Comparison, student: str) -> list[float]:
             known.add(key, accuracy(model.apply, variables, teacher.norm, test_batches(real.source)))
         return repr(known.known[key])
 
-    scores = [teacher.info["accuracy"]] if model.apply is teacher.apply else []
-    return scores + [float(str(hosts.first(partial(full, seed)))) for seed in range(len(scores), comparison.full)]
+    more = [float(str(hosts.first(partial(full, seed)))) for seed in range(len(scores), comparison.full)]
+    return scores + more, together
 
 
 def once(recipe: Recipe, made: Callable[[int], DistilledDataset]) -> Maker:

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxdd import data, methods
 from jaxdd.data import Source, distilled
+from jaxdd.data.checks import printable
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.ground import hosts, manifest, parallel, settings, version
 from jaxdd.ground.checkpoint import Scratch
@@ -133,6 +134,8 @@ def fill(config: DistillConfig, workspace: Workspace, on_snapshot: OnSnapshot | 
         remove_at_once(config.out / name)
     if skipped := workspace.real.source.skipped:
         write_text(config.out / "skipped.txt", "".join(f"{damage.line}\n" for damage in skipped))
+    if workspace.config.holdout:
+        write_text(config.out / HELD_OUT, "".join(f"{name}\n" for name in _held_out(workspace.real.source)))
     if hosts.count() == 1:  # otherwise no process has seen the images of all classes
         images = beside.beside(workspace, recipe.summarizer.space, dataset, seed)
         beside.save(config.out / beside.FILE, images)
@@ -141,17 +144,16 @@ def fill(config: DistillConfig, workspace: Workspace, on_snapshot: OnSnapshot | 
     return dataset
 
 
-RESULTS = (
-    "config.json",
-    "teacher",
-    committee.FOLDER,
-    "atoms.npz",
-    "metrics.jsonl",
-    "skipped.txt",
-    beside.FILE,
-    "distilled",
-)
-"""What `save_run` writes."""
+HELD_OUT = "heldout.txt"
+"""The file of a run folder with the names of the train images that were set aside."""
+_RECORDS = ("config.json", "metrics.jsonl", "skipped.txt", HELD_OUT)
+RESULTS = (*_RECORDS, "teacher", committee.FOLDER, "atoms.npz", beside.FILE, "distilled")
+"""What `fill` writes."""
+
+
+def _held_out(source: Source) -> list[str]:
+    """The names of the images that were set aside, one for a line each."""
+    return [printable(str(name)) for name in data.names_of(source, "test", np.arange(len(source.labels["test"])))]
 
 
 @overload

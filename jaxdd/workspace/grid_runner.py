@@ -23,7 +23,7 @@ from jaxdd.ground.reading import read_text
 from jaxdd.students.protocol import Protocol
 from jaxdd.students.rows import read, row
 from jaxdd.workspace import latent_models, runs, teachers
-from jaxdd.workspace.comparison import Comparison, Maker, full_accuracies, measured, once
+from jaxdd.workspace.comparison import Comparison, Maker, full_accuracies, held_out, measured, once
 from jaxdd.workspace.distillation import DistillConfig, fill
 from jaxdd.workspace.grid_file import BASELINE, Entry, Grid, GridConfig
 from jaxdd.workspace.workspace import Workspace, open_workspace
@@ -250,8 +250,8 @@ def _cell(
         work.workspace, {kind: protocol}, (student,), work.config.seeds, scratch=work.scratch, shorter=_shorter(work)
     )
     wanted = {method: makers[method] for method in missing.values()}
-    for method, values in measured(wanted, comparison, student, kind):
-        more = {"key": keys[method], "epochs": protocol.train.epochs}
+    for method, values, _ in measured(wanted, comparison, student, kind):
+        more = {"key": keys[method], "epochs": protocol.train.epochs, **held_out(work.workspace)}
         rows.add(row(method, work.workspace.real.name, ipc, student, kind, values, **more))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxdd.data import distilled, foreign, places
 from jaxdd.data.distilled import DistilledDataset
-from jaxdd.data.folder import no_run
+from jaxdd.data.mistaken import no_run, of_a_run
 from jaxdd.data.whitening import Whitening, fit_zca
 from jaxdd.ground import settings
 from jaxdd.ground.errors import InputError
@@ -134,6 +134,8 @@ def _of_flags(config: JudgeConfig) -> Workspace:
 def _no_dataset(path: Path) -> str:
     """What to say of images that are no run folder where no real images are named."""
     given = f"with `dataset`, which takes {places.TAKEN}"
+    if words := of_a_run(path):
+        return words
     if not path.is_dir():
         return f"{path} is no run folder, so that its real images are not known; name them {given}"
     name = f"name the real images {given}"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jaxdd.data.folder import no_run
+from jaxdd.data.mistaken import no_run
 from jaxdd.ground import manifest, settings
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.reading import read_json

@@ -16,14 +16,11 @@ from jaxdd.ground.locks import LOCK, locked
 from jaxdd.ground.measure import Measure
 from jaxdd.ground.progress import log, say
 from jaxdd.ground.reading import parse_json, read_text
+from jaxdd.ground.unfinished import PARTS, REQUEST, is_unfinished
 from jaxdd.methods import Result
 
-PARTS = "parts"
-"""The folder of what is finished of an unfinished run, inside its folder: classes, and checkpoints of models."""
 SHARED = ("teachers", "latents", "encoded")
 """The folders beside runs that several of them share."""
-REQUEST = "request.json"
-"""Everything that determines a run: in `PARTS`, and in the folder of a finished run."""
 
 
 class _OtherSettingsError(InputError):
@@ -119,7 +116,7 @@ def _check_folder(path: Path) -> None:
 
 def _is_begun(path: Path, request: dict) -> bool:
     """Whether a folder holds a run of a request, and is not empty; InputError if it holds anything else."""
-    if is_finished(path) or (path / PARTS / REQUEST).is_file():
+    if is_finished(path) or is_unfinished(path):
         _check_same(path, request)
         return True
     if any(entry.name != LOCK for entry in path.iterdir()):

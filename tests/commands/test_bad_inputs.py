@@ -99,7 +99,7 @@ FLAGS = {
     "memory is infinite": (distill("--memory-gib", "inf"), "--memory-gib inf is not finite"),
     "memory is huge": (distill("--memory-gib", 1e30), "--memory-gib 1e+30 is out of range"),
     "holdout is NaN": (distill("--holdout", "nan"), "--holdout nan is not finite"),
-    "holdout is everything": (distill("--holdout", 1), "1.0 of the train images"),
+    "holdout is everything": (distill("--holdout", 1), "--holdout 1.0 of the train images"),
     "mean is NaN": (distill("--mean", "nan", "--std", 1), "--mean nan is not finite"),
     "std is zero": (distill("--mean", 0, "--std", 0), "--std (0.0,)"),
     "std without mean": (distill("--std", 1), "--mean and --std must be given together"),

@@ -414,6 +414,7 @@ def test_unknown_names_are_one_line(refused, tmp_path):
         (["distill", "--imager", "recovery"], "unknown imager 'recovery'; use recover"),
         (["distill", "--images", "pictures"], "unknown imager 'pictures'"),
         (["distill", "--method", "wmmd", "--recover.steps", 3], "unknown method 'wmmd'; use mmd or wmdd"),
+        (["distill", "--method", "zzz"], "unknown method 'zzz'; use wmdd or sre2l or ddoq or "),
         (["distill", "--summarizer"], "--summarizer has no name after it; use barycenter, "),
         (["distill", "--space", "pixels"], "not of pixels; use --summarizer.space features"),
         (["distill", "--weights", "heavy"], "unknown --summarizer.weights 'heavy'"),
@@ -425,6 +426,8 @@ def test_unknown_names_are_one_line(refused, tmp_path):
         (["distill", "--method", "json:WMDD"], "module json has no 'WMDD'; give package.module:Name"),
     ):
         assert words in refused(*arguments, *out), arguments
+    # Nothing that is less like it is suggested beside the name that was meant.
+    assert refused("distill", "--method", "wmddd", *out) == "error: unknown method 'wmddd'; use wmdd"
     assert "unknown labels 'firm'; use hard or soft" in refused("evaluate", tmp_path, "--soft.labels", "firm")
     assert "--soft.labels has no name after it; use hard, soft" in refused("evaluate", tmp_path, "--soft.labels")
     assert "cannot import --plugin ''" in refused("evaluate", tmp_path, "--plugin")
@@ -519,6 +522,7 @@ def test_the_short_help_says_what_the_settings_mean(program):
     words = " ".join(out.split())
     assert status == 0 and err == "" and out.startswith("usage: jaxdd distill [--SETTING VALUE ...]")
     assert "--ipc Images per class. (default: 1)" in words and "Side of the images in pixels" in words
+    assert "--holdout Share of the train images of each class" in words
     assert "--teacher-train.* How a classifier is trained." in words and "--imager.steps" not in words
     assert f"--imager {', '.join(IMAGERS)}, or package.module:Name (default: recover)." in words
     assert "(default: medoid)" in " ".join(program("distill", "--method", "medoid", "-h")[1].split())

@@ -122,6 +122,18 @@ def test_the_preview_shows_the_pixels_magnified(tmp_path, ipc):
     assert os.listdir(tmp_path) == ["preview.png"]
 
 
+def test_the_preview_begins_with_the_heaviest_image_as_the_page_does(tmp_path):
+    dataset = make(3, ("one", "two"), 3)
+    dataset = replace(dataset, weights=np.array([0.1, 0.6, 0.3, 0.3, 0.2, 0.5], np.float32))
+    preview.preview(dataset, tmp_path / "preview.png")
+    sheet, pixels, zoom = np.asarray(Image.open(tmp_path / "preview.png")), dataset.pixels(), 64 // 5
+    for row, order in enumerate(([1, 2, 0], [5, 3, 4])):
+        for column, i in enumerate(order):
+            x, y = sheet.shape[1] - 4 - (3 - column) * (5 * zoom + 4), 4 + row * (5 * zoom + 4)
+            tile = pixels[i].repeat(zoom, 0).repeat(zoom, 1)
+            np.testing.assert_array_equal(sheet[y : y + 5 * zoom, x : x + 5 * zoom], tile)
+
+
 def test_a_table_puts_hard_and_soft_side_by_side():
     rows = [
         {"dataset": "d", "student": "s", "method": "m", "ipc": 1, "labels": "hard", "accuracies": [0.5, 0.7]},

@@ -11,7 +11,6 @@ from PIL import Image
 
 from jaxdd import data
 from jaxdd.data import image
-from jaxdd.data.folder import no_run
 
 real_data = pytest.mark.skipif("JAXDD_DATA" not in os.environ, reason="JAXDD_DATA names no folder of datasets")
 
@@ -234,21 +233,6 @@ def test_a_folder_is_told_from_a_name(tmp_path, monkeypatch):
     assert len(data.load("digits").class_names) == 10
     for name in ("./nothing", "~/nothing", str(tmp_path / "nothing"), ".nothing"):
         assert "does not exist" in message(lambda name=name: data.load(name))
-
-
-def test_real_images_in_place_of_a_run_folder_are_recognised(tmp_path):
-    pets = write(tmp_path / "pets", {f"{split}/{name}/0.png": 1 for split in ("train", "val") for name in "abcd"})
-    flat = write(tmp_path / "flat", {"cat/0.png": 1, "dog/deep/0.png": 1})
-    (tmp_path / "empty").mkdir()
-    words = "looks like a folder of real images, of classes"
-    for place in (pets, f"{pets}/train", f"{pets}/val/"):
-        line = no_run(place, "no")
-        assert line == f"no: it {words} a, b, c, ...; distil them first, with jaxdd distill --dataset {pets}"
-    line = no_run(flat, "no")
-    given = f"with jaxdd distill --dataset {flat} --holdout 0.2"
-    assert line == f"no: it {words} cat, dog; distil them first, {given}"
-    assert no_run(tmp_path / "empty", "no", "x") == no_run(f"{flat}/cat/0.png", "no", "x") == "no; x"
-    assert no_run(tmp_path / "peds", "no", "x") == f"no: it does not exist (did you mean {pets}?); x"
 
 
 @pytest.mark.parametrize(("size", "channels"), [(0, None), (-3, 1), (8.5, None), (None, 2), (None, 4)])

@@ -33,6 +33,10 @@ def test_a_plain_folder_of_classes_is_one_of_train_images(tmp_path):
         np.testing.assert_array_equal(everything(one)[split], images)
     levels = np.concatenate([images[:, 0, 0, 0] for images in everything(one).values()])
     assert sorted(levels.tolist()) == sorted(FILES.values())
+    rows = np.arange(6)
+    files = data.names_of(one, "test", rows)
+    assert [FILES[file] for file in files] == one.read("test", rows)[:, 0, 0, 0].tolist()
+    assert data.names_of(other, "test", rows) == [f"train/{file}" for file in files]
     # Images in deeper folders, as below train/.
     deeper = write(tmp_path / "deeper", {f"{name[0]}/x/{name[2:]}": level for name, level in FILES.items()})
     assert len(data.load(deeper, needs_test=False).labels["train"]) == 24

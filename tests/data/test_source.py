@@ -73,8 +73,24 @@ def test_hold_out_depends_on_its_seed_alone_and_refuses_bad_shares():
     np.testing.assert_array_equal(parts[0], parts[1])
     assert (parts[0] != parts[2]).any()
     for share in (0, 1, -0.5, 1.5):
-        with pytest.raises(InputError, match="share"):
+        with pytest.raises(InputError, match="`holdout` .* share"):
             data.hold_out(source, share)
+
+
+def test_images_keep_their_names_when_some_are_held_out():
+    source, _, _ = synthetic(40)
+    parted = data.hold_out(source, 0.25)
+    rows = {split: data.names_of(parted, split, np.arange(len(labels))) for split, labels in parted.labels.items()}
+    for split, names in rows.items():
+        indices = np.array(names, int)
+        np.testing.assert_array_equal(parted.labels[split], source.labels["train"][indices])
+        np.testing.assert_array_equal(parted.read(split, np.arange(len(indices))), source.read("train", indices))
+    assert len(set(rows["train"] + rows["test"])) == 40
+    named = source._replace(names=lambda split, indices: [f"{split}/{index}" for index in indices])
+    for copy in (named, data.in_memory(named), data.without_damaged(named)):
+        assert data.names_of(data.hold_out(copy, 0.25), "test", np.arange(2)) == [
+            f"train/{r}" for r in rows["test"][:2]
+        ]
 
 
 @given(st.integers(1, 30), st.integers(1, 40), st.data())

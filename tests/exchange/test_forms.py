@@ -1,40 +1,22 @@
 """Exports: each form is read back by the loader of its own ecosystem, and the card says where it comes from."""
 
 import csv
-import json
-import os
-import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from export_helpers import NAMES, same
 from helpers import message
 
 import jaxdd
 from jaxdd.data import distilled, load_folder
 from jaxdd.data.distilled import DistilledDataset
-from jaxdd.exchange import FORMS, ExportSettings, export, items
-from jaxdd.exchange.card import Facts, card
+from jaxdd.exchange import FORMS, export, items
 from jaxdd.ground import extras
-from jaxdd.ground.files import write_json
-from jaxdd.students.rows import row
+from jaxdd.ground.errors import InputError
 from jaxdd.workspace import teachers
-
-NAMES = ("a b", "Ünï|code", "<b>'\"#", "same", "same")
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    """Two colour images of each of five classes with awkward names, of weights that add up to one."""
-    pixels = np.random.default_rng(0).integers(0, 256, (10, 6, 6, 3), np.uint8)
-    return DistilledDataset.from_arrays(pixels, np.repeat(np.arange(5), 2), np.arange(1.0, 11.0), NAMES)
-
-
-@pytest.fixture(scope="module")
-def soft(dataset):
-    logits = np.random.default_rng(1).normal(size=(10, 5))
-    return (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture
@@ -46,14 +28,6 @@ def written(dataset, soft, tmp_path):
         return tmp_path
 
     return write
-
-
-def same(dataset, soft, images, labels, weights, softs=None):
-    np.testing.assert_array_equal(images, dataset.pixels())
-    np.testing.assert_array_equal(labels, dataset.labels)
-    np.testing.assert_allclose(weights, dataset.weights, rtol=1e-6)
-    if softs is not None:
-        np.testing.assert_array_equal(softs, soft)
 
 
 def test_hugging_face_reads_the_parquet_files(written, dataset, soft):
@@ -166,90 +140,12 @@ def test_a_program_writes_a_folder_for_each_form(program, finished, tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("form", "label"), [("hf", "label"), ("imagefolder", "label"), ("webdataset", "cls")])
-@pytest.mark.parametrize("has_soft", [True, False])
-def test_the_label_is_a_class_with_a_name_for_hugging_face(dataset, soft, tmp_path, form, label, has_soft):
-    datasets = pytest.importorskip("datasets")
-    chosen, given = FORMS.find(form), soft if has_soft else None
-    (tmp_path / "x").mkdir()
-    chosen.write(tmp_path / "x", dataset, given)
-    facts = Facts("a 😀 title", "unknown", None, has_soft, None)
-    (tmp_path / "x" / "README.md").write_text(card(dataset, chosen, [], facts))
-    table = datasets.load_dataset(str(tmp_path / "x"), split="train", cache_dir=tmp_path / "cache")
-    names = table.features[label].names
-    assert names == ["0 a b", "1 Ünï|code", "2 <b>'\"#", "3 same", "4 same"]
-    order = np.argsort(table[label], kind="stable")
-    images = np.stack([np.asarray(image) for image in table["image" if form != "webdataset" else "png"]])
-    weights = table["weight"] if form != "webdataset" else [line["weight"] for line in table["json"]]
-    same(dataset, soft, images[order], np.array(table[label])[order], np.array(weights)[order])
-    if has_soft and form != "imagefolder":
-        softs = np.float32(table["soft.npy" if form == "webdataset" else "soft_label"])
-        np.testing.assert_array_equal(softs[order], soft)
-
-
-def test_without_the_card_one_line_makes_the_label_a_class(written, dataset):
-    datasets = pytest.importorskip("datasets")
-    place = written("imagefolder")
-    table = datasets.load_dataset("imagefolder", data_dir=str(place), split="train", cache_dir=place / "cache")
-    assert not isinstance(table.features["label"], datasets.ClassLabel)
-    names = ["0", "1", "2", "3", "4"]
-    table = table.cast_column("label", datasets.ClassLabel(names=names))
-    assert table.features["label"].names == names and sorted(table["label"]) == dataset.labels.tolist()
-
-
-def front(card):
-    """The front matter of a card by its keys, each of which holds JSON."""
-    _, text, _ = card.split("---\n", 2)
-    return dict(line.split(": ", 1) for line in text.splitlines())
-
-
-def test_the_card_has_provenance_scores_licence_and_picture(finished, tmp_path):
-    export(finished, "npz", tmp_path / "x", ExportSettings("cc-by-4.0"))
-    card = (tmp_path / "x" / "README.md").read_text()
-    assert json.loads(front(card)["license"]) == "cc-by-4.0"
-    assert "![some of the images, a row a class](preview.png)" in card
-    assert "| random | 1 | convnet3 | 50.0 |" in card and "hard labels" in card
-    assert "jaxdd distill" in card and "convnet3, accuracy" in card and '"imager"' in card
-    assert str(finished) not in card and os.path.expanduser("~") not in card
-
-
 def test_an_export_without_stored_labels_says_so(program, finished, tmp_path):
     run = Path(shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("labels")))
     (run / "manifest.json").unlink()
     status, _, err = program("export", run, "--to", "npz")
     assert status == 0 and f"jaxdd relabel {run}" in err
     assert program("export", run, "--to", "npz", "--no-labels", "--out", tmp_path / "x")[2] == ""
-
-
-def test_a_card_before_there_are_scores_and_labels_says_so(finished, tmp_path):
-    run = Path(shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("labels", "evaluation.json")))
-    (run / "manifest.json").unlink()
-    export(run, "npz", tmp_path / "x")
-    card = (tmp_path / "x" / "README.md").read_text()
-    assert "Not measured" in card and "No licence was given" in card and "student.py" not in card
-    assert not (tmp_path / "x" / "soft").exists()
-
-
-def test_names_are_no_markup(finished, tmp_path):
-    run = Path(shutil.copytree(finished, tmp_path / "run"))
-    write_json(run / "evaluation.json", [row("<script>|x", "digits", 1, "a`b", "hard", [0.5, 0.6])])
-    export(run, "npz", tmp_path / "x", ExportSettings(title="# a\n---\nlicense: gpl <img src=x>"))
-    card = (tmp_path / "x" / "README.md").read_text()
-    text = re.sub("```.*?```", "", card.split("---\n", 2)[2], flags=re.DOTALL)
-    assert not re.search(r"(?<!\\)<", text) and "\nlicense: gpl" not in text
-    assert json.loads(front(card)["license"]) == "unknown"
-    assert "| \\<script\\>\\|x | 1 | a\\`b | 55.0 ± 7.1 |" in text
-
-
-def test_the_card_says_how_long_students_were_trained(finished, tmp_path):
-    run = Path(shutil.copytree(finished, tmp_path / "run"))
-    long = {"epochs": 300, "steps": 1200, "batch_size": 25}
-    rows = [row(method, "digits", 10, "convnet3", "hard", [0.5]) | long for method in ("random", "wmdd")]
-    write_json(run / "evaluation.json", [*rows, row("full", "digits", None, "convnet3", "hard", [0.9])])
-    export(run, "npz", tmp_path / "x")
-    card = (tmp_path / "x" / "README.md").read_text()
-    said = "Length of the training: hard labels, 10 images per class: 1,200 steps of 25 images (300 epochs)."
-    assert card.count(said) == 1
 
 
 @pytest.mark.parametrize(
@@ -260,17 +156,43 @@ def test_the_card_says_how_long_students_were_trained(finished, tmp_path):
         (("--license", "all rights, reserved"), "--license"),
         (("--out", "."), "exists"),
         (("--out", "/dev/null/x"), "cannot write to /dev/null/x"),
+        (("--to", "hff"), "use hf or imagefolder or npz or tfds or webdataset"),
     ],
 )
-def test_what_cannot_be_exported_is_refused(flags, words, refused, finished):
-    assert words in refused("export", finished, *flags)
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["run", "plan"])
+def test_what_cannot_be_exported_is_refused(flags, words, dry, refused, finished):
+    assert words in refused("export", finished, *flags, *dry)
 
 
-def test_no_run_folder_is_refused(refused, tmp_path):
-    assert "no config.json" in refused("export", tmp_path)
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["run", "plan"])
+def test_no_run_folder_is_refused(dry, refused, finished, tmp_path):
+    assert "no config.json" in refused("export", tmp_path, *dry)
+    shutil.copy(finished / "config.json", tmp_path)
+    assert "distilled" in refused("export", tmp_path, *dry)
 
 
-def test_a_library_that_is_not_there_is_named(monkeypatch, finished, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    assert extras.install("hub") in message(lambda: export(finished, "hf", tmp_path / "x"))
-    assert not (tmp_path / "x").exists()
+@pytest.mark.parametrize(("module", "form", "extra"), [("datasets", "hf", "hub"), ("tensorflow", "tfds", "tfds")])
+def test_a_library_that_is_not_there_is_named(module, form, extra, monkeypatch, refused, finished, tmp_path):
+    monkeypatch.setitem(sys.modules, module, None)
+    said = f"{form} needs {module}; install it with: {extras.install(extra)}"
+    assert f"`to` {said}" in message(lambda: export(finished, form, tmp_path / "x"))
+    # Nothing is written in the other form either.
+    for dry in ((), ("--dry-run",)):
+        assert f"--to {said}" in refused("export", finished, "--to", "npz", form, "--out", tmp_path / "x", *dry)
+
+
+def test_a_plan_of_an_export_writes_nothing(program, finished, tmp_path):
+    status, out, _ = program("export", finished, "--to", "npz", "--out", tmp_path / "x", "--dry-run")
+    assert status == 0 and "writing" not in out and not (tmp_path / "x").exists()
+
+
+def test_each_form_has_a_line_when_it_begins(program, finished, tmp_path, monkeypatch):
+    """The lines name forms as flags do, and a form that fails was announced."""
+
+    def failing(*_):
+        raise InputError("no room")
+
+    monkeypatch.setattr(FORMS, "_known", FORMS._known | {"npz": FORMS.find("npz")._replace(write=failing)})
+    status, out, err = program("export", finished, "--to", "imagefolder", "npz", "--out", tmp_path / "x")
+    assert status == 2 and "no room" in err
+    assert out.splitlines() == [f"writing {form}: {tmp_path / 'x' / form}" for form in ("imagefolder", "npz")]

@@ -2,16 +2,21 @@
 
 import ast
 import json
+import re
+import runpy
+import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import jax
 import numpy as np
 import pytest
 from helpers import message
+from PIL import Image
 
 import jaxdd
-from jaxdd.data import augment
+from jaxdd.data import augment, image
 from jaxdd.data.augment import Augment, Crop
 from jaxdd.data.distilled import DistilledDataset
 from jaxdd.exchange import views
@@ -162,8 +167,6 @@ def test_the_student_needs_numpy_and_torch_alone():
 
 def test_the_student_in_torch_sees_the_same_views(dataset, teacher, tmp_path):
     pytest.importorskip("torch")
-    import runpy
-
     for settings in (Augment(mix="cutmix"), Augment("pad", mix="mixup")):
         folder = tmp_path / settings.crop
         folder.mkdir()
@@ -174,3 +177,50 @@ def test_the_student_in_torch_sees_the_same_views(dataset, teacher, tmp_path):
             found = student["views"](t).permute(0, 2, 3, 1).numpy()
             np.testing.assert_allclose(found, seen(arrays, about, t), atol=1e-4)
             np.testing.assert_allclose(student["answers"](t).numpy(), arrays["logits"][t], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("--help", "usage: python student.py [test.npz"),
+        ("nowhere.npz", "No such file"),
+        (".", "Is a directory"),
+        ("text.npz", "usage: "),
+        ("empty.npz", "x_test"),
+        ("other.npz", "give uint8 of the distilled size, (8, 8, 3)"),
+        ("floats.npz", "x_test is float64"),
+    ],
+)
+def test_the_student_refuses_other_tests_with_one_line(given, words, dataset, teacher, tmp_path, monkeypatch):
+    """Torch is not needed as far as that."""
+    for name in ("torch", "torch.nn"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    written(tmp_path, dataset, teacher, Augment("none", flip=False))
+    (tmp_path / "student.py").write_text(STUDENT.read_text())
+    (tmp_path / "text.npz").write_text("no arrays")
+    np.savez(tmp_path / "empty.npz", y_test=[0])
+    np.savez(tmp_path / "other.npz", x_test=np.zeros((1, 9, 9, 3), np.uint8), y_test=[0])
+    np.savez(tmp_path / "floats.npz", x_test=np.zeros((1, SIDE, SIDE, 3)), y_test=[0])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["student.py", given])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path("student.py", run_name="__main__")
+    assert words in exit.value.code and len(exit.value.code.splitlines()) == 1
+
+
+def test_the_recipe_of_the_docs_makes_the_tests_of_a_student(dataset, teacher, tmp_path, monkeypatch):
+    page = Path(jaxdd.__file__).parents[1] / "docs" / "export.md"
+    (recipe,) = (code for code in re.findall("```python\n(.*?)```", page.read_text(), re.DOTALL) if "x_test" in code)
+    written(tmp_path, dataset, teacher, Augment("none", flip=False))
+    random, expected = np.random.default_rng(0), []
+    for name, shape in zip(dataset.class_names, [(8, 8, 3), (13, 20, 3), (31, 9)]):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        for file in ("a.png", "b.png"):
+            picture = Image.fromarray(random.integers(0, 256, shape, np.uint8))
+            picture.save(tmp_path / "test" / name / file)
+            expected.append(image.fit(picture, SIDE, CHANNELS))
+    monkeypatch.chdir(tmp_path)
+    exec(recipe, {})
+    made = np.load("test.npz")
+    np.testing.assert_array_equal(made["x_test"], expected)
+    assert made["x_test"].dtype == np.uint8 and made["y_test"].tolist() == [0, 0, 1, 1, 2, 2]

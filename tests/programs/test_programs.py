@@ -13,7 +13,7 @@ from PIL import Image
 from jaxdd.data import distilled
 from jaxdd.ground.errors import InputError
 from jaxdd.programs import distill
-from jaxdd.workspace import distillation, runs, workspace
+from jaxdd.workspace import comparison, distillation, runs, workspace
 
 TEACHER = ["--model", "convnet3", "--width", "8", "--teacher-train.epochs", "2"]
 
@@ -231,7 +231,8 @@ def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(p
     }  # fmt: skip
     for row in rows:
         trained = {"epochs", "steps", "batch_size"} if row["method"] != "full" else set()
-        assert set(row) == {"method", "dataset", "ipc", "student", "labels", "accuracies", "mean", "std"} | trained
+        known = {"method", "dataset", "ipc", "student", "labels", "accuracies", "mean", "std", "key"}
+        assert set(row) == known | trained
         # Twenty images, at most so many in a batch.
         assert not trained or row["steps"] * row["batch_size"] >= row["epochs"] * 20
         assert (row["dataset"], row["student"]) == ("digits", "convnet3")
@@ -248,6 +249,20 @@ def test_distill_and_evaluate_leave_what_they_promise_and_again_the_same_bytes(p
     for row in rows:
         (line,) = [line for line in table if line.split()[2:3] == [row["method"]]]
         assert f"{100 * row['mean']:.1f}" in line
+
+    # What was measured is not measured again; other columns stay, and what was trained otherwise is set aside.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "_trained", lambda *_: pytest.fail("trained again"))
+        again, printed, _ = program("evaluate", first, *EVALUATE)
+        assert again == 0 and printed == out and json.loads((first / "evaluation.json").read_text()) == rows
+        assert program("evaluate", first, *EVALUATE, "--protocols", "soft")[0] == 0
+        assert len(json.loads((first / "evaluation.json").read_text())) == len(rows)
+    status, _, err = program("evaluate", first, *EVALUATE, "--hard.train.epochs", "4", "--protocols", "hard")
+    assert status == 0 and "evaluation.json had 2 rows of students that were trained otherwise" in err
+    assert json.loads((first / "evaluation.1.json").read_text())[0]["labels"] == "hard"
+    kept = json.loads((first / "evaluation.json").read_text())
+    assert {(row["labels"], row.get("epochs")) for row in kept} == {("hard", 4), ("soft", 3), ("hard", None)}
+    os.replace(first / "evaluation.1.json", first / "evaluation.json")
 
     # Bad requests on a good run leave it as it is.
     line = refused("evaluate", first, "--students", "resnet19")
@@ -318,4 +333,4 @@ def test_settings_can_be_chosen_without_the_test_images(program, refused, tmp_pa
     assert train + test == 1442 and abs(test - 1442 / 4) < 5
     line = refused("distill", *medoid, "--holdout", "0.5", "--out", tmp_path / "x")
     assert "--holdout 0.5" in line and "0.25" in line
-    assert "share 2.0" in refused("distill", "--holdout", "2", "--out", tmp_path / "x")
+    assert "--holdout 2.0 of the train images" in refused("distill", "--holdout", "2", "--out", tmp_path / "x")

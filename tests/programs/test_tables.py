@@ -179,7 +179,7 @@ def test_a_table_is_made_once_and_only_what_is_missing_is_run(file, table, digit
             means = [maker(seed).images.mean() for seed in range(comparison.seeds)]
             # Only random images are drawn anew for each student.
             assert (len(set(means)) == comparison.seeds) == (method == "random")
-            yield method, [0.1 * (k + 1) + 0.01 * s + 0.001 * len(calls) for s in range(comparison.seeds)]
+            yield method, [0.1 * (k + 1) + 0.01 * s + 0.001 * len(calls) for s in range(comparison.seeds)], ""
 
     monkeypatch.setattr(grid_runner, "measured", measured)
     info = teachers.describe(TeacherConfig(width=8), RealData(digits, teacher.norm, False))

@@ -353,6 +353,16 @@ def test_the_grid_holds_each_image_as_it_is():
             assert (image["width"], image["height"], image["class"]) == ("64", "64", "pixels")
 
 
+def test_the_page_names_the_file_of_each_image(run):
+    dataset = distilled.load(run)
+    tree = run / "distilled" / "train"
+    files = [one["title"] for one in Parsed(run_page.run_page(run)).all("div") if "title" in one]
+    assert sorted(run / file for file in files) == sorted(tree.glob("*/*.png"))
+    order = [i for c in range(3) for i in distilled.heaviest(dataset, c, 4)]
+    for file, i in zip(files, order, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(run / file)), dataset.pixels()[i].squeeze())
+
+
 def test_the_grid_of_much_is_short_and_says_so():
     dataset = made(classes=53, ipc=3, side=16)
     text = gallery.grid(dataset, most=2)

@@ -130,6 +130,24 @@ def test_a_long_list_is_cut(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_run_lists_what_it_has_set_aside(tmp_path):
+    name = folder(tmp_path / "images")
+    training = TrainSettings(epochs=2, batch_size=10, learning_rate=0.1, augment=Augment(crop="none", flip=False))
+    config = config_of(
+        "herding", out=tmp_path / "runs" / "run", dataset=name, holdout=0.25, width=8, flip=False,
+        teacher_train=training, recipe=Recipe(Herding(), Nearest()),
+    )  # fmt: skip
+    distill(config)
+    names = (config.out / "heldout.txt").read_text().splitlines()
+    source = workspace_of(config.out).real.source
+    assert len(names) == len(source.labels["test"]) == 3
+    for row, file in enumerate(names):
+        pixels = np.asarray(Image.open(tmp_path / "images" / file))
+        np.testing.assert_array_equal(source.read("test", np.array([row]))[0, ..., 0], pixels)
+    assert "heldout.txt" in json.loads((config.out / "manifest.json").read_text())["files"]
+
+
+@pytest.mark.slow
 def test_a_run_lists_what_it_has_skipped(tmp_path):
     name = folder(tmp_path / "images", ["train/a/03.png", "train/a/09.png"])
     training = TrainSettings(epochs=2, batch_size=10, learning_rate=0.1, augment=Augment(crop="none", flip=False))
