@@ -71,7 +71,7 @@ def write(folder: Path, labels: Labels, dataset: DistilledDataset, weights: str 
 
 def check(labels: Labels, dataset: DistilledDataset) -> None:
     """Raise the InputError of `write`, if it would raise one."""
-    check_fits(labels, dataset, Stream(labels.augment, labels.batch_size, labels.temperature))
+    check_fits(labels, dataset, labels.stream)
     next(chunks(labels, dataset))
 
 
