@@ -213,7 +213,10 @@ def test_a_command_that_is_interrupted_while_it_imports_leaves_no_stack_trace():
         "importlib.import_module = lambda name: print('importing', flush=True) or time.sleep(100)\n"
         "cli.main(['report'])"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell that starts the tests in the background has them ignore SIGINT.
+    heeded = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", code], preexec_fn=heeded, **pipes)
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

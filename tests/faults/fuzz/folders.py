@@ -81,7 +81,7 @@ def read(folder, data):
     for line in data.split(b"\n")[:40]:
         make(os.fsencode(root), line)
     # Whether this is the first of several processes is asked of a device.
-    with mock.patch.object(folders, "log", lambda text: text.encode()):
+    with mock.patch.object(folders, "note", lambda text: text.encode()):
         for needs_test in (True, False):
             source = folders.load_folder(str(root), needs_test=needs_test)
             for split, labels in source.labels.items():
