@@ -122,7 +122,8 @@ def test_what_is_said_of_the_data_is_said_once_in_a_program(tmp_path, program):
     root = write(tmp_path / "set", {f"train/{name}": level for name, level in FILES.items()}, (8, 8))
     write(tmp_path / "set", {"val/a/0.png": 1, "train/a/notes.txt": b""}, (7, 6))
     write(tmp_path / "set", {"train/a/0.png": 1}, (7, 6))
-    arguments = ["--dataset", root, "--method", "ddoq", "--dry-run", "--out", tmp_path / "run", "--channels", 3]
+    # The plan for another machine, which compiles nothing, opens the data for the teacher and for the latents.
+    arguments = ["--dataset", root, "--method", "ddoq", "--on", "v5e-1", "--out", tmp_path / "run", "--channels", 3]
     _, _, err = program("distill", *arguments)
     sizes = f"{root}: images of several sizes, such as 7x6 and 8x8, become 224x224 pixels; --image-size says otherwise"
     assert [err.count(line) for line in (sizes, "left out 1 file that is no image (train/a/notes.txt)")] == [1, 1]

@@ -140,16 +140,23 @@ def test_a_process_that_is_stopped_goes_on_to_the_same_teacher(tmp_path):
 
 
 BUSY = """
-import hashlib, sys
+import hashlib, sys, threading, time
 from jaxdd import commands
 from dataclasses import dataclass
 @dataclass(frozen=True)
 class Config:
     "No settings."
-def main(config):
-    print("begun", flush=True)
+def inside():
     # Long enough, and no Python runs meanwhile, as while XLA compiles.
     hashlib.pbkdf2_hmac("sha256", b"", b"", {rounds})
+def tell(main_thread=threading.get_ident()):
+    while sys._current_frames()[main_thread].f_code.co_name != "inside":
+        time.sleep(0.01)
+    time.sleep(0.2)
+    print("begun", flush=True)
+def main(config):
+    threading.Thread(target=tell, daemon=True).start()
+    inside()
     print("ended", flush=True)
 commands.run(main, lambda _: Config(), [])
 """
@@ -161,7 +168,6 @@ def busy(rounds):
         [sys.executable, "-c", BUSY.format(rounds=rounds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "begun\n"
-    time.sleep(0.5)  # of Python, between this line and what follows it
     return process
 
 
