@@ -62,7 +62,7 @@ def test_moments_far_from_zero_keep_their_digits(offset):
 
 @pytest.mark.slow
 def test_a_network_encodes_the_same_in_any_order_and_batch(digits, teacher):
-    apply, variables, norm, _ = teacher
+    apply, variables, norm = teacher[:3]
     chosen = np.arange(COUNT)
     turned = np.random.default_rng(1).permutation(COUNT)
     run = lambda rows, size: encode.encode(apply, variables, norm, data.batches(digits, "train", size, rows), 10, None)
