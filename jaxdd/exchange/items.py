@@ -18,8 +18,7 @@ from jaxdd.ground.errors import InputError
 from jaxdd.ground.normalise import normalise
 from jaxdd.stages.context import Teacher
 from jaxdd.stages.relabel.stored import fingerprint
-
-_BATCH = 100
+from jaxdd.students.evaluation import answers
 
 
 class Item(NamedTuple):
@@ -61,13 +60,8 @@ def soft_labels(dataset: DistilledDataset, teacher: Teacher) -> np.ndarray:
       InputError: see `check_teacher`.
     """
     check_teacher(dataset, teacher)
-    answer = jax.jit(lambda variables, images: jax.nn.softmax(teacher.apply(variables, images).logits))
-    pixels, parts = dataset.pixels(), []
-    for first in range(0, len(pixels), _BATCH):
-        rows = np.minimum(np.arange(first, first + _BATCH), len(pixels) - 1)
-        found = answer(teacher.variables, normalise(teacher.norm, pixels[rows]))
-        parts.append(np.asarray(found, np.float32)[: len(pixels) - first])
-    return np.concatenate(parts)
+    seen = np.asarray(normalise(teacher.norm, dataset.pixels()))
+    return np.asarray(jax.nn.softmax(answers(teacher, seen)), np.float32)
 
 
 def check_teacher(dataset: DistilledDataset, teacher: Teacher) -> None:

@@ -119,7 +119,8 @@ def _views(drawn: Draws, settings: Augment, shape: tuple[int, ...]) -> dict[str,
     if "paste" in left:
         views["pastes"] = _small(left.pop("paste"), int(sides.max()) + 1)
     if left:
-        what = f"`crop` {settings.crop!r} or `mix` {settings.mix!r} draws {', '.join(left)}"
+        words = f"`shuffle` {settings.shuffle}, `crop` {settings.crop!r} or `mix` {settings.mix!r}"
+        what = f"{words} draws {', '.join(left)}"
         raise InputError(f"{what}, which has no place in an export; use the crops and mixes of jaxdd")
     return views
 

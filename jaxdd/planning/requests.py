@@ -96,7 +96,8 @@ def relabelling(workspace: Workspace, stream: Stream, form: LabelSettings, steps
 def table(work: grid_runner.Work) -> list[Work]:
     """What is missing of a table: datasets, and their students."""
     workspace = work.workspace
-    is_new = bool(trained.teacher_of(workspace)[1])
+    # The keys of rows name the whole committee, none of which is trained for a plan.
+    is_new = bool(trained.labeller_of(workspace)[1])
     sizes = grid_runner.left(work, is_new)
     cells = [(left.ipc, left.comparison, lambda *cell, left=left: left.methods[cell]) for left in sizes]
     recipes = [[entry.recipe for entry in left.entries] for left in sizes]

@@ -70,7 +70,7 @@ def labeller_of(workspace: Workspace) -> tuple[Teacher, list[Work]]:
         if isinstance(part, Path):
             members.append(committee.loaded(part, workspace.config, workspace.real)[0])
             continue
-        name = part.model
+        name = f"{part.model}, seed {part.seed}"
         member, more = teacher_of(replace(workspace, config=part, given_teacher=None))
         members.append(member)
         works += [work.titled(f"{work.title}, {name}") for work in more]

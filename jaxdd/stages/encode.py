@@ -270,3 +270,9 @@ def feature_variance(features: np.ndarray, everywhere: Callable[[np.ndarray], np
     centred = features - mean.astype(np.float32)
     variance = float(everywhere(np.einsum("nd,nd->", centred, centred, dtype=np.float64)).sum() / count)
     return variance if variance > 0 else 1.0
+
+
+@lru_cache(maxsize=8)
+def featuring(apply: Apply) -> Callable[[Variables, Any], jax.Array]:
+    """The function from a classifier's variables and normalised images [N, H, W, ch] to features [N, d], compiled."""
+    return jax.jit(lambda variables, images: apply(variables, images).features)

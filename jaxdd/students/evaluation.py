@@ -173,15 +173,15 @@ class _Identity:
 @lru_cache(maxsize=64)
 def _soft_targets(dataset: _Identity, labels: Labelling, teacher: _Identity) -> np.ndarray:
     """The targets of a dataset, once for all its students, which then share it on the devices."""
-    return labels.targets(answers(teacher.value, dataset.value), dataset.value.labels)
+    return labels.targets(answers(teacher.value, dataset.value.images), dataset.value.labels)
 
 
-def answers(teacher: Teacher, dataset: DistilledDataset, batch_size: int = 250) -> np.ndarray:
-    """The logits of a teacher on the images of a dataset as they are, float32 [n, K]."""
-    count = len(dataset.labels)
+def answers(teacher: Teacher, images: np.ndarray, batch_size: int = 100) -> np.ndarray:
+    """The logits of a teacher on normalised images [n, H, W, ch] as they are, float32 [n, K]."""
+    count = len(images)
     size, answer = min(batch_size, count), _answering(teacher.apply)
     rows = [np.minimum(np.arange(first, first + size), count - 1) for first in range(0, count, size)]
-    parts = [answer(teacher.variables, dataset.images[some]) for some in rows]
+    parts = [answer(teacher.variables, images[some]) for some in rows]
     return np.concatenate(parts)[:count].astype(np.float32)
 
 

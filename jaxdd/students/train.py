@@ -77,12 +77,12 @@ class TrainState(NamedTuple):
     variables: Variables
     opt_state: optax.OptState
     step: jax.Array  # int32
-    mean: Variables = ()  # the running mean of the variables, if there is one
+    mean: Variables | None = None  # the running mean of the variables, if there is one
 
     @property
     def result(self) -> Variables:
         """The variables of the trained model."""
-        return self.variables if isinstance(self.mean, tuple) else self.mean
+        return self.variables if self.mean is None else self.mean
 
 
 class Trainer(NamedTuple):
@@ -142,7 +142,7 @@ def trainer(
 
     def init(key, image_shape):
         variables = model.init(key, image_shape)
-        mean = jax.tree.map(jnp.copy, variables) if settings.average else ()
+        mean = jax.tree.map(jnp.copy, variables) if settings.average else None
         return TrainState(variables, tx.init(variables["params"]), jnp.zeros((), jnp.int32), mean)
 
     def step(state, key, images, targets, weights, context):
@@ -157,7 +157,7 @@ def trainer(
         updates, opt_state = tx.update(grads, state.opt_state, state.variables["params"])
         params = optax.apply_updates(state.variables["params"], updates)
         variables = {**variables, "params": params}
-        mean = _averaged(state.mean, variables, state.step, settings.average) if settings.average else ()
+        mean = _averaged(state.mean, variables, state.step, settings.average) if settings.average else None
         return TrainState(variables, opt_state, state.step + 1, mean), value
 
     return Trainer(init, jax.jit(step, donate_argnums=0), cycle=cycle)

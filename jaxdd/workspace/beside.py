@@ -1,11 +1,10 @@
 """Real images to show beside distilled ones: the nearest of the same class, and a few random ones of each class."""
 
-from functools import lru_cache, partial
+from functools import partial
 from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from PIL import Image
 
@@ -13,9 +12,8 @@ from jaxdd.data.distilled import DistilledDataset, heaviest
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.files import atomic, read_arrays
 from jaxdd.ground.normalise import denormalise
-from jaxdd.nn.classifier import Apply
 from jaxdd.stages.context import Classes, Teacher
-from jaxdd.stages.encode import SPACES
+from jaxdd.stages.encode import SPACES, featuring
 from jaxdd.workspace.real_data import pass_size
 from jaxdd.workspace.workspace import Workspace
 
@@ -76,17 +74,12 @@ def beside(workspace: Workspace, space: str, dataset: DistilledDataset, seed: in
 
 def _features(teacher: Teacher, images: np.ndarray) -> np.ndarray:
     """The teacher's features of normalised images, [k, d]."""
-    size, one = min(pass_size(), len(images)), _featuring(teacher.apply)
+    size, one = min(pass_size(), len(images)), featuring(teacher.apply)
     starts = range(0, len(images), size)
     rows = [np.minimum(np.arange(first, first + size), len(images) - 1) for first in starts]
     return np.concatenate([np.asarray(one(teacher.variables, images[some]), np.float32) for some in rows])[
         : len(images)
     ]
-
-
-@lru_cache(maxsize=8)
-def _featuring(apply: Apply):
-    return jax.jit(lambda variables, images: apply(variables, images).features)
 
 
 def _nearest_features(classes: Classes, label: int, point: np.ndarray) -> tuple[int, float]:

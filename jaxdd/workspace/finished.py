@@ -75,7 +75,7 @@ class Finished:
             arrays = [data.images, data.labels, data.weights, data.norm.mean, data.norm.std]
             self._digests[id(data)] = fingerprint(arrays)
         labels = lane.labels
-        stored = labels and [labels.images, labels.settings, labels.seed, labels.steps, labels.augment]
+        stored = labels and [labels.images, labels.settings, labels.seed, labels.steps, labels.stream]
         parts = [*self.common, self._digests[id(data)], lane.seed, repr(stored)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

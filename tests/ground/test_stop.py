@@ -194,23 +194,15 @@ def test_a_signal_is_answered_once_where_the_step_returns():
     ]
 
 
-def test_a_process_that_stops_at_once_says_only_that(tmp_path):
-    code = BUSY.replace('hashlib.pbkdf2_hmac("sha256", b"", b"", {rounds})', "import time; time.sleep(100)")
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "begun\n"
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and err == "stopped; the same command goes on from what is kept\n"
-
-
-def test_a_process_that_is_stopped_waits_for_nothing_while_python_ends():
-    code = BUSY.replace('hashlib.pbkdf2_hmac("sha256", b"", b"", {rounds})', "import time; time.sleep(100)")
+@each_signal
+def test_a_process_that_stops_at_once_says_only_that_and_waits_for_nothing_while_python_ends(number):
+    code = BUSY.replace('hashlib.pbkdf2_hmac("sha256", b"", b"", {rounds})', "time.sleep(100)")
     code = f"import atexit, time\natexit.register(time.sleep, 100)\n{code}"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "begun\n"
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 143 and err == "stopped; the same command goes on from what is kept\n"
+    assert process.returncode == STATUS[number] and err == "stopped; the same command goes on from what is kept\n"
 
 
 def test_a_command_that_is_interrupted_while_it_imports_leaves_no_stack_trace():
@@ -219,10 +211,9 @@ def test_a_command_that_is_interrupted_while_it_imports_leaves_no_stack_trace():
         "importlib.import_module = lambda name: print('importing', flush=True) or time.sleep(100)\n"
         "cli.main(['report'])"
     )
-    # A shell that starts the tests in the background has them ignore SIGINT.
-    heeded = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, "-c", code], preexec_fn=heeded, **pipes)
+    # A shell that starts the tests in the background has them ignore SIGINT, and Python its default handler.
+    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{code}"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

@@ -22,12 +22,13 @@ from jaxdd.methods import RECIPES, Recipe
 from jaxdd.planning import following, trained
 from jaxdd.planning import plan as plans
 from jaxdd.planning.clock import drawn, reading_seconds, timed
+from jaxdd.stages.context import Teacher
 from jaxdd.stages.images import Crops, Nearest, Recover, crops
 from jaxdd.stages.summarize import Barycenter, NoAtoms, Random
 from jaxdd.students.protocol import HARD
 from jaxdd.students.rows import row
 from jaxdd.students.train import TrainSettings
-from jaxdd.workspace import Comparison, TeacherConfig, compare, grid_file, grid_runner, open_workspace
+from jaxdd.workspace import Comparison, TeacherConfig, compare, grid_file, grid_runner, open_workspace, teachers
 from jaxdd.workspace.distillation import make
 
 TRAIN = TrainSettings(epochs=2, batch_size=20, optimizer="sgd", learning_rate=0.1, augment=Augment("none", flip=False))
@@ -315,6 +316,24 @@ def test_a_table_is_planned_for_what_is_missing(workspace, tmp_path):
     rows = [row(name, "x", 2, "convnet3", "hard", [0.5, 0.5], key=key) for name, key in keys.items()]
     write_json(tmp_path / "rows.json", rows)
     assert "convnet3, hard, IPC 2" not in by_title(planning.table(work)) and "convnet3, hard, IPC 1" in works
+
+
+def test_the_plan_of_a_table_names_the_members_of_a_committee_and_trains_none(workspace, tmp_path, monkeypatch):
+    monkeypatch.setattr(teachers, "train_teacher", lambda *_: pytest.fail("trained"))
+    members = ("convnet3", "convnet3")
+    # The teacher is there, so that rows have keys, which name all members.
+    info = teachers.describe(workspace.config, workspace.real)
+    model, shape = teachers.build(info), workspace.real.source.image_shape
+    known = Teacher(model.apply, model.init(jax.random.key(0), shape), workspace.real.norm, info)
+    asked = replace(workspace, config=replace(workspace.config, committee=members), given_teacher=(known, tmp_path))
+    config = grid_file.GridConfig(
+        width=8, flip=False, teacher_train=TRAIN, ipc=(1,), protocols=("soft",), seeds=1, full=0,
+        students=("convnet3",), committee=members, out=tmp_path,
+    )  # fmt: skip
+    entries = (grid_file.Entry("random", "random", RECIPES.find("random"), {}),)
+    grid = grid_file.Grid("mine", "", "", "ipc", "", "", grid_file.Sweep(), entries, (), config)
+    works = planning.table(grid_runner.Work(grid, config, asked, entries))
+    assert {f"train the teacher, convnet3, seed {seed}" for seed in (1, 2)} <= set(by_title(works))
 
 
 def test_a_rough_plan_compiles_and_reads_nothing(workspace, monkeypatch):

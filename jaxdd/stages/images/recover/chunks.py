@@ -131,6 +131,7 @@ class Stretch(NamedTuple):
       number: its place among them.
       settings: with its part of the steps.
       shape: of its images, (H, W, ch).
+      init: images, float32 [k, m, H, W, ch] of that shape -> the first state, on the devices.
       solvers: of each task.
       size: groups per device at a time.
       launches: the steps and coarseness of every launch.
@@ -139,6 +140,7 @@ class Stretch(NamedTuple):
     number: int
     settings: RecoverSettings
     shape: tuple[int, int, int]
+    init: Callable[[Array], State]
     solvers: list[Recovery]
     size: int
     launches: list[tuple[int, bool]]
@@ -177,7 +179,9 @@ def _stretch(
     fits = [fitted(views, task.teacher, settings, task.goal, each, placement) for task in tasks]
     # Teachers take turns step by step, so that a launch has one step.
     launches = fits[0].launches if len(tasks) == 1 else launches_of(settings, 1)
-    return Stretch(number, settings, shape, [fit.solver for fit in fits], min(fit.size for fit in fits), launches)
+    solvers = [fit.solver for fit in fits]
+    init = jax.jit(solvers[0].init, out_shardings=shardings(solvers[0], settings, placement.local)[0])
+    return Stretch(number, settings, shape, init, solvers, min(fit.size for fit in fits), launches)
 
 
 def _descended(
@@ -191,8 +195,8 @@ def _descended(
     """The images of a chunk after a stretch, its curve, and the watch, whose checkpoints are still there."""
     settings, goal, places = stretch.settings, tasks[0].goal, chunk.places
     kept, rows, norm = places >= 0, np.maximum(places, 0), tasks[0].teacher.norm
-    state_at, goal_at = shardings(stretch.solvers[0], settings, placement.local)
-    state = jax.jit(stretch.solvers[0].init, out_shardings=state_at)(parallel.put(images, placement.local))
+    goal_at = shardings(stretch.solvers[0], settings, placement.local)[1]
+    state = stretch.init(parallel.put(images, placement.local))
     parts = [jax.device_put(part, goal_at) for part in chunk.goals]
     names = [np.asarray(who)[rows][kept].tolist() for who in (goal.classes, goal.slices) if who is not None]
     identity = f"{names}, stretch {stretch.number}" if stretch.number else str(names)

@@ -1,6 +1,5 @@
 """Where the pixels start, and the real images that are mixed in between the stretches of the optimisation."""
 
-from collections.abc import Callable
 from functools import lru_cache, partial
 
 import jax
@@ -8,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.ground.measure import Array
-from jaxdd.nn.classifier import Apply
 from jaxdd.stages.context import Context
+from jaxdd.stages.encode import featuring
 from jaxdd.stages.images import crops
 from jaxdd.stages.images.base import real_images
 from jaxdd.stages.images.nearest import assignment
@@ -63,14 +62,9 @@ def _nearest(context: Context, places: np.ndarray, images: Array) -> np.ndarray:
     """The real images of the same class whose features are nearest to those of images [k, m, H, W, ch], all different
     within a class."""
     count, ipc = images.shape[:2]
-    features = np.stack([_featuring(context.teacher.apply)(context.teacher.variables, some) for some in images])
+    features = np.stack([featuring(context.teacher.apply)(context.teacher.variables, some) for some in images])
     rows = [
         context.classes.groups.rows(label)[assignment(context.points(label), seen)]
         for label, seen in zip(context.labels[places], features)
     ]
     return real_images(context, np.stack(rows).reshape(count, ipc))
-
-
-@lru_cache(maxsize=8)
-def _featuring(apply: Apply) -> Callable:
-    return jax.jit(lambda variables, images: apply(variables, images).features)
