@@ -1,8 +1,9 @@
 # All targets need only python3 (3.11 or newer), make and the package index; they build what they need in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-# A file at a time for each process, in the order of the files: the longest are not among the last.
-TWO := -n 2 --dist loadfile --no-loadscope-reorder
+# A file at a time for each process, in the order of the files: the longest are not among the last. After a crash the
+# other process would wait for ever for the one that takes its place, so none does.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: demo docs notebook test test-fast test-faults fuzz tpu lint types clean
 

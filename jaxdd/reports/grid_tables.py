@@ -11,7 +11,7 @@ import numpy as np
 from jaxdd.ground.errors import one_line
 from jaxdd.reports import tables
 from jaxdd.students import scores
-from jaxdd.students.rows import cell
+from jaxdd.students.rows import cell, standard_error
 from jaxdd.workspace.grid_file import BASELINE, Claim, Grid
 
 
@@ -27,15 +27,20 @@ class Accuracies:
     """The accuracies of a grid, by method, IPC, student and protocol."""
 
     def __init__(self, rows: list[dict]):
-        self.at = {(row["method"], row["ipc"], row["student"], row["labels"]): row["accuracies"] for row in rows}
+        self.at = {(row["method"], row["ipc"], row["student"], row["labels"]): row for row in rows}
         one_of_each = lambda name: list(dict.fromkeys(row[name] for row in rows))
         self.methods, self.students, self.kinds = (one_of_each(name) for name in ("method", "student", "labels"))
         self.methods.sort(key="full".__eq__)
         self.sizes = [ipc for ipc in one_of_each("ipc") if ipc is not None]
 
-    def get(self, method: str, ipc: int | None, student: str, kind: str) -> list[float] | None:
-        """The accuracies of a cell; None if it has no row. The method "full" has no IPC."""
+    def row(self, method: str, ipc: int | None, student: str, kind: str) -> dict | None:
+        """The row of a cell, if there is one. The method "full" has no IPC."""
         return self.at.get((method, None if method == "full" else ipc, student, kind))
+
+    def get(self, method: str, ipc: int | None, student: str, kind: str) -> list[float] | None:
+        """The accuracies of a cell; None if it has no row."""
+        row = self.row(method, ipc, student, kind)
+        return None if row is None else row["accuracies"]
 
 
 def columns(grid: Grid, rows: list[dict]) -> tuple[list[str], list[Column]]:
@@ -123,7 +128,7 @@ def differences(grid: Grid, rows: list[dict]) -> list[tuple[Claim, list[Differen
             for student in accuracies.students:
                 names = [f"IPC {ipc}"] * (len(accuracies.sizes) > 1) + [student] * (len(accuracies.students) > 1)
                 for kind in accuracies.kinds:
-                    better, worse = (accuracies.get(name, ipc, student, kind) for name in (claim.better, claim.worse))
+                    better, worse = (accuracies.row(name, ipc, student, kind) for name in (claim.better, claim.worse))
                     if better and worse:
                         parts.append(Difference(" ".join([*names, kind]), *_passes(better, worse)))
         if parts:
@@ -131,12 +136,12 @@ def differences(grid: Grid, rows: list[dict]) -> list[tuple[Claim, list[Differen
     return claims_with_rows
 
 
-def _passes(better: list[float], worse: list[float]) -> tuple[str, str]:
-    """The difference in percentage points, and the verdict on it."""
-    gap = 100 * (np.mean(better) - np.mean(worse))
-    if min(len(better), len(worse)) < 2:
+def _passes(better: dict, worse: dict) -> tuple[str, str]:
+    """The difference of two rows in percentage points, and the verdict on it."""
+    gap = 100 * (better["mean"] - worse["mean"])
+    error = 100 * np.hypot(standard_error(better), standard_error(worse))
+    if np.isnan(error):
         return f"{gap:+.1f}", ""
-    error = 100 * np.sqrt(sum(np.var(values, ddof=1) / len(values) for values in (better, worse)))
     verdict = "undecided" if abs(gap) <= 2 * error else "holds" if gap > 0 else "does not hold"
     return f"{gap:+.1f} ± {error:.1f}", verdict
 

@@ -45,6 +45,18 @@ def cell(accuracies: list[float]) -> str:
     return f"{percent.mean():.1f}" + (f" ± {percent.std(ddof=1):.1f}" if len(percent) > 1 else "")
 
 
+def standard_error(row: dict) -> float:
+    """The standard error of a row's mean, from its accuracies, or from the mean of each recovery if there are several.
+
+    Students of the same images are no independent samples of a method. Student s has the images of recovery s mod r.
+    It is NaN if there is only one sample.
+    """
+    accuracies = np.asarray(row["accuracies"])
+    recoveries = row.get("recoveries") or len(accuracies)
+    samples = accuracies.reshape(-1, recoveries).mean(0)
+    return float(np.std(samples, ddof=1) / np.sqrt(recoveries)) if recoveries > 1 else float("nan")
+
+
 @dataclass(frozen=True)
 class _Row:
     """What every row holds."""
@@ -57,6 +69,7 @@ class _Row:
     accuracies: tuple[float, ...] = settings.bounded(settings.REQUIRED, settings.SHARE)
     mean: float = settings.bounded(settings.REQUIRED, settings.SHARE)
     std: float = settings.bounded(settings.REQUIRED, settings.SHARE)
+    recoveries: int | None = settings.bounded(None, settings.STUDENTS)
 
 
 def read(place: Path) -> list[dict]:
@@ -111,5 +124,8 @@ def check(one: Any, where: str) -> None:
     for name in ("method", "dataset", "student", "labels"):
         if not getattr(known, name):
             raise InputError(f"{where}: {name} is empty; give one")
+    if known.recoveries is not None and (known.recoveries < 1 or len(known.accuracies) % known.recoveries):
+        raise InputError(f"{where}: `recoveries` {known.recoveries} do not share {len(known.accuracies)} accuracies "
+                         "equally; make it again or remove it")  # fmt: skip
     if not known.accuracies:
         raise InputError(f"{where} has no accuracies; make it again or remove it")

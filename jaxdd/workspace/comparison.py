@@ -259,10 +259,10 @@ def _full(comparison: Comparison, student: str) -> tuple[list[float], str]:
     return scores + more, together
 
 
-def once(recipe: Recipe, made: Callable[[int], DistilledDataset]) -> Maker:
-    """What a recipe makes for each seed: random real images are drawn again, all others are the same for all seeds."""
+def shared(recipe: Recipe, made: Callable[[int], DistilledDataset], recoveries: int = 1) -> Maker:
+    """What a recipe makes for each student: random real images are drawn again, others are ``recoveries`` in turn."""
     cached = cache(made)
-    return lambda seed: cached(seed if recipe.is_redrawn else 0)
+    return lambda seed: cached(seed if recipe.is_redrawn else seed % recoveries)
 
 
 def makers_for(
@@ -272,7 +272,7 @@ def makers_for(
 
     def baseline(name: str) -> Maker:
         recipe = RECIPES.find(name)
-        return once(recipe, lambda seed: make(name, recipe, ipc, seed, workspace)[0])
+        return shared(recipe, lambda seed: make(name, recipe, ipc, seed, workspace)[0])
 
     def finished(dataset: DistilledDataset) -> Maker:
         return lambda seed: dataset

@@ -35,8 +35,7 @@ class GridConfig(TeacherConfig, ProtocolConfig):
     """The sizes, students and protocols of a grid, with its data and teacher."""
 
     seed: int = settings.bounded(0, settings.SEED)
-    """Seed of the teacher and of latent models trained here. Students always have the seeds 0, 1, ... A method makes
-    its images once, except that random real images are drawn again for each student."""
+    """Seed of the teacher and of latent models trained here. Students always have the seeds 0, 1, ..."""
     ipc: tuple[int, ...] = settings.bounded((1, 10, 50), settings.IPC)
     """Images per class."""
     epochs: tuple[int, ...] = settings.bounded((), settings.EPOCHS)
@@ -46,6 +45,10 @@ class GridConfig(TeacherConfig, ProtocolConfig):
     protocols: tuple[str, ...] = ("hard", "soft")
     """hard, soft, wmdd, ddoq, dd-ranking. The suffix ":plain" removes the augmentation, ":uniform" the weights."""
     seeds: int = settings.bounded(3, settings.STUDENTS)
+    """Students of each architecture, method and protocol."""
+    recoveries: int = settings.bounded(1, settings.STUDENTS)
+    """How often a method makes its images, with the seeds 0, 1, ...; each of them trains an equal part of the students.
+    Random real images are drawn again for each student."""
     full: int = settings.bounded(1, settings.STUDENTS)
     """Students of each architecture trained on all real images; the teacher counts as the first."""
     only: tuple[str, ...] = ()

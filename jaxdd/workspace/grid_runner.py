@@ -23,7 +23,7 @@ from jaxdd.ground.reading import read_text
 from jaxdd.students.protocol import Protocol
 from jaxdd.students.rows import read, row
 from jaxdd.workspace import latent_models, runs, teachers
-from jaxdd.workspace.comparison import Comparison, Maker, full_accuracies, held_out, measured, once
+from jaxdd.workspace.comparison import Comparison, Maker, full_accuracies, held_out, measured, shared
 from jaxdd.workspace.distillation import DistillConfig, fill
 from jaxdd.workspace.grid_file import BASELINE, Entry, Grid, GridConfig
 from jaxdd.workspace.workspace import Workspace, open_workspace
@@ -97,6 +97,11 @@ def _check(grid: Grid, config: GridConfig, names: list[str]) -> None:
         raise InputError(
             f"`seeds` {config.seeds} or `full` {config.full} is out of range; use 1 or more seeds and 0 or more of full"
         )
+    if config.recoveries < 1 or config.seeds % config.recoveries:
+        raise InputError(
+            f"`seeds` {config.seeds} is no multiple of `recoveries` {config.recoveries}; use an equal number of "
+            "students for each"
+        )
     for kind in config.protocols:
         config.protocol(kind)
     if grid.scores:
@@ -159,7 +164,7 @@ class Left(NamedTuple):
 
     Attributes:
       ipc: images per class.
-      entries: the methods to distil.
+      entries: the methods to distil, each as often as it is to make its images.
       comparison: of the students.
       methods: (student, protocol) -> the number of methods whose students are to be trained.
     """
@@ -188,8 +193,8 @@ def left(work: Work, is_new: bool) -> list[Left]:
                 missing[student, kind] = {key: name for name, key in keys.items() if key not in known}
         names = {name for methods in missing.values() for name in methods.values()}
         entries = tuple(
-            entry for entry in work.entries
-            if entry.name in names and (is_new or not runs.is_finished(folder(work, entry, ipc)))
+            entry for entry in work.entries for seed in range(config.recoveries)
+            if entry.name in names and (is_new or not runs.is_finished(folder(work, entry, ipc, seed)))
         )  # fmt: skip
         counts = {cell: len(methods) for cell, methods in missing.items()}
         comparison = Comparison(
@@ -223,9 +228,15 @@ def _keys(work: Work, ipc: int, student: str, protocol: Protocol) -> dict[str, s
     """The keys of the rows of all methods."""
     network = _network(work, student)
     return {
-        entry.name: _key(work, *network, protocol, work.config.seeds, *_made_by(work, entry, ipc))
+        entry.name: _key(work, *network, protocol, *_counts(work, entry), *_made_by(work, entry, ipc))
         for entry in work.entries
     }
+
+
+def _counts(work: Work, entry: Entry) -> tuple[int, ...]:
+    """The number of students of a row, and how often their images are made, if not once or for each."""
+    seeds, recoveries = work.config.seeds, work.config.recoveries
+    return (seeds,) if recoveries == 1 or entry.recipe.is_redrawn else (seeds, recoveries)
 
 
 def _full(work: Work, rows: _Rows, student: str) -> None:
@@ -250,8 +261,11 @@ def _cell(
         work.workspace, {kind: protocol}, (student,), work.config.seeds, scratch=work.scratch, shorter=_shorter(work)
     )
     wanted = {method: makers[method] for method in missing.values()}
+    several = {entry.name: len(_counts(work, entry)) > 1 for entry in work.entries}
     for method, values, _ in measured(wanted, comparison, student, kind):
         more = {"key": keys[method], "epochs": protocol.train.epochs, **held_out(work.workspace)}
+        if several[method]:
+            more["recoveries"] = work.config.recoveries
         rows.add(row(method, work.workspace.real.name, ipc, student, kind, values, **more))
 
 
@@ -279,7 +293,7 @@ def _maker(work: Work, entry: Entry, ipc: int) -> Maker:
             _distil(work, entry, ipc, seed, place)
         return distilled.load(place)
 
-    return once(entry.recipe, made)
+    return shared(entry.recipe, made, work.config.recoveries)
 
 
 def _distil(work: Work, entry: Entry, ipc: int, seed: int, place: Path) -> None:

@@ -19,7 +19,7 @@ from jaxdd.recipes import RECIPES
 from jaxdd.reports import grid_page, grid_tables
 from jaxdd.stages.images import Nearest, Recover
 from jaxdd.stages.summarize import Clvq
-from jaxdd.students.rows import row
+from jaxdd.students.rows import check, row
 from jaxdd.workspace import RealData, TeacherConfig, Workspace, grid_file, grid_runner, teachers
 
 FILE = """# A small
@@ -283,6 +283,40 @@ def test_what_was_cut_off_elsewhere_begins_again(work, monkeypatch):
             (place / "parts" / "request.json").write_text('{"jax": "0"}')
 
 
+def test_recoveries_share_the_students(work, monkeypatch):
+    changes = {"seeds": 4, "recoveries": 2, "full": 0, "ipc": (1,), "epochs": (3,), "students": ("convnet3",)}
+    several = replace(work, config=replace(work.config, **changes))
+    random, _, short = several.entries
+    made, seen = [], {}
+    monkeypatch.setattr(grid_runner, "_distil", lambda work, entry, ipc, seed, place: made.append((entry.name, seed)))
+    monkeypatch.setattr(grid_runner.distilled, "load", lambda place: place.name)
+
+    def measured(makers, comparison, student, kind):
+        for method, maker in makers.items():
+            seen[method] = [maker(seed) for seed in range(comparison.seeds)]
+            yield method, [0.1, 0.2, 0.3, 0.4], ""
+
+    monkeypatch.setattr(grid_runner, "measured", measured)
+    rows = {row["method"]: row for row in grid_runner.run(several, lambda rows: None)}
+    assert len(set(seen[random.name])) == 4 and "recoveries" not in rows[random.name]
+    first, second, *again = seen[short.name]
+    assert again == [first, second] and first != second and rows[short.name]["recoveries"] == 2
+    assert [seed for name, seed in made if name == short.name] == [0, 1]
+    # What is made for each student does not depend on the number of recoveries; what is shared does.
+    keys = [grid_runner._keys(replace(several, config=replace(several.config, recoveries=count)), 1, "convnet3",
+                              work.config.protocol("hard")) for count in (1, 2)]  # fmt: skip
+    assert keys[0][random.name] == keys[1][random.name] and keys[0][short.name] != keys[1][short.name]
+    # A plan counts each recovery that is missing.
+    monkeypatch.setattr(grid_runner.runs, "is_finished", lambda place: place.name == first)
+    fresh = replace(several, config=replace(several.config, out=work.config.out / "fresh"))
+    (size,) = grid_runner.left(fresh, False)
+    assert [entry.name for entry in size.entries].count(short.name) == 1
+    (size,) = grid_runner.left(fresh, True)
+    assert [entry.name for entry in size.entries].count(short.name) == 2
+    uneven = replace(work.config, seeds=3, recoveries=2)
+    assert "no multiple of `recoveries` 2" in message(lambda: grid_runner.opened(work.grid, uneven))
+
+
 # Tables
 
 
@@ -307,6 +341,15 @@ def test_claims_by_hand(grid):
     assert "<strong>+20.0 ± 7.1</strong>" in table and "<td" in table and ">not so: -15.0 ± 5.0<" in table
     assert ">+12.0 ± 11.2<" in table and table.count("<strong>") == 1
     assert grid_page._differences(grid, []) == []
+
+
+def test_students_of_the_same_images_are_one_sample(grid):
+    several = row("medoid", "digits", 10, "convnet3", "hard", [0.7, 0.8, 0.72, 0.82, 0.68, 0.78], recoveries=2)
+    rows = [*rows_of({"random": [0.5, 0.6]}), several]
+    # The recoveries have the means 0.7 and 0.8, so their mean's error is 5 points, as is that of the random images.
+    assert grid_tables.claims(grid, rows) == ["medoids beat random (medoid over random): hard +20.0 ± 7.1, holds"]
+    for count in (0, 4, "two"):
+        assert "recoveries" in message(lambda count=count: check(several | {"recoveries": count}, "here"))
 
 
 def test_scores_by_hand(grid):
