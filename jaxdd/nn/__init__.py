@@ -8,6 +8,7 @@ from jaxdd.nn.batchnorm import BatchNorm, Moments, image_moments, merge, pool, p
 from jaxdd.nn.classifier import Apply, Classifier, Output, Variables, from_linen, moment_layers, remat
 from jaxdd.nn.committee import mean_in_training, mean_of, of_classes, of_classes_in_training
 from jaxdd.nn.fold import fold, foldable, folded
+from jaxdd.nn.quantize import quantized
 from jaxdd.nn.zoo import MODELS, Size, get
 
 if TYPE_CHECKING:
@@ -40,5 +41,6 @@ __all__ = [
     "of_classes_in_training",
     "pool",
     "pool_by_label",
+    "quantized",
     "remat",
 ]

@@ -52,6 +52,15 @@ def write(out: Path, work: Work, rows: list[dict], command: str) -> Path:
 
 def _plots(out: Path, grid: Grid, sizes: tuple[int, ...], rows: list[dict]) -> Iterator[tuple[Path, str]]:
     """Draw the plots that the rows allow, and yield each path with its caption."""
+    sent = [row for row in rows if "bits" in row]
+    rows = [row for row in rows if "bits" not in row]
+    if grid.columns == "method":
+        cases = dict.fromkeys((row["student"], row["ipc"]) for row in rows if "label_bytes" in row)
+        for number, case in enumerate(cases, 1):
+            some = [row for row in rows if (row["student"], row["ipc"]) == case]
+            plots.accuracy_by_labels([*some, *sent], out / f"labels-{number}.png")
+            yield out / f"labels-{number}.png", f"Accuracy over the bytes of labels: {case[0]}, IPC {case[1]}."
+        return
     kinds = list(dict.fromkeys(row["labels"] for row in rows))
     students = list(dict.fromkeys(row["student"] for row in rows))
     values = {entry.name: entry.swept for entry in grid.entries if entry.swept}
@@ -92,6 +101,11 @@ def _facts(work: Work) -> dict[str, str]:
 
 
 def _table(grid: Grid, rows: list[dict]) -> list[str]:
+    note = f"Top-1 accuracy on {judged_on(rows)} in percent, mean and standard deviation over the seeds."
+    if grid.columns == "method":
+        head, body = grid_tables.by_protocol(rows)
+        sent = [html.paragraph(text, note=True) for text in grid_tables.teachers(rows)]
+        return [html.table(head, body, best=_best(body, 3)), html.paragraph(note, note=True), *sent]
     methods, parts = grid_tables.columns(grid, rows)
     several = len({column.group for column in parts}) > 1
     head = ["method", *(f"{column.group} {column.name}" if several else column.name for column in parts)]
@@ -102,7 +116,6 @@ def _table(grid: Grid, rows: list[dict]) -> list[str]:
                   if method in column.cells and method != "full"}  # fmt: skip
         if len(values) > 1 and column.name not in ("published", "HLR"):
             best += [(i, j) for i, value in values.items() if value == max(values.values())]
-    note = f"Top-1 accuracy on {judged_on(rows)} in percent, mean and standard deviation over the seeds."
     if any(column.name == "published" for column in parts):
         note += f" Published: {grid.published}."
     if grid.scores:
@@ -112,6 +125,13 @@ def _table(grid: Grid, rows: list[dict]) -> list[str]:
             "if there is neither loss nor gain."
         )
     return [html.table(head, body, best=best), html.paragraph(note, note=True)]
+
+
+def _best(body: list[list[str]], first: int) -> list[tuple[int, int]]:
+    """The places of the largest accuracies of each line, whose cells from ``first`` on are accuracies."""
+    values = [{j: float(text.split(" ")[0]) for j, text in enumerate(line) if j >= first and text} for line in body]
+    return [(i, j) for i, line in enumerate(values) for j, value in line.items()
+            if len(line) > 1 and value == max(line.values())]  # fmt: skip
 
 
 def _differences(grid: Grid, rows: list[dict]) -> list[str]:

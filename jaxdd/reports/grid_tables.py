@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ class Accuracies:
     """The accuracies of a grid, by method, IPC, student and protocol."""
 
     def __init__(self, rows: list[dict]):
+        rows = [row for row in rows if "bits" not in row]
         self.at = {(row["method"], row["ipc"], row["student"], row["labels"]): row for row in rows}
         one_of_each = lambda name: list(dict.fromkeys(row[name] for row in rows))
         self.methods, self.students, self.kinds = (one_of_each(name) for name in ("method", "student", "labels"))
@@ -90,6 +91,10 @@ def _mean(accuracies: list[float] | None) -> float | None:
 
 def text(grid: Grid, rows: list[dict]) -> str:
     """An aligned text table, with a line of group headings above it and the claims below it."""
+    tail = [*teachers(rows), *([""] if grid.claims else []), *claims(grid, rows)]
+    if grid.columns == "method":
+        head, body = by_protocol(rows)
+        return "\n".join([tables.columns(head, body, left=1), *tail]) if body else "nothing yet"
     methods, parts = columns(grid, rows)
     if not parts:
         return "nothing yet"
@@ -107,7 +112,41 @@ def text(grid: Grid, rows: list[dict]) -> str:
         over = parts[0].group
     body = [[method, *(column.cells.get(method, "") for column in parts)] for method in methods]
     lines = [*([over.rstrip()] if over else []), tables.columns(head, body, left=1)]
-    return "\n".join([*lines, *([""] if grid.claims else []), *claims(grid, rows)])
+    return "\n".join([*lines, *tail])
+
+
+def by_protocol(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """Head and lines of a table with a line for each protocol, and size and student if there are several.
+
+    Besides the accuracies of the methods, a line has the bytes of the labels of a class and the steps of a student.
+    """
+    accuracies = Accuracies(rows)
+    methods = [method for method in accuracies.methods if method != "full"]
+    body = []
+    for ipc, student, kind in product(accuracies.sizes, accuracies.students, accuracies.kinds):
+        found = {method: accuracies.row(method, ipc, student, kind) for method in methods}
+        first = next((row for row in found.values() if row), None)
+        if first:
+            counts = [f"{first[name]:,}" if name in first else "" for name in ("label_bytes", "steps")]
+            cells = [cell(row["accuracies"]) if row else "" for row in found.values()]
+            body.append([_where(accuracies, ipc, student, kind), *counts, *cells])
+    return ["labels", "bytes a class", "steps", *methods], body
+
+
+def _where(accuracies: Accuracies, ipc: int, student: str, kind: str) -> str:
+    """The name of a place of the table: size and student, if there are several, and the protocol."""
+    names = [f"IPC {ipc}"] * (len(accuracies.sizes) > 1) + [student] * (len(accuracies.students) > 1)
+    return " ".join([*names, kind])
+
+
+def teachers(rows: list[dict]) -> list[str]:
+    """A line for each teacher that is sent itself, with weights of a few bits."""
+    return [
+        f"the teacher itself, {row['bits']} bits a weight, {row['label_bytes']:,} bytes a class: "
+        f"{cell(row['accuracies'])} %"
+        for row in rows
+        if "bits" in row
+    ]
 
 
 class Difference(NamedTuple):
@@ -126,11 +165,10 @@ def differences(grid: Grid, rows: list[dict]) -> list[tuple[Claim, list[Differen
         parts = []
         for ipc in accuracies.sizes:
             for student in accuracies.students:
-                names = [f"IPC {ipc}"] * (len(accuracies.sizes) > 1) + [student] * (len(accuracies.students) > 1)
                 for kind in accuracies.kinds:
                     better, worse = (accuracies.row(name, ipc, student, kind) for name in (claim.better, claim.worse))
                     if better and worse:
-                        parts.append(Difference(" ".join([*names, kind]), *_passes(better, worse)))
+                        parts.append(Difference(_where(accuracies, ipc, student, kind), *_passes(better, worse)))
         if parts:
             claims_with_rows.append((claim, parts))
     return claims_with_rows
@@ -158,16 +196,17 @@ def claims(grid: Grid, rows: list[dict]) -> list[str]:
 def as_csv(grid: Grid, rows: list[dict]) -> str:
     """One CSV line per row, and one with the protocol "published" per published figure; accuracies in [0, 1]."""
     sheet = io.StringIO()
-    names = ["method", "dataset", "ipc", "student", "protocol", "mean", "std", "accuracies", "epochs"]
+    names = ["method", "dataset", "ipc", "student", "protocol", "mean", "std", "accuracies", "epochs",
+             "label_bytes"]  # fmt: skip
     writer = csv.writer(sheet, lineterminator="\n")
     writer.writerow(names)
     for row in rows:
         shown = [row["method"], row["dataset"], row["ipc"], row["student"], row["labels"], row["mean"], row["std"]]
         seeds = " ".join(map(str, row["accuracies"]))
-        writer.writerow(map(_cell, [*shown, seeds, row.get("epochs")]))
+        writer.writerow(map(_cell, [*shown, seeds, row.get("epochs"), row.get("label_bytes")]))
     for entry in grid.entries:
         for ipc, figure in entry.published.items():
-            writer.writerow([_cell(entry.name), None, ipc, None, "published", figure / 100, None, None, None])
+            writer.writerow([_cell(entry.name), None, ipc, None, "published", figure / 100, *[None] * 4])
     return sheet.getvalue()
 
 
@@ -192,15 +231,21 @@ def _latex(words: str) -> str:
 
 def as_latex(grid: Grid, rows: list[dict]) -> str:
     """A LaTeX tabular with booktabs rules, and groups as spanning headings."""
+    if grid.columns == "method":
+        return _latex_table(grid, *by_protocol(rows))
     methods, parts = columns(grid, rows)
     groups = [(name, len(list(columns))) for name, columns in groupby(column.group for column in parts)]
     over = " & ".join(["", *(rf"\multicolumn{{{span}}}{{c}}{{{_latex(name)}}}" for name, span in groups)])
-    lines = [" & ".join(["method", *(_latex(column.name) for column in parts)])]
-    lines += [" & ".join([_latex(name), *(_latex(column.cells.get(name, "")) for column in parts)]) for name in methods]
-    body = [rf"{over} \\", rf"{lines[0]} \\", r"\midrule", *(rf"{line} \\" for line in lines[1:])]
+    body = [[name, *(column.cells.get(name, "") for column in parts)] for name in methods]
+    return _latex_table(grid, ["method", *(column.name for column in parts)], body, rf"{over} \\")
+
+
+def _latex_table(grid: Grid, head: list[str], body: list[list[str]], *over: str) -> str:
+    """Cells as a tabular, with lines of headings that are LaTeX above its head."""
+    first, *lines = [rf"{' & '.join(map(_latex, line))} \\" for line in [head, *body]]
     return "\n".join([
-        rf"% {one_line(grid.title)}", rf"\begin{{tabular}}{{l{'r' * len(parts)}}}", r"\toprule", *body, r"\bottomrule",
-        r"\end{tabular}", "",
+        rf"% {one_line(grid.title)}", rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", *over, first,
+        r"\midrule", *lines, r"\bottomrule", r"\end{tabular}", "",
     ])  # fmt: skip
 
 

@@ -39,7 +39,7 @@ _PALETTE = (
 _MARKS = "osD^vPX<>*"
 _METHODS = ("wmdd", "ddoq", "sre2l", "d4m", "ce-class", "dm", "rded", "mmd", "ce-global", "wmdd-global")
 _GREY = "#7b858d"
-_FULL, _PAPER = "all real data", ", published"
+_FULL, _PAPER, _SENT = "all real data", ", published", "the teacher itself"
 # Real images, chosen.
 _CORESETS = {
     "random": (_GREY, "h"),
@@ -109,6 +109,47 @@ def accuracy_by_ipc(
         _log_axis(axes, counts)
         axes.set_xlabel("images per class")
     return _finish(figure, panels, f"{rows[0]['dataset']}, {rows[0]['student']}", path)
+
+
+def accuracy_by_labels(rows: Sequence[dict], path: Path | None = None) -> Figure:
+    """Accuracy over the bytes of labels of a class that travel with its images, one line per method.
+
+    The first panel has students that are trained equally long, whatever labels they have. The second has students that
+    see each label once. No bytes, which is hard labels, is at the left end of the logarithmic axis.
+
+    Args:
+      rows: rows of one dataset, student and number of images per class, with ``label_bytes`` and ``steps``; accuracies
+        in [0, 1]. Rows with ``bits``, of teachers that are sent themselves, are single points in every panel.
+
+    Raises:
+      InputError: rows of several datasets, students or sizes, or no rows to draw.
+    """
+    teachers = [row for row in rows if "bits" in row]
+    rows = [row for row in rows if "label_bytes" in row and "steps" in row]
+    for name in ("dataset", "student", "ipc"):
+        _one(rows, name)
+    longest = max(row["steps"] for row in rows)
+    titles = f"{longest:,} steps for all", "as many steps as there are labels"
+    rows = [row | {"labels": titles[row["steps"] < longest]} for row in rows]
+    figure, panels = _panels(rows, titles)
+    looks = styles(_methods(rows))
+    counts = sorted({row["label_bytes"] for row in [*rows, *teachers]} - {0})
+    zero = counts[0] / 4 if counts else 1
+    for kind, axes in panels.items():
+        for method in _methods(rows):
+            shown = [row | {"label_bytes": row["label_bytes"] or zero} for row in rows
+                     if (row["labels"], row["method"]) == (kind, method)]  # fmt: skip
+            if shown:
+                _line(axes, shown, "label_bytes", looks[method], plain(method))
+        for row in teachers:
+            axes.plot([row["label_bytes"]], [100 * row["mean"]], "*", color="black", markersize=10, label=_SENT)
+            axes.annotate(row["labels"], (row["label_bytes"], 100 * row["mean"]), xytext=(6, -10),
+                          textcoords="offset points", fontsize="small")  # fmt: skip
+        hard = any(row["label_bytes"] == 0 for row in rows if row["labels"] == kind)
+        tens = [10**k for k in range(1, 10) if zero <= 10**k <= counts[-1]] if counts else []
+        _log_axis(axes, [zero] * hard + tens, ["0"] * hard + [f"{ten:,}" for ten in tens])
+        axes.set_xlabel("bytes of labels per class")
+    return _finish(figure, panels, f"{rows[0]['dataset']}, {rows[0]['student']}, {rows[0]['ipc']} IPC", path)
 
 
 def sensitivity(
@@ -295,7 +336,7 @@ def _finish(figure: Figure, panels: Mapping[str, Axes], title: str, path: Path |
         for handle, label in zip(*axes.get_legend_handles_labels()):
             handles.setdefault(label, handle)
     # Measured lines come first, then published ones, then the line of all real data.
-    handles = dict(sorted(handles.items(), key=lambda item: (item[0] == _FULL, item[0].endswith(_PAPER))))
+    handles = dict(sorted(handles.items(), key=lambda item: (item[0] in (_FULL, _SENT), item[0].endswith(_PAPER))))
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 2 + 2 * len(panels)),
         frameon=False, fontsize="small",

@@ -89,6 +89,7 @@ CHANGES.register("averaged", lambda p: replace(p, train=replace(p.train, average
 COUNTS = Registry("change of a protocol with a number")
 """Functions of a protocol and a whole number, for changes such as "pool=3"."""
 COUNTS.register("pool", lambda p, count: _relabelled(p, pool=count))
+COUNTS.register("epochs", lambda p, count: replace(p, train=replace(p.train, epochs=count)))
 
 
 def _relabelled(protocol: Protocol, **changes: Any) -> Protocol:
@@ -104,8 +105,9 @@ def named(name: str, protocols: Mapping[str, Protocol] | None = None) -> Protoco
 
     ":plain" removes all augmentation, ":uniform" gives all images equal weights, ":hard" replaces the teacher's labels
     by hard ones and ":fixed" by one an image, ":int8" rounds them as they travel, and ":pool=3" gives views of three
-    epochs labels, which are used again and again. ":smooth" ends at half the learning rate, ":averaged" keeps a running
-    mean of the student. For example, "soft:plain" means soft labels on images without augmentation.
+    epochs labels, which are used again and again. ":epochs=3" trains for three epochs. ":smooth" ends at half the
+    learning rate, ":averaged" keeps a running mean of the student. For example, "soft:plain" means soft labels on
+    images without augmentation.
 
     Args:
       protocols: settings that replace the registered ones, by name.

@@ -70,6 +70,9 @@ class _Row:
     mean: float = settings.bounded(settings.REQUIRED, settings.SHARE)
     std: float = settings.bounded(settings.REQUIRED, settings.SHARE)
     recoveries: int | None = settings.bounded(None, settings.STUDENTS)
+    steps: int | None = settings.bounded(None, settings.DRAWS)
+    label_bytes: int | None = settings.bounded(None, settings.DRAWS)
+    bits: int | None = settings.bounded(None, settings.Bounds(1, 32))
 
 
 def read(place: Path) -> list[dict]:

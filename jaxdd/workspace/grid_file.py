@@ -100,6 +100,7 @@ class _Head:
     columns: str = "ipc"
     published: str = ""
     scores: str = ""
+    teacher_bits: tuple[int, ...] = settings.bounded((), settings.Bounds(2, 16))
     sweep: Sweep = field(default_factory=Sweep)
     grid: GridConfig = field(default_factory=GridConfig)
 
@@ -110,9 +111,10 @@ class Grid(NamedTuple):
     name: str
     head: str  # the opening comment, with an empty line between paragraphs
     title: str
-    columns: str  # "ipc" or "student": the columns of the table, besides the protocols
+    columns: str  # "ipc" or "student": the columns of the table, besides the protocols; "method": a line per protocol
     published: str  # how the published figures were obtained
     scores: str  # the protocol that is combined with "hard" for label- and augmentation-robust scores; may be empty
+    teacher_bits: tuple[int, ...]  # the bits of a weight with which the teacher itself is a rival of its labels
     sweep: Sweep
     entries: tuple[Entry, ...]
     claims: tuple[Claim, ...]
@@ -157,13 +159,13 @@ def read(table: str, path: Path | None, configs: Path) -> Grid:
     names = [entry.name for entry in entries]
     if twice := [name for k, name in enumerate(names) if name in names[:k]]:
         raise InputError(f"{place} [sweep]: there are two methods {shown(twice[0])}; leave out a value")
-    if head.columns not in ("ipc", "student"):
-        raise InputError(f"{place}: unknown `columns` {head.columns!r}; use ipc or student")
+    if head.columns not in ("ipc", "student", "method"):
+        raise InputError(f"{place}: unknown `columns` {head.columns!r}; use ipc, student or method")
     comment = "\n".join(line.removeprefix("#").strip() for line in text.split("\n\n")[0].splitlines())
     title = " ".join(head.title.split()) or place.stem
     published = " ".join(head.published.split())
-    return Grid(place.stem, comment, title, head.columns, published, head.scores, head.sweep, tuple(entries),
-                claims, head.grid)  # fmt: skip
+    return Grid(place.stem, comment, title, head.columns, published, head.scores, head.teacher_bits, head.sweep,
+                tuple(entries), claims, head.grid)  # fmt: skip
 
 
 def _parsed(text: str, place: Path) -> dict[str, Any]:

@@ -20,12 +20,14 @@ from jaxdd.ground.files import remove_at_once, sweep, write_json
 from jaxdd.ground.locks import LOCK, locked
 from jaxdd.ground.progress import log
 from jaxdd.ground.reading import read_text
+from jaxdd.students.evaluation import accuracy
 from jaxdd.students.protocol import Protocol
 from jaxdd.students.rows import read, row
 from jaxdd.workspace import latent_models, runs, teachers
-from jaxdd.workspace.comparison import Comparison, Maker, full_accuracies, held_out, measured, shared
+from jaxdd.workspace.comparison import Comparison, Maker, full_accuracies, held_out, length, measured, shared
 from jaxdd.workspace.distillation import DistillConfig, fill
 from jaxdd.workspace.grid_file import BASELINE, Entry, Grid, GridConfig
+from jaxdd.workspace.real_data import test_batches
 from jaxdd.workspace.workspace import Workspace, open_workspace
 
 
@@ -150,6 +152,8 @@ def run(work: Work, keep: Callable[[list[dict]], None]) -> list[dict]:
     if config.full:
         for student in config.students:
             _full(work, rows, student)
+    for bits in work.grid.teacher_bits:
+        _rounded(work, rows, bits)
     for ipc, protocols in _sizes(config):
         makers = {entry.name: _maker(work, entry, ipc) for entry in work.entries}
         for student in config.students:
@@ -249,6 +253,18 @@ def _full(work: Work, rows: _Rows, student: str) -> None:
         rows.add(row("full", work.workspace.real.name, None, student, "hard", values, key=key))
 
 
+def _rounded(work: Work, rows: _Rows, bits: int) -> None:
+    """The row of the teacher with weights of a few bits: who has it needs neither images nor labels."""
+    key = _key(work, "rounded", bits)
+    rows.order.append(("teacher", f"{bits} bits", key))
+    if key not in rows.known:
+        teacher, real = work.workspace.teacher, work.workspace.real
+        variables, size = nn.quantized(teacher.variables, bits)
+        value = accuracy(teacher.apply, variables, teacher.norm, test_batches(real.source))
+        more = {"bits": bits, "label_bytes": -(-size // len(real.class_names)), **held_out(work.workspace)}
+        rows.add(row("teacher", real.name, None, work.workspace.config.model, f"{bits} bits", [value], key=key, **more))
+
+
 def _cell(
     work: Work, rows: _Rows, makers: dict[str, Maker], ipc: int, student: str, kind: str, protocol: Protocol
 ) -> None:
@@ -261,9 +277,11 @@ def _cell(
         work.workspace, {kind: protocol}, (student,), work.config.seeds, scratch=work.scratch, shorter=_shorter(work)
     )
     wanted = {method: makers[method] for method in missing.values()}
+    classes = len(work.workspace.real.class_names)
+    trained = length(protocol, ipc * classes) | {"label_bytes": protocol.label_bytes(ipc, classes)}
     several = {entry.name: len(_counts(work, entry)) > 1 for entry in work.entries}
     for method, values, _ in measured(wanted, comparison, student, kind):
-        more = {"key": keys[method], "epochs": protocol.train.epochs, **held_out(work.workspace)}
+        more = {"key": keys[method], **trained, **held_out(work.workspace)}
         if several[method]:
             more["recoveries"] = work.config.recoveries
         rows.add(row(method, work.workspace.real.name, ipc, student, kind, values, **more))

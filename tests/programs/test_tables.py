@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers import message
 
+from jaxdd import nn
 from jaxdd.ground import settings
 from jaxdd.ground.locks import LOCK
 from jaxdd.methods import Recipe
@@ -19,8 +20,9 @@ from jaxdd.recipes import RECIPES
 from jaxdd.reports import grid_page, grid_tables
 from jaxdd.stages.images import Nearest, Recover
 from jaxdd.stages.summarize import Clvq
+from jaxdd.students.evaluation import accuracy
 from jaxdd.students.rows import check, row
-from jaxdd.workspace import RealData, TeacherConfig, Workspace, grid_file, grid_runner, teachers
+from jaxdd.workspace import RealData, TeacherConfig, Workspace, grid_file, grid_runner, real_data, teachers
 
 FILE = """# A small
 # grid.
@@ -350,6 +352,41 @@ def test_students_of_the_same_images_are_one_sample(grid):
     assert grid_tables.claims(grid, rows) == ["medoids beat random (medoid over random): hard +20.0 ± 7.1, holds"]
     for count in (0, 4, "two"):
         assert "recoveries" in message(lambda count=count: check(several | {"recoveries": count}, "here"))
+
+
+def test_a_line_per_protocol_has_bytes_and_steps(grid):
+    more = [{"label_bytes": 0, "steps": 2000}, {"label_bytes": 1200, "steps": 100}]
+    rows = [one | extra for kind, extra in zip(("hard", "soft:int8:epochs=10"), more)
+            for one in rows_of({"random": [0.3, 0.3], "medoid": [0.4, 0.5]}, kind)]  # fmt: skip
+    rows += [row("teacher", "digits", None, "convnet3", "8 bits", [0.9], bits=8, label_bytes=32_000)]
+    shown = grid_tables.text(grid._replace(columns="method"), rows)
+    cells = [line.split() for line in shown.splitlines()]
+    assert cells[0] == ["labels", "bytes", "a", "class", "steps", "random", "medoid"]
+    assert cells[2] == ["hard", "0", "2,000", "30.0", "±", "0.0", "45.0", "±", "7.1"]
+    assert cells[3] == ["soft:int8:epochs=10", "1,200", "100", "30.0", "±", "0.0", "45.0", "±", "7.1"]
+    assert "the teacher itself, 8 bits a weight, 32,000 bytes a class: 90.0 %" in shown
+    assert "hard +15.0 ± 5.0, holds; soft:int8:epochs=10 +15.0 ± 5.0, holds" in shown
+    latex = grid_tables.as_latex(grid._replace(columns="method"), rows)
+    assert r"soft:int8:epochs=10 & 1,200 & 100 & 30.0 $\pm$ 0.0 & 45.0 $\pm$ 7.1 \\" in latex
+    # In a table of another form the teacher is no method either.
+    other = grid_tables.text(grid, rows)
+    assert "teacher" in other.splitlines()[-3] and not any(line.startswith("teacher") for line in other.splitlines())
+    # The cells that are best in a line are bold on the page.
+    assert grid_page._table(grid._replace(columns="method"), rows)[0].count("<strong>45.0 ± 7.1</strong>") == 2
+    assert grid_tables.text(grid._replace(columns="method"), []) == "nothing yet"
+    assert "steps" in message(lambda: check(rows[0] | {"steps": "many"}, "here"))
+
+
+@pytest.mark.slow
+def test_the_teacher_is_sent_itself(work, tmp_path):
+    several = replace(work, grid=work.grid._replace(teacher_bits=(16, 2)), entries=())
+    several = replace(several, config=replace(work.config, full=0, students=("convnet3",)))
+    sixteen, two = grid_runner.run(several, lambda rows: None)
+    teacher, real = work.workspace.teacher, work.workspace.real
+    whole = accuracy(teacher.apply, teacher.variables, teacher.norm, real_data.test_batches(real.source))
+    assert abs(sixteen["mean"] - whole) < 0.01 and two["mean"] < whole and two["label_bytes"] < sixteen["label_bytes"]
+    # Ten classes share the bytes.
+    assert sixteen["label_bytes"] == -(-nn.quantized(teacher.variables, 16)[1] // 10)
 
 
 def test_scores_by_hand(grid):

@@ -45,6 +45,27 @@ def test_accuracy_by_ipc_draws_means_deviations_and_the_paper(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]
 
 
+def test_accuracy_by_labels_draws_each_protocol_at_its_bytes(tmp_path):
+    make = lambda method, score, size, steps: row(
+        method, "digits", 10, "convnet3", f"{size}", [score], label_bytes=size, steps=steps
+    )
+    rows = [make(method, score + size / 10**5, size, steps) for method, score in (("random", 0.3), ("wmdd", 0.4))
+            for size, steps in ((0, 2000), (1200, 2000), (12_000, 2000), (1200, 100))]  # fmt: skip
+    rows.append(row("teacher", "digits", None, "convnet3", "8 bits", [0.9], bits=8, label_bytes=32_000))
+    figure = plots.accuracy_by_labels(rows, tmp_path / "plot.png")
+    equal, once = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["2,000 steps for all", "as many steps as there are labels"]
+    line = labelled(equal)["wmdd"][0].get_xydata()
+    assert 0 < line[0, 0] < 1200 and [text.get_text() for text in equal.get_xticklabels()][0] == "0"
+    np.testing.assert_allclose(line[1:], [[1200, 41.2], [12_000, 52]])
+    np.testing.assert_allclose(labelled(once)["random"][0].get_xydata(), [[1200, 31.2]])
+    for axes in figure.axes:
+        np.testing.assert_allclose(labelled(axes)["the teacher itself"].get_xydata(), [[32_000, 90]])
+    assert Image.open(tmp_path / "plot.png").size[0] > 1000
+    assert "students" in message(lambda: plots.accuracy_by_labels([*rows, rows[0] | {"student": "vit"}]))
+    assert "0 datasets" in message(lambda: plots.accuracy_by_labels(ROWS))
+
+
 def test_hard_labels_alone_are_drawn_beside_the_paper():
     (axes,) = plots.accuracy_by_ipc(ROWS, PAPER, labels=("hard",)).axes
     assert "wmdd, published" in labelled(axes)

@@ -91,4 +91,5 @@ def test_the_bytes_of_labels_are_those_of_their_records():
     size = lambda name: protocol.named(name).label_bytes(10, 10)
     assert size("hard") == 0 and size("soft:fixed") == 120
     assert size("soft:int8:pool=1") == 120 and size("soft:int8:pool=30") == 3600
+    assert size("soft:int8:epochs=30") == 3600 and protocol.named("hard:epochs=7").train.epochs == 7
     assert size("soft:int8") == 120 * PROTOCOLS["soft"].train.epochs and size("soft") == 400 * 300
