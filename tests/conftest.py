@@ -84,6 +84,24 @@ def handlers():
         signal.signal(number, handler)
 
 
+# Linux gives a process 65,530 memory maps, each compiled program takes several, and a process without dies.
+_MOST_MAPS = 30_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_maps():
+    """After the tests of a file, compiled programs are forgotten if they are very many."""
+    yield
+    try:
+        with open("/proc/self/maps") as lines:
+            count = sum(1 for _ in lines)
+    except OSError:  # not Linux
+        return
+    if count > _MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
+
+
 @pytest.fixture(scope="session")
 def digits():
     return data.in_memory(data.load("digits"))
