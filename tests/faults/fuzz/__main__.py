@@ -15,7 +15,8 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-NAMES = ("grids", "distilled", "labels", "weights", "hub", "tokens", "runs", "folders", "images", "tensors", "archives")
+NAMES = ("grids", "distilled", "labels", "weights", "hub", "tokens", "runs", "folders", "images", "tensors", "archives",
+         "tiny")  # fmt: skip
 OUT = Path("runs/fuzz")
 RUNS = 100_000
 
