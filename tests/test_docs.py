@@ -203,7 +203,9 @@ def test_every_flag_of_a_command_exists():
 
 
 def test_flags_in_the_prose_are_flags_of_some_program():
-    known = {*EVERYWHERE, "protocol", "grid", "only", "epochs", "full", "recoveries"} | known_flags("distill", None, None, None)
+    known = {*EVERYWHERE, "protocol", "grid", "only", "epochs", "full", "recoveries"} | known_flags(
+        "distill", None, None, None
+    )
     for name in jaxdd.SUMMARIZERS:
         known |= known_flags("distill", None, name, None)
     for name in jaxdd.IMAGERS:

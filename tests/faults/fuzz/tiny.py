@@ -33,7 +33,7 @@ FILES = [held(config) for config in CONFIGS]
 def read(folder, data):
     with placed(folder, unpacked(data, FILES[0]), {}):
         config, variables = tiny(folder)
-        assert variables["params"]["encoder"] and 1 <= config.latent_channels
+        assert variables["params"]["encoder"] and config.latent_channels >= 1
 
 
 def change(rng, data):
