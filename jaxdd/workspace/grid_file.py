@@ -114,11 +114,11 @@ class Grid(NamedTuple):
     columns: str  # "ipc" or "student": the columns of the table, besides the protocols; "method": a line per protocol
     published: str  # how the published figures were obtained
     scores: str  # the protocol that is combined with "hard" for label- and augmentation-robust scores; may be empty
-    teacher_bits: tuple[int, ...]  # the bits of a weight with which the teacher itself is a rival of its labels
     sweep: Sweep
     entries: tuple[Entry, ...]
     claims: tuple[Claim, ...]
     config: GridConfig
+    teacher_bits: tuple[int, ...] = ()  # the bits of a weight with which the teacher itself is a rival of its labels
 
 
 def read(table: str, path: Path | None, configs: Path) -> Grid:
@@ -164,8 +164,8 @@ def read(table: str, path: Path | None, configs: Path) -> Grid:
     comment = "\n".join(line.removeprefix("#").strip() for line in text.split("\n\n")[0].splitlines())
     title = " ".join(head.title.split()) or place.stem
     published = " ".join(head.published.split())
-    return Grid(place.stem, comment, title, head.columns, published, head.scores, head.teacher_bits, head.sweep,
-                tuple(entries), claims, head.grid)  # fmt: skip
+    return Grid(place.stem, comment, title, head.columns, published, head.scores, head.sweep, tuple(entries),
+                claims, head.grid, head.teacher_bits)  # fmt: skip
 
 
 def _parsed(text: str, place: Path) -> dict[str, Any]:
