@@ -17,7 +17,7 @@ from jaxdd.ground.measure import POWERS
 from jaxdd.ground.registry import Registry
 from jaxdd.ground.settings import choice
 from jaxdd.stages.relabel.forms import LabelForm
-from jaxdd.stages.relabel.labelling import LABELLINGS, FixedLabels, HardLabels, Labelling, SoftLabels
+from jaxdd.stages.relabel.labelling import LABELLINGS, FixedLabels, HardLabels, Labelling, MseLabels, SoftLabels
 from jaxdd.stages.relabel.stored import Stream
 from jaxdd.students import train
 from jaxdd.students.train import TrainSettings
@@ -84,6 +84,9 @@ CHANGES.register("uniform", lambda p: replace(p, weights="uniform"))
 CHANGES.register("hard", lambda p: replace(p, labels=HardLabels()))
 CHANGES.register("fixed", lambda p: replace(p, labels=FixedLabels(form=INT8)))
 CHANGES.register("int8", lambda p: _relabelled(p, form=INT8))
+CHANGES.register("mse", lambda p: replace(p, labels=MseLabels()))
+CHANGES.register("batch", lambda p: _relabelled(p, batch_statistics=True))
+CHANGES.register("shared", lambda p: _relabelled(p, hard_share=0.1))
 CHANGES.register("smooth", lambda p: replace(p, train=replace(p.train, horizon=2.0)))
 CHANGES.register("averaged", lambda p: replace(p, train=replace(p.train, average=0.99)))
 COUNTS = Registry("change of a protocol with a number")
@@ -104,10 +107,11 @@ def named(name: str, protocols: Mapping[str, Protocol] | None = None) -> Protoco
     """A protocol by name, with optional changes after colons.
 
     ":plain" removes all augmentation, ":uniform" gives all images equal weights, ":hard" replaces the teacher's labels
-    by hard ones and ":fixed" by one an image, ":int8" rounds them as they travel, and ":pool=3" gives views of three
-    epochs labels, which are used again and again. ":epochs=3" trains for three epochs. ":smooth" ends at half the
-    learning rate, ":averaged" keeps a running mean of the student. For example, "soft:plain" means soft labels on
-    images without augmentation.
+    by hard ones, ":fixed" by one an image and ":mse" by logits for a squared error. ":batch" lets BatchNorm of the
+    teacher use the moments of the batch, ":shared" adds a tenth of the hard label, ":int8" rounds labels as they
+    travel, and ":pool=3" gives views of three epochs labels, which are used again and again. ":epochs=3" trains for
+    three epochs. ":smooth" ends at half the learning rate, ":averaged" keeps a running mean of the student. For
+    example, "soft:plain" means soft labels on images without augmentation.
 
     Args:
       protocols: settings that replace the registered ones, by name.

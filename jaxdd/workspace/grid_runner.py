@@ -221,7 +221,8 @@ def full_left(work: Work, is_new: bool) -> tuple[str, ...]:
 def _sizes(config: GridConfig) -> Iterator[tuple[int, dict[str, Protocol]]]:
     """The numbers of images per class, with the protocols that students are trained by at each."""
     for ipc, epochs in zip(config.ipc, config.epochs or [None] * len(config.ipc)):
-        yield ipc, {kind: _with_epochs(config.protocol(kind), epochs) for kind in config.protocols}
+        sized = config.lasting(epochs) if epochs else config
+        yield ipc, {kind: sized.protocol(kind) for kind in config.protocols}
 
 
 def _full_key(work: Work, student: str) -> str:
@@ -332,11 +333,6 @@ def _distil(work: Work, entry: Entry, ipc: int, seed: int, place: Path) -> None:
 
 def _shorter(work: Work) -> str:
     return "a lower `epochs`" if work.config.epochs else ""
-
-
-def _with_epochs(protocol: Protocol, epochs: int | None) -> Protocol:
-    """The protocol with another number of epochs, if there is one."""
-    return replace(protocol, train=replace(protocol.train, epochs=epochs)) if epochs else protocol
 
 
 def _made_by(work: Work, entry: Entry, ipc: int) -> tuple:

@@ -1,6 +1,7 @@
 """The settings of every published protocol, as fields of a config."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from jaxdd.students.protocol import PROTOCOLS, Protocol, named
 
@@ -17,6 +18,11 @@ class ProtocolConfig:
     ddoq: Protocol = field(default_factory=lambda: PROTOCOLS["ddoq"])
     dd_ranking: Protocol = field(default_factory=lambda: PROTOCOLS["dd-ranking"])
 
+    def lasting(self, epochs: int) -> Self:
+        """The same config with another number of epochs for every protocol."""
+        protocols = {name: getattr(self, name) for name in _FIELDS.values()}
+        return replace(self, **{name: _lasting(protocol, epochs) for name, protocol in protocols.items()})
+
     def protocol(self, name: str) -> Protocol:
         """`students.protocol.named` with the settings of this config.
 
@@ -24,3 +30,7 @@ class ProtocolConfig:
           InputError: an unknown name, or unknown settings.
         """
         return named(name, {known: getattr(self, attribute) for known, attribute in _FIELDS.items()})
+
+
+def _lasting(protocol: Protocol, epochs: int) -> Protocol:
+    return replace(protocol, train=replace(protocol.train, epochs=epochs))

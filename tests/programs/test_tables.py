@@ -237,6 +237,16 @@ def work(grid, digits, teacher, tmp_path):
     return grid_runner.Work(grid, config, Workspace(tmp_path, config, config.latent, real, trained), grid.entries)
 
 
+def test_epochs_of_a_size_are_those_of_its_protocols_unless_they_say_otherwise(work):
+    config = replace(work.config, ipc=(1, 2), epochs=(30, 20), protocols=("hard", "soft:int8", "soft:epochs=7"))
+    epochs = {ipc: [protocol.train.epochs for protocol in protocols.values()]
+              for ipc, protocols in grid_runner._sizes(config)}  # fmt: skip
+    assert epochs == {1: [30, 30, 7], 2: [20, 20, 7]}
+    sizes = grid_runner._sizes(replace(config, epochs=()))
+    whole = [protocol.train.epochs for _, some in sizes for protocol in some.values()]
+    assert whole == [300, 300, 7] * 2
+
+
 def test_what_decides_a_result_decides_its_key(work):
     entry = replace(work.entries[0], recipe=RECIPES["ddoq"])
     key = lambda work, entry=entry, ipc=2: grid_runner._key(work, *grid_runner._made_by(work, entry, ipc))

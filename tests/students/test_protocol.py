@@ -80,6 +80,10 @@ def test_changes_with_a_number_and_of_labels():
     assert (pooled.labels.pool, pooled.labels.form.form) == (3, "int8") and pooled.train == PROTOCOLS["soft"].train
     assert protocol.named("soft:fixed").labels.per_image and not protocol.named("soft:fixed").labels.asks_teacher
     assert protocol.named("soft:smooth").train.horizon == 2 and protocol.named("hard:averaged").train.average == 0.99
+    assert protocol.named("soft:mse").labels.asks_teacher and protocol.named("soft:mse").labels != SoftLabels()
+    assert protocol.named("soft:batch").labels == SoftLabels(batch_statistics=True)
+    assert protocol.named("soft:int8:shared").labels == SoftLabels(hard_share=0.1, form=protocol.INT8)
+    assert "no `batch_statistics`" in message(lambda: protocol.named("hard:batch"))
     assert "no `pool`" in message(lambda: protocol.named("hard:pool=3"))
     for wrong in ("soft:pool=", "soft:pool=0", "soft:pool=x", "soft:pool=-1"):
         assert "whole number" in message(lambda wrong=wrong: protocol.named(wrong))
