@@ -40,8 +40,9 @@ _MARKS = "osD^vPX<>*"
 _METHODS = ("wmdd", "ddoq", "sre2l", "d4m", "ce-class", "dm", "rded", "mmd", "ce-global", "wmdd-global")
 _GREY = "#7b858d"
 _FULL, _PAPER, _SENT = "all real data", ", published", "the teacher itself"
-# Real images, chosen.
-_CORESETS = {
+# Looks that are not in the palette: real images, chosen, and what is to stand out.
+_FIXED = {
+    "wmdd-plus": ("#10131f", "p"),
     "random": (_GREY, "h"),
     "medoid": ("#444c53", "v"),
     "herding": ("#a3988a", "<"),
@@ -51,7 +52,7 @@ _CORESETS = {
 
 def styles(methods: Sequence[str]) -> dict[str, dict]:
     """Colour and marker of each method: fixed for known methods, otherwise chosen by a hash of the name."""
-    looks = {method: _CORESETS[method] for method in methods if method in _CORESETS}
+    looks = {method: _FIXED[method] for method in methods if method in _FIXED}
     places = {method: _METHODS.index(method) for method in methods if method in _METHODS}
     for method in methods:
         if method not in looks and method not in places:

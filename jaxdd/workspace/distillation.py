@@ -35,8 +35,8 @@ class DistillConfig(TeacherConfig):
     """A method, its data and its models."""
 
     method: str = "wmdd"
-    """wmdd, ce-class, wmdd-global, ce-global, mmd, dm, sre2l, ddoq, d4m, rded, medoid, random, herding, kcenter, or
-    package.module:NAME of your own recipe; determines the defaults of the flags below."""
+    """wmdd, wmdd-plus, ce-class, wmdd-global, ce-global, mmd, dm, sre2l, ddoq, d4m, rded, medoid, random, herding,
+    kcenter, or package.module:NAME of your own recipe; determines the defaults of the flags below."""
     ipc: int = settings.bounded(1, settings.IPC)
     """Images per class."""
     out: Path = Path("runs/distilled")

@@ -79,7 +79,7 @@ def test_a_method_looks_the_same_in_every_plot():
     }
     few = [row for row in some if row["ipc"] in (10, None)]
     assert colors == {labelled(plots.architectures(few).axes[0])["a new one"][0].get_color()}
-    known = [*plots._METHODS, *plots._CORESETS]
+    known = [*plots._METHODS, *plots._FIXED]
     assert len({tuple(look.values()) for look in plots.styles(known).values()}) == len(known)
 
 
