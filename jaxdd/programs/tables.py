@@ -2,11 +2,12 @@
 
     jaxdd tables wmdd-main [--grid cifar10 --dataset path/to/cifar10]
 
-`wmdd-main`, `wmdd-ablation`, `wmdd-cross-architecture`, `ddoq-main`, `ddoq-weights`, `ddoq-stages`, `label-bytes`,
-`scores` and the papers to the letter, `wmdd-paper`, `sre2l-paper`, `d4m-paper`, `ddoq-paper` and `rded-paper`, are
-grids of jaxdd/programs/configs. Their files say what each reproduces, with the published figures, the cost and the
-command. `--grid` selects another of these files or any file of the same form, and every field is a flag. `ot` measures
-the value of weights, see jaxdd/reports/ot_rates.py. To resume an interrupted run, use the same command.
+`wmdd-main`, `wmdd-plus`, `wmdd-plus-ablation`, `wmdd-ablation`, `wmdd-cross-architecture`, `ddoq-main`, `ddoq-weights`,
+`ddoq-stages`, `label-bytes`, `scores` and the papers to the letter, `wmdd-paper`, `sre2l-paper`, `d4m-paper`,
+`ddoq-paper` and `rded-paper`, are grids of jaxdd/programs/configs. Their files say what each reproduces, with the
+published figures, the cost and the command. `--grid` selects another of these files or any file of the same form, and
+every field is a flag. `ot` measures the value of weights, see jaxdd/reports/ot_rates.py. To resume an interrupted run,
+use the same command.
 """
 
 import difflib
@@ -28,8 +29,8 @@ from jaxdd.workspace import grid_file, grid_runner
 CONFIGS = Path(__file__).parent / "configs"
 PAPERS = ("wmdd-paper", "sre2l-paper", "d4m-paper", "ddoq-paper", "rded-paper")
 GRIDS = (
-    "wmdd-main", "wmdd-ablation", "wmdd-cross-architecture", "ddoq-main", "ddoq-weights", "ddoq-stages", "label-bytes",
-    "scores", *PAPERS,
+    "wmdd-main", "wmdd-plus", "wmdd-plus-ablation", "wmdd-ablation", "wmdd-cross-architecture", "ddoq-main",
+    "ddoq-weights", "ddoq-stages", "label-bytes", "scores", *PAPERS,
 )  # fmt: skip
 
 
