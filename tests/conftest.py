@@ -89,8 +89,16 @@ _MOST_MAPS = 30_000
 
 
 @pytest.fixture(autouse=True, scope="module")
-def few_maps():
-    """After the tests of a file, compiled programs are forgotten if they are very many."""
+def compiled(request):
+    """The programs of a file are compiled without optimisation, which takes less time.
+
+    A file that compares programs to the last digits sets OPTIMISED. Compiled programs are forgotten where files differ
+    in this, and after a file if they are very many.
+    """
+    plain = not getattr(request.module, "OPTIMISED", False)
+    if jax.config.read("jax_disable_most_optimizations") != plain:
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", plain)
     yield
     try:
         with open("/proc/self/maps") as lines:

@@ -414,7 +414,7 @@ def test_unknown_names_are_one_line(refused, tmp_path):
         (["distill", "--imager", "recovery"], "unknown imager 'recovery'; use recover"),
         (["distill", "--images", "pictures"], "unknown imager 'pictures'"),
         (["distill", "--method", "wmmd", "--recover.steps", 3], "unknown method 'wmmd'; use mmd or wmdd"),
-        (["distill", "--method", "zzz"], "unknown method 'zzz'; use wmdd or sre2l or ddoq or "),
+        (["distill", "--method", "zzz"], "unknown method 'zzz'; use wmdd or wmdd-plus or sre2l or "),
         (["distill", "--summarizer"], "--summarizer has no name after it; use barycenter, "),
         (["distill", "--space", "pixels"], "not of pixels; use --summarizer.space features"),
         (["distill", "--weights", "heavy"], "unknown --summarizer.weights 'heavy'"),

@@ -38,6 +38,8 @@ from jaxdd.ot import (
     quantize,
 )
 
+OPTIMISED = True
+
 FEW = EntropicSettings()
 PAPER = EntropicSettings(stages=1, rounds=10, weight_steps=20, init="normal", settle=False)
 HALF = np.array([0.5, 0.25, 0.25], np.float32)

@@ -10,6 +10,8 @@ from jaxdd.ground.normalise import Normalisation, normalise
 from jaxdd.nn.classifier import Output
 from jaxdd.stages import encode
 
+OPTIMISED = True
+
 COUNT = 60
 
 

@@ -29,6 +29,8 @@ from jaxdd.students.evaluation import Lane
 from jaxdd.students.lanes import Limits
 from jaxdd.students.train import TrainSettings
 
+OPTIMISED = True
+
 # Nine images in batches of four: batches join epochs, and nine steps are three launches of three.
 SOFT = replace(protocol.SOFT, train=TrainSettings(4, 4, "sgd", 0.05, augment=Augment(crop="none")))
 HARD = replace(SOFT, labels=HardLabels())
