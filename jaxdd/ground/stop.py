@@ -32,6 +32,8 @@ _deferred = 0
 _waiting: int | None = None
 # How many signals the process got, and how many of them the main thread has seen.
 _sent, _seen = 0, 0
+# How often `heed` was called: what came before is not answered after.
+_turn = 0
 _said, _over = False, False
 _watching = False
 
@@ -41,10 +43,11 @@ def heed() -> None:
 
     If the process does not stop at once, a line on stderr says that it will, and that a second signal does not wait.
     """
-    global _sent, _seen, _said, _over
+    global _sent, _seen, _said, _over, _turn
     if threading.current_thread() is not threading.main_thread():
         return  # only the main thread may set handlers
     _sent, _seen, _said, _over = 0, 0, False, False
+    _turn += 1
     for number in _SIGNALS:
         signal.signal(number, _handle)
     _watch()
@@ -126,18 +129,18 @@ def _answer(reading: int) -> None:
         # Also the signals that others handle come here.
         if number in _SIGNALS and signal.getsignal(number) is _handle:
             _sent += 1
-            threading.Thread(target=_answer_one, args=(number, _sent), daemon=True).start()
+            threading.Thread(target=_answer_one, args=(number, _sent, _turn), daemon=True).start()
 
 
-def _answer_one(number: int, count: int) -> None:
+def _answer_one(number: int, count: int, turn: int) -> None:
     """Answer the signal of this number that came as this one of several."""
     time.sleep(_QUIET)
-    if signal.getsignal(number) is _handle and _sent >= count:
+    if turn == _turn and signal.getsignal(number) is _handle and _sent >= count:
         _say(number)
     if count < 2:
         return
     time.sleep(_PATIENCE - _QUIET)
-    if _seen < count <= _sent and not _over and signal.getsignal(number) is _handle:
+    if turn == _turn and _seen < count <= _sent and not _over and signal.getsignal(number) is _handle:
         with contextlib.suppress(OSError):
             os.write(2, b"stopped; the same command goes on from what is kept\n")
         os._exit(128 + number)

@@ -73,6 +73,20 @@ def test_a_signal_is_not_lost_where_nothing_can_be_raised(number, capfd):
     assert caught.value.status == STATUS[number] and capfd.readouterr().err == ""
 
 
+def test_a_signal_of_before_is_not_answered_after(capfd):
+    """One that was answered at once, in a command before this one in the same process."""
+    stop.heed()
+    with pytest.raises(stop.Stopped):
+        send(signal.SIGINT)
+    time.sleep(stop._QUIET / 3)  # the thread hears of it
+    stop.heed()
+    with pytest.raises(stop.Stopped), stop.deferred():
+        stop._sent = 1  # as the thread has it that hears of the next one before it is handled
+        time.sleep(2 * stop._QUIET)
+        send(signal.SIGTERM)
+    assert capfd.readouterr().err == f"stopping after this step; {AGAIN[signal.SIGTERM]} to stop at once\n"
+
+
 @dataclass(frozen=True)
 class Config:
     """A config without settings."""
