@@ -86,4 +86,4 @@ PAPERS = {
     "mmd": "2311.18531", "ce-class": "2311.18531", "wmdd-global": "2311.18531", "ce-global": "2311.18531",
     "rded": "2312.03526", "kcenter": "1708.00489", "wmdd-plus": "2311.18531",
 }  # fmt: skip
-"""The paper of each method on arXiv, for those that have one."""
+"""The paper of each method on arXiv, or of the one that it extends, for those that have one."""

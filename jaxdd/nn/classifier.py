@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 import flax
 import flax.linen as nn
 import jax
+from flax.errors import FlaxError
 
 from jaxdd.ground.errors import InputError
 from jaxdd.ground.promotion import standard
+from jaxdd.ground.tracing import shapes_of
 from jaxdd.nn.batchnorm import Moments
 from jaxdd.nn.interception import Interceptor, strict
 
@@ -112,6 +114,15 @@ def moment_layers(
     with strict() if complete else nullcontext():
         jax.eval_shape(probe, variables, jax.ShapeDtypeStruct((1, *image_shape), jax.numpy.float32))
     return names
+
+
+def takes(apply: Apply, variables: Variables, image_shape: tuple[int, ...]) -> bool:
+    """Whether a model takes images of a shape (H, W, ch); nothing is computed, and variables may be only shapes."""
+    try:
+        shapes_of(apply, variables, jax.ShapeDtypeStruct((1, *image_shape), jax.numpy.float32))
+    except (TypeError, ValueError, ZeroDivisionError, FlaxError):
+        return False
+    return True
 
 
 @lru_cache(maxsize=16)

@@ -19,8 +19,8 @@ def quantized(variables: Variables, bits: int) -> tuple[Variables, int]:
 
         w_i  ~  s clip(round(w_i / s), -q, q),        q = 2^(b-1) - 1,
 
-    where s = r max|w| / q, and r is the share of 0.4, 0.425 .. 1 with the smallest squared error. All other variables
-    travel in float16.
+    where s = r max|w| / q, and r is the share of 0.4, 0.425 .. 1 with the smallest squared error. All other arrays
+    travel in float16, or in float32 if one of their numbers is too large for it.
 
     Args:
       variables: a pytree of float arrays.
@@ -34,17 +34,21 @@ def quantized(variables: Variables, bits: int) -> tuple[Variables, int]:
     """
     if not 2 <= bits <= 16:
         raise InputError(f"weights of {bits} bits: use 2 to 16")
-    kernels = [x for x in jax.tree.leaves(variables) if np.ndim(x) > 1]
-    others = [x for x in jax.tree.leaves(variables) if np.ndim(x) <= 1]
-    size = sum(-(-bits * np.size(x) // 8) + 2 * np.shape(x)[-1] for x in kernels) + 2 * sum(map(np.size, others))
-    return jax.tree.map(lambda x: _kernel(x, bits) if np.ndim(x) > 1 else _halved(x), variables), int(size)
+    leaves, structure = jax.tree.flatten(variables)
+    arrived, sizes = zip(*(_kernel(x, bits) if np.ndim(x) > 1 else _halved(x) for x in leaves)) if leaves else ((), ())
+    return jax.tree.unflatten(structure, arrived), sum(sizes)
 
 
-def _halved(x: jax.Array) -> jax.Array:
-    return jnp.asarray(x, jnp.float32).astype(jnp.float16).astype(jnp.float32)
+def _halved(x: jax.Array) -> tuple[jax.Array, int]:
+    """An array as it arrives in float16 or, if that cannot hold it, in float32, and its bytes."""
+    whole = np.asarray(x, np.float32)
+    if np.abs(whole).max(initial=0) > np.finfo(np.float16).max:
+        return jnp.asarray(whole), 4 * whole.size
+    return jnp.asarray(whole.astype(np.float16).astype(np.float32)), 2 * whole.size
 
 
-def _kernel(x: jax.Array, bits: int) -> jax.Array:
+def _kernel(x: jax.Array, bits: int) -> tuple[jax.Array, int]:
+    """A kernel as it arrives, and its bytes."""
     weights = np.asarray(x, np.float32)
     flat, most = weights.reshape(-1, weights.shape[-1]), 2 ** (bits - 1) - 1
     largest = np.abs(flat).max(0)
@@ -56,4 +60,4 @@ def _kernel(x: jax.Array, bits: int) -> jax.Array:
         apart = np.square(rounded - flat).sum(0)
         better = apart < error
         best, error = np.where(better, rounded, best), np.minimum(error, apart)
-    return jnp.asarray(best.reshape(weights.shape))
+    return jnp.asarray(best.reshape(weights.shape)), -(-bits * weights.size // 8) + 2 * len(largest)

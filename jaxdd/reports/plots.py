@@ -116,7 +116,8 @@ def accuracy_by_labels(rows: Sequence[dict], path: Path | None = None) -> Figure
     """Accuracy over the bytes of labels of a class that travel with its images, one line per method.
 
     The first panel has students that are trained equally long, whatever labels they have. The second has students that
-    see each label once. No bytes, which is hard labels, is at the left end of the logarithmic axis.
+    see each label once. No bytes, which is hard labels, is at the left end of the logarithmic axis. Where protocols
+    have equal bytes the line goes through the best, and the others are lone marks.
 
     Args:
       rows: rows of one dataset, student and number of images per class, with ``label_bytes`` and ``steps``; accuracies
@@ -140,8 +141,12 @@ def accuracy_by_labels(rows: Sequence[dict], path: Path | None = None) -> Figure
         for method in _methods(rows):
             shown = [row | {"label_bytes": row["label_bytes"] or zero} for row in rows
                      if (row["labels"], row["method"]) == (kind, method)]  # fmt: skip
-            if shown:
-                _line(axes, shown, "label_bytes", looks[method], plain(method))
+            best = {row["label_bytes"]: row for row in sorted(shown, key=lambda row: row["mean"])}
+            if best:
+                _line(axes, list(best.values()), "label_bytes", looks[method], plain(method))
+            for row in shown:
+                if row is not best[row["label_bytes"]]:
+                    axes.plot([row["label_bytes"]], [100 * row["mean"]], linestyle="none", alpha=0.4, **looks[method])
         for row in teachers:
             axes.plot([row["label_bytes"]], [100 * row["mean"]], "*", color="black", markersize=10, label=_SENT)
             axes.annotate(row["labels"], (row["label_bytes"], 100 * row["mean"]), xytext=(6, -10),

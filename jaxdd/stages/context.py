@@ -11,7 +11,7 @@ from jaxdd.ground.measure import Groups
 from jaxdd.ground.memory import Resources
 from jaxdd.ground.normalise import Normalisation, denormalise
 from jaxdd.latent.decoding import LatentModel
-from jaxdd.nn.classifier import Apply, Variables, moment_layers
+from jaxdd.nn.classifier import Apply, Variables, moment_layers, takes
 from jaxdd.stages.encode import Encoded
 
 
@@ -64,6 +64,8 @@ class Problem(NamedTuple):
       class_names: the names of the classes.
       moment_layers: lists the layers whose moments the teacher outputs, and raises InputError if one is missing, see
         `nn.moment_layers`; None if the teacher is unknown.
+      image_shape: (H, W, ch) of the images; None if they are unknown.
+      takes: whether the teacher takes images of a shape (H, W, ch); None if it is unknown.
     """
 
     method: str
@@ -71,6 +73,8 @@ class Problem(NamedTuple):
     counts: np.ndarray
     class_names: tuple[str, ...]
     moment_layers: Callable[[], list[str]] | None = None
+    image_shape: tuple[int, int, int] | None = None
+    takes: Callable[[tuple[int, int, int]], bool] | None = None
 
 
 class Snapshot(NamedTuple):
@@ -140,8 +144,9 @@ class Context(NamedTuple):
         """The request for ``ipc`` images of each class; ``method`` is its name in error messages."""
         counts, names = self.classes.encoded.counts[self.labels].astype(int), tuple(map(str, self.labels))
         apply, variables = self.teacher[:2]
-        layers = partial(moment_layers, apply, variables, self.classes.image_shape, complete=True)
-        return Problem(method, ipc, counts, names, layers)
+        shape = self.classes.image_shape
+        layers = partial(moment_layers, apply, variables, shape, complete=True)
+        return Problem(method, ipc, counts, names, layers, shape, partial(takes, apply, variables))
 
     def points(self, label: int) -> np.ndarray:
         """The encoded real images of a class, [n, d]."""

@@ -43,7 +43,8 @@ class GridConfig(TeacherConfig, ProtocolConfig):
     students: tuple[str, ...] = ()
     """Architectures; default: the teacher's."""
     protocols: tuple[str, ...] = ("hard", "soft")
-    """hard, soft, wmdd, ddoq, dd-ranking. The suffix ":plain" removes the augmentation, ":uniform" the weights."""
+    """hard, soft, wmdd, ddoq, dd-ranking. The suffix ":plain" removes the augmentation, ":uniform" the weights; see
+    `students.protocol.named` for more."""
     seeds: int = settings.bounded(3, settings.STUDENTS)
     """Students of each architecture, method and protocol."""
     recoveries: int = settings.bounded(1, settings.STUDENTS)

@@ -16,6 +16,7 @@ from jaxdd.ground.memory import Resources
 from jaxdd.ground.normalise import normalise
 from jaxdd.latent.decoding import LatentModel
 from jaxdd.methods import Recipe
+from jaxdd.nn.classifier import takes
 from jaxdd.stages.context import Classes, Context, Problem, Teacher
 from jaxdd.stages.encode import SPACES, Encoded
 from jaxdd.workspace import committee, latent_models, runs, teachers
@@ -78,18 +79,23 @@ class Workspace:
         """A request for these data, as far as it is known before anything is computed."""
         names = self.real.class_names
         counts = np.bincount(self.real.source.labels["train"], minlength=len(names))
-        return Problem(method, ipc, counts, names, lambda: self._moment_layers)
+        shape = self.real.source.image_shape
+        return Problem(
+            method, ipc, counts, names, lambda: self._moment_layers, shape, lambda other: takes(*self._network, other)
+        )
+
+    @cached_property
+    def _network(self) -> tuple[nn.Apply, nn.Variables]:
+        """The function of the teacher, and its variables or, before it is trained, their shapes."""
+        if self.given_teacher:
+            return self.given_teacher[0][:2]
+        model = teachers.build(teachers.describe(self.config, self.real), self.config.compute)
+        return model.apply, teachers.shapes(model, self.real.source.image_shape)
 
     @cached_property
     def _moment_layers(self) -> list[str]:
         """The layers whose moments the teacher outputs, also before it is trained."""
-        shape = self.real.source.image_shape
-        if self.given_teacher:
-            apply, variables = self.given_teacher[0][:2]
-        else:
-            model = teachers.build(teachers.describe(self.config, self.real), self.config.compute)
-            apply, variables = model.apply, teachers.shapes(model, shape)
-        return nn.moment_layers(apply, variables, shape, complete=True)
+        return nn.moment_layers(*self._network, self.real.source.image_shape, complete=True)
 
     def latent_model(self, denoiser: bool) -> tuple[LatentModel, str]:
         """The latent model, with a denoiser if requested, and the name of its folder; trained if there is none yet."""

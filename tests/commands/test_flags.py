@@ -415,6 +415,9 @@ def test_unknown_names_are_one_line(refused, tmp_path):
         (["distill", "--images", "pictures"], "unknown imager 'pictures'"),
         (["distill", "--method", "wmmd", "--recover.steps", 3], "unknown method 'wmmd'; use mmd or wmdd"),
         (["distill", "--method", "zzz"], "unknown method 'zzz'; use wmdd or wmdd-plus or sre2l or "),
+        # Before a teacher is trained.
+        (["distill", "--imager.sides", 0.875, 1], "the model takes no images of 7 pixels instead of 8"),
+        (["distill", "--imager.coarse", 0.5], "the model takes no images of 4 pixels instead of 8"),
         (["distill", "--summarizer"], "--summarizer has no name after it; use barycenter, "),
         (["distill", "--space", "pixels"], "not of pixels; use --summarizer.space features"),
         (["distill", "--weights", "heavy"], "unknown --summarizer.weights 'heavy'"),

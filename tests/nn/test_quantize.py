@@ -53,6 +53,13 @@ def test_sixteen_bits_answer_as_the_weights_do_and_zeros_stay():
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(zeros))
 
 
+def test_what_float16_cannot_hold_travels_whole():
+    large = {"var": np.float32([1, 1e6]), "mean": np.float32([1, 2, 65504])}
+    arrived, size = nn.quantized(large, 8)
+    assert size == 2 * 4 + 3 * 2
+    jax.tree.map(np.testing.assert_array_equal, arrived, large)
+
+
 @pytest.mark.parametrize("bits", [1, 17, 0])
 def test_numbers_of_bits_that_make_no_sense_are_refused(bits):
     assert f"weights of {bits} bits" in message(lambda: nn.quantized({}, bits))

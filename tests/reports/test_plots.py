@@ -51,6 +51,7 @@ def test_accuracy_by_labels_draws_each_protocol_at_its_bytes(tmp_path):
     )
     rows = [make(method, score + size / 10**5, size, steps) for method, score in (("random", 0.3), ("wmdd", 0.4))
             for size, steps in ((0, 2000), (1200, 2000), (12_000, 2000), (1200, 100))]  # fmt: skip
+    rows.append(make("wmdd", 0.2, 1200, 2000))  # a worse protocol of the same bytes
     rows.append(row("teacher", "digits", None, "convnet3", "8 bits", [0.9], bits=8, label_bytes=32_000))
     figure = plots.accuracy_by_labels(rows, tmp_path / "plot.png")
     equal, once = figure.axes
@@ -58,6 +59,8 @@ def test_accuracy_by_labels_draws_each_protocol_at_its_bytes(tmp_path):
     line = labelled(equal)["wmdd"][0].get_xydata()
     assert 0 < line[0, 0] < 1200 and [text.get_text() for text in equal.get_xticklabels()][0] == "0"
     np.testing.assert_allclose(line[1:], [[1200, 41.2], [12_000, 52]])
+    marks = [tuple(line.get_xydata()[0]) for line in equal.lines if line.get_alpha() == 0.4]
+    np.testing.assert_allclose(marks, [(1200, 20)])
     np.testing.assert_allclose(labelled(once)["random"][0].get_xydata(), [[1200, 31.2]])
     for axes in figure.axes:
         np.testing.assert_allclose(labelled(axes)["the teacher itself"].get_xydata(), [[32_000, 90]])

@@ -109,6 +109,7 @@ def test_a_model_of_one_size_is_refused_coarse_steps():
         return Output(images.reshape(-1, 64) @ jnp.ones((64, 3)), images.reshape(-1, 64)[:, :3], {})
 
     assert "takes no images of 4 pixels" in message(lambda: run(replace(SHORT, coarse=0.5), rigid))
+    assert "takes no images of 6 pixels" in message(lambda: run(replace(SHORT, sides=(1.0, 0.75)), rigid))
 
 
 @pytest.mark.slow

@@ -13,12 +13,11 @@ from jaxdd.ground.launching import Curve
 from jaxdd.ground.measure import Array
 from jaxdd.ground.progress import Bar
 from jaxdd.ground.watch import Watch
-from jaxdd.nn.classifier import Variables
+from jaxdd.nn.classifier import Variables, takes
 from jaxdd.stages.context import Teacher
 from jaxdd.stages.images.recover.descent import Recovery, State
 from jaxdd.stages.images.recover.fitting import (
     Placement,
-    check_size,
     fitted,
     launches_of,
     rows_of,
@@ -100,6 +99,8 @@ def in_turn(
       DivergenceError: a class diverged. The chunks that were yielded before are finished.
     """
     goal = tasks[0].goal
+    for task in tasks:
+        settings.check_shapes(image_shape, partial(takes, task.teacher.apply, task.teacher.variables))
     placement = placement.beside(len(goal.classes))
     stretches = [_stretch(key, k, tasks, settings, image_shape, placement) for k in range(len(settings.sides))]
     variables = [parallel.put(task.teacher.variables, placement.local, parallel.SAME) for task in tasks]
@@ -169,11 +170,7 @@ def _stretch(
     placement: Placement,
 ) -> Stretch:
     """A stretch that fits in memory; each has random views of its own."""
-    settings, side = settings.stretch(number), settings.sides[number]
-    h, w, channels = image_shape
-    shape = max(1, round(side * h)), max(1, round(side * w)), channels
-    for task in tasks:
-        check_size(task.teacher, shape if side < 1 else (h // 2, w // 2, channels), side < 1 or settings.coarse > 0, h)
+    settings, shape = settings.stretch(number), settings.shape(number, image_shape)
     views = jax.random.fold_in(key, number) if number else key
     each = len(tasks[0].goal.atoms.points[0]), *shape
     fits = [fitted(views, task.teacher, settings, task.goal, each, placement) for task in tasks]

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import FlaxError
 from jax.sharding import Mesh, NamedSharding
 
 from jaxdd.ground import parallel
@@ -132,19 +131,6 @@ def plan(
     images = np.clip(12 * weights / bytes_per_image(apply, variables, image_shape[1:]), 10, 25)
     total = classes if placement.total is None else placement.total
     return 1, max(1, min(int(images) // (group * image_shape[0]), -(-total // group)))
-
-
-def check_size(teacher: Teacher, shape: tuple[int, int, int], is_needed: bool, whole: int) -> None:
-    """Raise InputError if a model does not take smaller images (H, W, ch), which some steps need, than of its side."""
-    if not is_needed:
-        return
-    try:
-        shapes_of(teacher.apply, teacher.variables, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-    except (TypeError, ValueError, ZeroDivisionError, FlaxError) as error:
-        raise InputError(
-            f"the model takes no images of {shape[0]} pixels instead of {whole}; use `imager.coarse` 0 and "
-            "`imager.sides` of 1, or a resnet"
-        ) from error
 
 
 def launches_of(settings: RecoverSettings, most: int) -> list[tuple[int, bool]]:

@@ -49,6 +49,8 @@ class Recover(RecoverSettings, Imager):
                 f"`imager.moment_weight` {self.moment_weight} but the teacher outputs no BatchNorm moments; use "
                 "`imager.moment_weight` 0, or a teacher with BatchNorm (wrapped by jaxdd.nn.from_linen or from_nnx)"
             )
+        if problem.takes is not None and problem.image_shape is not None:
+            self.check_shapes(problem.image_shape, problem.takes)
         super().check(problem, summarizer)
 
     def group_size(self, classes: int, ipc: int) -> int:

@@ -25,6 +25,7 @@ the compiled step has no cross-device communication. Global moments couple the c
 device.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
@@ -145,6 +146,24 @@ class RecoverSettings:
                 f"`imager.mixing` {self.mixing} has no effect on one stretch; give several `imager.sides`, such as "
                 "1 1 1 1"
             )
+
+    def shape(self, number: int, whole: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The shape (H, W, ch) of the images of a stretch, where it is ``whole`` at the end."""
+        height, width, channels = whole
+        side = self.sides[number]
+        return max(1, round(side * height)), max(1, round(side * width)), channels
+
+    def check_shapes(self, whole: tuple[int, int, int], takes: Callable[[tuple[int, int, int]], bool]) -> None:
+        """Raise InputError if some steps are on images smaller than ``whole`` (H, W, ch) that a model does not take."""
+        height, width, channels = whole
+        shapes = [self.shape(number, whole) for number in range(len(self.sides))]
+        shapes += [(height // 2, width // 2, channels)] if self.coarse else []
+        for shape in dict.fromkeys(shapes):
+            if shape != whole and not takes(shape):
+                raise InputError(
+                    f"the model takes no images of {shape[0]} pixels instead of {height}; use `imager.coarse` 0 and "
+                    "`imager.sides` of 1, or a resnet"
+                )
 
     def stretch(self, number: int) -> "RecoverSettings":
         """The settings of one of the stretches, with its part of the steps."""
