@@ -95,6 +95,7 @@ def _facts(work: Work) -> dict[str, str]:
         "Teacher": f"{info['model']}, accuracy {100 * info['accuracy']:.1f} %",
         "Students": ", ".join(work.config.students),
         "Seeds": str(work.config.seeds),
+        "Recoveries": str(work.config.recoveries),
         "Device": jax.devices()[0].device_kind,
         "JAX": jax.__version__,
     }
@@ -104,7 +105,7 @@ def _table(grid: Grid, rows: list[dict]) -> list[str]:
     note = f"Top-1 accuracy on {judged_on(rows)} in percent, mean and standard deviation over the seeds."
     if grid.columns == "method":
         head, body = grid_tables.by_protocol(rows)
-        sent = [html.paragraph(text, note=True) for text in grid_tables.teachers(rows)]
+        sent = [html.paragraph(f"{text[0].upper()}{text[1:]}", note=True) for text in grid_tables.teachers(rows)]
         return [html.table(head, body, best=_best(body, 3)), html.paragraph(note, note=True), *sent]
     methods, parts = grid_tables.columns(grid, rows)
     several = len({column.group for column in parts}) > 1

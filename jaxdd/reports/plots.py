@@ -151,9 +151,9 @@ def accuracy_by_labels(rows: Sequence[dict], path: Path | None = None) -> Figure
             axes.plot([row["label_bytes"]], [100 * row["mean"]], "*", color="black", markersize=10, label=_SENT)
             axes.annotate(row["labels"], (row["label_bytes"], 100 * row["mean"]), xytext=(6, -10),
                           textcoords="offset points", fontsize="small")  # fmt: skip
-        hard = any(row["label_bytes"] == 0 for row in rows if row["labels"] == kind)
-        tens = [10**k for k in range(1, 10) if zero <= 10**k <= counts[-1]] if counts else []
-        _log_axis(axes, [zero] * hard + tens, ["0"] * hard + [f"{ten:,}" for ten in tens])
+        ticks = sorted({row["label_bytes"] for row in rows})
+        _log_axis(axes, [tick or zero for tick in ticks], [f"{tick:,}" for tick in ticks])
+        axes.set_xlim(zero / 1.5, 1.5 * max(counts, default=zero))
         axes.set_xlabel("bytes of labels per class")
     return _finish(figure, panels, f"{rows[0]['dataset']}, {rows[0]['student']}, {rows[0]['ipc']} IPC", path)
 
